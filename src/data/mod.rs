@@ -1,0 +1,32 @@
+//! Images in: sources of `u8` pixels, their transforms to network input, and batches with prefetch.
+
+use crate::error::Result;
+
+/// Images of one shape, as `u8`, reachable by number.
+pub trait Source: Send + Sync {
+    /// How many images there are.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `[channels, height, width]` of every image.
+    fn shape(&self) -> [usize; 3];
+
+    /// Writes image `index` into `pixels_u8`, channel by channel, row by row (`C·H·W` bytes).
+    ///
+    /// # Errors
+    /// When a file behind the image cannot be read or decoded.
+    fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()>;
+}
+
+/// Which part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// The images that the network is trained on.
+    Train,
+    /// The images held out.
+    Test,
+}

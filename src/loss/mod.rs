@@ -1,0 +1,5 @@
+//! What training minimises.
+
+mod denoising;
+
+pub use denoising::annealed_dsm;

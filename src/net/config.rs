@@ -1,0 +1,80 @@
+//! What a network is built from, given or read off its parameters' shapes.
+
+use crate::error::{Error, Result};
+
+/// Which network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// Four stages, instance norm++: the network of the paper's results.
+    Ncsn,
+    /// Five stages, plain conditional instance norm: for larger images.
+    Deeper,
+}
+
+impl Architecture {
+    /// The sides of an image must be divisible by this: each halving needs an even size.
+    pub fn size_multiple(self) -> usize {
+        match self {
+            Architecture::Ncsn => 2,
+            Architecture::Deeper => 4,
+        }
+    }
+}
+
+/// The range of the network's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputRange {
+    /// Pixels in [0, 1], which the network maps to 2x − 1.
+    Unit,
+    /// Logits, used as they are.
+    Logit,
+}
+
+/// Everything that determines a network's parameters and its output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Which network.
+    pub architecture: Architecture,
+    /// Channels of the images.
+    pub channels: usize,
+    /// Channels of the first stage; `ngf` in the published program.
+    pub width: usize,
+    /// Noise levels; `num_classes` in the published program.
+    pub n_levels: usize,
+    /// The range of its input.
+    pub input: InputRange,
+}
+
+impl NetworkConfig {
+    /// Whether such a network can be built.
+    ///
+    /// # Errors
+    /// On zero channels or levels, or a width below 2 (instance norm++ takes the variance over channels).
+    pub fn check(&self) -> Result<()> {
+        let Self { channels, width, n_levels, .. } = self;
+        if *channels == 0 || *n_levels == 0 || *width < 2 {
+            return Err(Error::Usage(format!(
+                "a network needs channels ≥ 1, levels ≥ 1 and width ≥ 2, found {channels}, {n_levels} and {width}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration off the shapes of a network's parameters, under their published names.
+    ///
+    /// # Errors
+    /// When a parameter that tells it is missing or has an impossible shape.
+    pub fn from_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>, input: InputRange) -> Result<Self> {
+        let wanted = |name: &str, rank: usize| match shape(name) {
+            Some(dims) if dims.len() == rank => Ok(dims),
+            Some(dims) => Err(Error::Usage(format!("{name} has shape {dims:?}, expected {rank} dimensions"))),
+            None => Err(Error::Usage(format!("found no tensor {name}: these are not the weights of an NCSN"))),
+        };
+        let begin = wanted("begin_conv.weight", 4)?;
+        let table = wanted("normalizer.embed.weight", 2)?;
+        let architecture = if shape("res5.0.conv1.weight").is_some() { Architecture::Deeper } else { Architecture::Ncsn };
+        let config = Self { architecture, channels: begin[1], width: begin[0], n_levels: table[0], input };
+        config.check()?;
+        Ok(config)
+    }
+}

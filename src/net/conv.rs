@@ -1,0 +1,59 @@
+//! Convolutions, alone and followed by a mean over 2×2 cells.
+
+use burn::module::{Module, Param};
+use burn::tensor::module::{avg_pool2d, conv2d};
+use burn::tensor::ops::{AvgPoolOptions, ConvOptions};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::noise::Stream;
+
+/// A square, stride-1 convolution that keeps the size: padding = dilation·(k − 1)/2.
+#[derive(Module, Debug)]
+pub struct Conv2d {
+    /// `[out, in, k, k]`
+    pub weight: Param<Tensor<4>>,
+    /// `[out]`
+    pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    dilation: usize,
+}
+
+impl Conv2d {
+    /// Weights and bias from U(±1/√fan_in), PyTorch's default.
+    pub fn new(n_in: usize, n_out: usize, kernel: usize, dilation: usize, bias: bool, noise: &mut Stream, device: &Device) -> Self {
+        let bound = 1.0 / ((n_in * kernel * kernel) as f32).sqrt();
+        let mut draw = |shape: &[usize]| {
+            let mut values = vec![0.0; shape.iter().product()];
+            noise.uniform(&mut values);
+            values.iter_mut().for_each(|u| *u = bound * (2.0 * *u - 1.0));
+            TensorData::new(values, shape.to_vec())
+        };
+        let weight = Param::from_data(draw(&[n_out, n_in, kernel, kernel]), device);
+        let bias = bias.then(|| Param::from_data(draw(&[n_out]), device));
+        Self { weight, bias, dilation }
+    }
+
+    /// # Shapes
+    /// `[batch, in, height, width]` → `[batch, out, height, width]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let padding = self.dilation * (weight.dims()[2] - 1) / 2;
+        let options = ConvOptions::new([1, 1], [padding; 2], [self.dilation; 2], 1);
+        conv2d(x, weight, self.bias.as_ref().map(Param::val), options)
+    }
+}
+
+/// A convolution followed by the mean of each 2×2 cell, which halves the size.
+#[derive(Module, Debug)]
+pub struct MeanPoolConv {
+    /// The convolution, at full size.
+    pub conv: Conv2d,
+}
+
+impl MeanPoolConv {
+    /// # Shapes
+    /// `[batch, in, height, width]` → `[batch, out, height/2, width/2]`; height and width must be even.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        avg_pool2d(self.conv.forward(x), AvgPoolOptions::new([2, 2]).with_stride([2, 2]))
+    }
+}

@@ -1,0 +1,54 @@
+//! Architectures: tensors in, tensors out. They know nothing of noise schedules; a level is an index.
+//!
+//! Field order is the published program's registration order, so that [`params::visit`] walks the parameters in the
+//! order of its `model.parameters()`, under its names.
+
+mod config;
+mod conv;
+mod norm;
+pub mod params;
+mod refine;
+mod refinenet;
+mod residual;
+
+pub use config::{Architecture, InputRange, NetworkConfig};
+pub use conv::{Conv2d, MeanPoolConv};
+pub use norm::{Norm, NormKind};
+pub use refine::{ChainedPool, Fusion, RefineBlock, ResidualConvUnit};
+pub use refinenet::RefineNet;
+pub use residual::{Resample, ResidualBlock};
+
+use burn::tensor::{Device, Tensor};
+
+use crate::noise::Stream;
+
+/// What every block of a network is made with.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// The normalisation used everywhere.
+    pub norm: NormKind,
+    /// Rows of its table.
+    pub n_levels: usize,
+    /// Where initial weights come from.
+    pub noise: &'a mut Stream,
+    /// Where they go to.
+    pub device: &'a Device,
+}
+
+impl Parts<'_> {
+    fn norm(&mut self, n_features: usize) -> Norm {
+        Norm::new(self.norm, n_features, self.n_levels, self.noise, self.device)
+    }
+
+    fn conv(&mut self, n_in: usize, n_out: usize, kernel: usize, dilation: usize, bias: bool) -> Conv2d {
+        Conv2d::new(n_in, n_out, kernel, dilation, bias, self.noise, self.device)
+    }
+}
+
+/// ELU with α = 1: x for x > 0, eˣ − 1 otherwise.
+///
+/// Written with the exponent clamped: Burn's own `elu` takes exp of every x, and its gradient is then 0·∞ for large x.
+pub fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let negative = x.clone().clamp_max(0.0).exp() - 1.0;
+    burn::tensor::activation::relu(x) + negative
+}

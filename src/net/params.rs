@@ -1,0 +1,191 @@
+//! A network's parameters by their published names: listed, read, replaced.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+use crate::error::Result;
+
+/// One parameter on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    /// Its extent in each dimension.
+    pub shape: Vec<usize>,
+    /// Its values, row-major.
+    pub values: Vec<f32>,
+}
+
+/// The path of modules down to a parameter. Variants of an enum (`"Enum:…"`) are not part of a name.
+#[derive(Default)]
+struct Path(Vec<Option<String>>);
+
+impl Path {
+    fn enter(&mut self, name: &str, container: &str) {
+        self.0.push((!container.starts_with("Enum:")).then(|| name.to_string()));
+    }
+
+    fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    fn name(&self) -> String {
+        let parts: Vec<&str> = self.0.iter().flatten().map(String::as_str).collect();
+        published_name(&parts)
+    }
+}
+
+/// Field names to published names: `res.0.1` → `res1.1`, `refine.2` → `refine3`, and an RCU's `blocks.0.1.norm` →
+/// `1_2_norm`, which is no Rust identifier.
+fn published_name(parts: &[&str]) -> String {
+    let count = |i: usize| parts.get(i).and_then(|p| p.parse::<usize>().ok()).map(|p| p + 1);
+    let mut name: Vec<String> = Vec::with_capacity(parts.len());
+    let mut i = 0;
+    while i < parts.len() {
+        match (parts[i], count(i + 1), count(i + 2)) {
+            (stage @ ("res" | "refine"), Some(k), _) => {
+                name.push(format!("{stage}{k}"));
+                i += 2;
+            }
+            ("blocks", Some(block), Some(stage)) if i + 3 < parts.len() => {
+                name.push(format!("{block}_{stage}_{}", parts[i + 3]));
+                i += 4;
+            }
+            (part, ..) => {
+                name.push(part.to_string());
+                i += 1;
+            }
+        }
+    }
+    name.join(".")
+}
+
+/// Calls `f` with each parameter's name and value, flattened to `[n]`, and its shape, in registration order.
+pub fn visit<M: Module>(module: &M, f: impl FnMut(&str, &[usize], Tensor<1>)) {
+    struct Visitor<F>(Path, F);
+    impl<F: FnMut(&str, &[usize], Tensor<1>)> ModuleVisitor for Visitor<F> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val();
+            let shape = value.dims();
+            self.1(&self.0.name(), &shape, value.reshape([-1]));
+        }
+    }
+    module.visit(&mut Visitor(Path::default(), f));
+}
+
+/// Replaces every parameter by what `f` gives for its name, its index in registration order, its shape and the
+/// parameter itself.
+pub fn replace<M: Module, F: Replace>(module: M, f: F) -> (M, F) {
+    struct Mapper<F>(Path, usize, F);
+    impl<F: Replace> ModuleMapper for Mapper<F> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.exit();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, value, _) = param.consume();
+            let require_grad = value.is_require_grad();
+            let value = self.2.replace(self.1, &self.0.name(), value);
+            self.1 += 1;
+            Param::initialized(id, value.set_require_grad(require_grad))
+        }
+    }
+    let mut mapper = Mapper(Path::default(), 0, f);
+    let module = module.map(&mut mapper);
+    (module, mapper.2)
+}
+
+/// How [`replace`] makes a new value of an old one, of any rank.
+pub trait Replace {
+    /// The new value of parameter `index`, called `name`: a leaf of the same shape and device.
+    fn replace<const D: usize>(&mut self, index: usize, name: &str, value: Tensor<D>) -> Tensor<D>;
+}
+
+/// Every parameter with its name, copied to the host.
+pub fn to_host<M: Module>(module: &M) -> Vec<(String, HostTensor)> {
+    let mut out = Vec::new();
+    visit(module, |name, shape, value| {
+        let values = value.try_into_vec_as::<f32>().expect("parameters are f32");
+        out.push((name.to_string(), HostTensor { shape: shape.to_vec(), values }));
+    });
+    out
+}
+
+/// The module with the parameters that `get` gives for each name and shape.
+///
+/// # Errors
+/// The first one that `get` returns.
+pub fn from_host<M: Module>(module: M, get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<M> {
+    struct Load<G>(G, Result<()>);
+    impl<G: FnMut(&str, &[usize]) -> Result<Vec<f32>>> Replace for Load<G> {
+        fn replace<const D: usize>(&mut self, _: usize, name: &str, value: Tensor<D>) -> Tensor<D> {
+            if self.1.is_err() {
+                return value;
+            }
+            let shape = value.dims();
+            match (self.0)(name, &shape) {
+                Ok(values) => upload(values, shape, &value.device()),
+                Err(error) => {
+                    self.1 = Err(error);
+                    value
+                }
+            }
+        }
+    }
+    let (module, load) = replace(module, Load(get, Ok(())));
+    load.1.map(|()| module)
+}
+
+/// The gradient of each parameter by name, flattened to `[n]`; `None` where the loss does not depend on it.
+pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> Vec<(String, Option<Tensor<1>>)> {
+    struct Collect<'a>(Path, &'a Gradients, Vec<(String, Option<Tensor<1>>)>);
+    impl ModuleVisitor for Collect<'_> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = param.val().grad(self.1).map(|g| g.reshape([-1]));
+            self.2.push((self.0.name(), gradient));
+        }
+    }
+    let mut collect = Collect(Path::default(), gradients, Vec::new());
+    module.visit(&mut collect);
+    collect.2
+}
+
+/// A tensor of `values`.
+pub fn upload<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// How many numbers the parameters hold.
+pub fn count<M: Module>(module: &M) -> usize {
+    module.num_params()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_names_become_published_names() {
+        for (path, name) in [
+            ("begin_conv.weight", "begin_conv.weight"),
+            ("res.0.1.normalize2.embed.weight", "res1.1.normalize2.embed.weight"),
+            ("refine.3.adapt_convs.1.blocks.0.1.norm.embed.weight", "refine4.adapt_convs.1.1_2_norm.embed.weight"),
+            ("refine.0.output_convs.blocks.2.0.conv.weight", "refine1.output_convs.3_1_conv.weight"),
+            ("refine.0.crp.convs.1.weight", "refine1.crp.convs.1.weight"),
+        ] {
+            assert_eq!(published_name(&path.split('.').collect::<Vec<_>>()), name);
+        }
+    }
+}

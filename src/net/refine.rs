@@ -1,0 +1,158 @@
+//! RefineNet's blocks (Lin et al. 2017), conditional on the noise level.
+
+use burn::module::Module;
+use burn::tensor::module::avg_pool2d;
+use burn::tensor::ops::AvgPoolOptions;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::{Conv2d, Norm, Parts, elu};
+
+/// Norm → ELU → convolution (no bias). Published as `{i}_{j}_norm`, `{i}_{j}_conv`, counted from 1.
+#[derive(Module, Debug)]
+pub struct Stage {
+    norm: Norm,
+    conv: Conv2d,
+}
+
+/// RCU, the residual convolution unit: blocks of stages, each block added to its input.
+#[derive(Module, Debug)]
+pub struct ResidualConvUnit {
+    blocks: Vec<Vec<Stage>>,
+}
+
+impl ResidualConvUnit {
+    /// `n_blocks` blocks of `n_stages` stages over `n_features` channels.
+    pub fn new(n_features: usize, n_blocks: usize, n_stages: usize, parts: &mut Parts<'_>) -> Self {
+        let mut stage = || Stage { norm: parts.norm(n_features), conv: parts.conv(n_features, n_features, 3, 1, false) };
+        Self { blocks: (0..n_blocks).map(|_| (0..n_stages).map(|_| stage()).collect()).collect() }
+    }
+
+    /// # Shapes
+    /// `[batch, features, height, width]`, unchanged.
+    pub fn forward(&self, mut x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
+        for stages in &self.blocks {
+            let residual = x.clone();
+            for stage in stages {
+                x = stage.conv.forward(elu(stage.norm.forward(x, labels)));
+            }
+            x = x + residual;
+        }
+        x
+    }
+}
+
+/// CRP, chained residual pooling: x + Σ of a chain of conv(pool(norm(·))).
+#[derive(Module, Debug)]
+pub struct ChainedPool {
+    convs: Vec<Conv2d>,
+    norms: Vec<Norm>,
+}
+
+impl ChainedPool {
+    /// A chain of `n_stages` over `n_features` channels.
+    pub fn new(n_features: usize, n_stages: usize, parts: &mut Parts<'_>) -> Self {
+        let convs = (0..n_stages).map(|_| parts.conv(n_features, n_features, 3, 1, false)).collect();
+        let norms = (0..n_stages).map(|_| parts.norm(n_features)).collect();
+        Self { convs, norms }
+    }
+
+    /// # Shapes
+    /// `[batch, features, height, width]`, unchanged.
+    pub fn forward(&self, x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
+        // Padding counts in the mean: the border is divided by 25 as well.
+        let pool = || AvgPoolOptions::new([5, 5]).with_stride([1, 1]).with_padding([2, 2]).with_count_include_pad(true);
+        let mut x = elu(x);
+        let mut path = x.clone();
+        for (conv, norm) in self.convs.iter().zip(&self.norms) {
+            path = conv.forward(avg_pool2d(norm.forward(path, labels), pool()));
+            x = x + path.clone();
+        }
+        x
+    }
+}
+
+/// MSF, multi-resolution fusion: the sum of its inputs, each normalised, convolved and brought to one size.
+#[derive(Module, Debug)]
+pub struct Fusion {
+    convs: Vec<Conv2d>,
+    norms: Vec<Norm>,
+}
+
+impl Fusion {
+    /// From inputs of `n_in` channels to `n_features`.
+    pub fn new(n_in: &[usize], n_features: usize, parts: &mut Parts<'_>) -> Self {
+        let convs = n_in.iter().map(|&n| parts.conv(n, n_features, 3, 1, true)).collect();
+        let norms = n_in.iter().map(|&n| parts.norm(n)).collect();
+        Self { convs, norms }
+    }
+
+    /// # Shapes
+    /// `xs`: `[batch, in[i], hᵢ, wᵢ]` → `[batch, features, size[0], size[1]]`
+    pub fn forward(&self, xs: Vec<Tensor<4>>, labels: &Tensor<1, Int>, size: [usize; 2]) -> Tensor<4> {
+        let terms = self.convs.iter().zip(&self.norms).zip(xs);
+        let terms = terms.map(|((conv, norm), x)| bilinear(conv.forward(norm.forward(x, labels)), size));
+        terms.reduce(|sum, term| sum + term).expect("a fusion has inputs")
+    }
+}
+
+/// Bilinear resize with the corner pixels' centres aligned: U_h·x·U_wᵀ.
+///
+/// Two constant matrices instead of Burn's `interpolate`, which has no gradient on GPUs.
+fn bilinear(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    if [h, w] == size {
+        return x;
+    }
+    let device = x.device();
+    let rows = interpolation_matrix(h, size[0], &device).reshape([1, size[0], h]).expand([n * c, size[0], h]);
+    let columns = interpolation_matrix(w, size[1], &device).transpose();
+    let x = rows.matmul(x.reshape([n * c, h, w]));
+    x.reshape([n * c * size[0], w]).matmul(columns).reshape([n, c, size[0], size[1]])
+}
+
+/// `[n_out, n_in]`: row i holds the two weights of output pixel i.
+fn interpolation_matrix(n_in: usize, n_out: usize, device: &Device) -> Tensor<2> {
+    let mut weights = vec![0.0f32; n_out * n_in];
+    let scale = if n_out > 1 { (n_in - 1) as f64 / (n_out - 1) as f64 } else { 0.0 };
+    for (i, row) in weights.chunks_mut(n_in).enumerate() {
+        let position = scale * i as f64;
+        let left = (position.floor() as usize).min(n_in - 1);
+        let fraction = position - left as f64;
+        row[left] += (1.0 - fraction) as f32;
+        row[(left + 1).min(n_in - 1)] += fraction as f32;
+    }
+    Tensor::from_data(TensorData::new(weights, [n_out, n_in]), device)
+}
+
+/// A refine block: RCU on each input, fusion if there are several, chained pooling, RCU.
+#[derive(Module, Debug)]
+pub struct RefineBlock {
+    adapt_convs: Vec<ResidualConvUnit>,
+    output_convs: ResidualConvUnit,
+    msf: Option<Fusion>,
+    crp: ChainedPool,
+}
+
+impl RefineBlock {
+    /// From inputs of `n_in` channels to `n_features`, with `n_output_blocks` blocks in the last RCU (3 at the end of
+    /// the network, 1 elsewhere).
+    pub fn new(n_in: &[usize], n_features: usize, n_output_blocks: usize, parts: &mut Parts<'_>) -> Self {
+        Self {
+            adapt_convs: n_in.iter().map(|&n| ResidualConvUnit::new(n, 2, 2, parts)).collect(),
+            output_convs: ResidualConvUnit::new(n_features, n_output_blocks, 2, parts),
+            msf: (n_in.len() > 1).then(|| Fusion::new(n_in, n_features, parts)),
+            crp: ChainedPool::new(n_features, 2, parts),
+        }
+    }
+
+    /// # Shapes
+    /// `xs`: `[batch, in[i], hᵢ, wᵢ]` → `[batch, features, size[0], size[1]]`; without fusion `size` is that of the input.
+    pub fn forward(&self, xs: Vec<Tensor<4>>, labels: &Tensor<1, Int>, size: [usize; 2]) -> Tensor<4> {
+        let mut adapted: Vec<_> = self.adapt_convs.iter().zip(xs).map(|(rcu, x)| rcu.forward(x, labels)).collect();
+        let h = match &self.msf {
+            Some(msf) => msf.forward(adapted, labels, size),
+            None => adapted.pop().expect("a refine block has inputs"),
+        };
+        self.output_convs.forward(self.crp.forward(h, labels), labels)
+    }
+}

@@ -1,0 +1,93 @@
+//! The residual block: norm → ELU → convolution, twice, plus a shortcut.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+
+use super::{Conv2d, MeanPoolConv, Norm, Parts, elu};
+
+/// What a residual block does to the size of its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resample {
+    /// Keeps it; convolutions with this dilation.
+    Keep {
+        /// 1 for a plain convolution.
+        dilation: usize,
+    },
+    /// Halves it: a mean over 2×2 cells after the second convolution and after the shortcut's.
+    Halve,
+    /// "Down" with dilation: widens the view instead of halving the size (Yu et al. 2017, dilated residual networks).
+    Dilate {
+        /// 2, 4, …
+        dilation: usize,
+    },
+}
+
+/// A convolution with or without a mean pool behind it.
+#[derive(Module, Debug)]
+pub enum Conv {
+    /// Keeps the size.
+    Same(Conv2d),
+    /// Halves it.
+    Pooled(MeanPoolConv),
+}
+
+impl Conv {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Conv::Same(conv) => conv.forward(x),
+            Conv::Pooled(conv) => conv.forward(x),
+        }
+    }
+}
+
+/// shortcut(x) + conv2(elu(normalize2(conv1(elu(normalize1(x)))))).
+#[derive(Module, Debug)]
+pub struct ResidualBlock {
+    /// First convolution.
+    pub conv1: Conv2d,
+    /// Before the second convolution.
+    pub normalize2: Norm,
+    /// Second convolution.
+    pub conv2: Conv,
+    /// `None` is the identity.
+    pub shortcut: Option<Conv>,
+    /// Before the first convolution.
+    pub normalize1: Norm,
+}
+
+impl ResidualBlock {
+    /// A block `n_in → n_out`. The blocks that keep the size change the number of channels in the first convolution,
+    /// the others in the second.
+    pub fn new([n_in, n_out]: [usize; 2], resample: Resample, parts: &mut Parts<'_>) -> Self {
+        let n_mid = if matches!(resample, Resample::Keep { .. }) { n_out } else { n_in };
+        let dilation = match resample {
+            Resample::Keep { dilation } | Resample::Dilate { dilation } => dilation,
+            Resample::Halve => 1,
+        };
+        let conv1 = parts.conv(n_in, n_mid, 3, dilation, true);
+        let normalize2 = parts.norm(n_mid);
+        let mut conv = |n_in, kernel| {
+            let conv = parts.conv(n_in, n_out, kernel, dilation, true);
+            if resample == Resample::Halve { Conv::Pooled(MeanPoolConv { conv }) } else { Conv::Same(conv) }
+        };
+        let conv2 = conv(n_mid, 3);
+        let shortcut = match resample {
+            Resample::Halve => Some(conv(n_in, 1)),
+            Resample::Keep { .. } if n_in == n_out => None,
+            Resample::Keep { .. } | Resample::Dilate { .. } => Some(conv(n_in, 3)),
+        };
+        let normalize1 = parts.norm(n_in);
+        Self { conv1, normalize2, conv2, shortcut, normalize1 }
+    }
+
+    /// # Shapes
+    /// `x`: `[batch, in, height, width]`, `labels`: `[batch]` → `[batch, out, height, width]`, or half of both.
+    pub fn forward(&self, x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
+        let h = self.conv1.forward(elu(self.normalize1.forward(x.clone(), labels)));
+        let h = self.conv2.forward(elu(self.normalize2.forward(h, labels)));
+        match &self.shortcut {
+            Some(conv) => conv.forward(x) + h,
+            None => x + h,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The reverse: from noise to data. Each sampler is an iterator of states; whoever wants frames keeps them.
+
+mod inpaint;
+mod langevin;
+
+pub use inpaint::{Draw, Inpainting};
+pub use langevin::{Langevin, State, Step, annealed_steps, plain_steps};

@@ -1,0 +1,63 @@
+//! s(x, i) ≈ ∇ₓ log p_σᵢ(x): the one interface that losses and samplers see.
+
+use burn::tensor::{Int, Tensor, TensorData, activation::softmax};
+
+use crate::net::RefineNet;
+use crate::sde::NoiseLevels;
+
+/// The score of data blurred to one of several noise levels, for `D`-dimensional tensors (4 for images, 2 for points).
+pub trait Score<const D: usize> {
+    /// # Shapes
+    /// `x`: `[batch, …]`; `labels`: `[batch]`, level indices; result as `x`.
+    fn score(&self, x: Tensor<D>, labels: &Tensor<1, Int>) -> Tensor<D>;
+}
+
+impl Score<4> for RefineNet {
+    fn score(&self, x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
+        self.forward(x, labels)
+    }
+}
+
+/// The exact score of a mixture of isotropic Gaussians in `dim` dimensions, blurred to the given noise levels.
+///
+/// p_σ(x) = Σₖ wₖ N(x; μₖ, (s² + σ²)·I), so s(x) = Σₖ rₖ(x)·(μₖ − x)/(s² + σ²) with rₖ the posterior of component k.
+#[derive(Clone, Debug)]
+pub struct GaussianMixture {
+    means: Vec<Vec<f64>>,
+    weights: Vec<f64>,
+    std: f64,
+    sigmas: Vec<f64>,
+}
+
+impl GaussianMixture {
+    /// Components `(weight, mean)`, all of standard deviation `std`; weights need not sum to 1.
+    pub fn new(components: &[(f64, &[f64])], std: f64, levels: &NoiseLevels) -> Self {
+        assert!(!components.is_empty() && components.iter().all(|(w, m)| *w > 0.0 && m.len() == components[0].1.len()));
+        let total: f64 = components.iter().map(|(w, _)| w).sum();
+        Self {
+            means: components.iter().map(|(_, m)| m.to_vec()).collect(),
+            weights: components.iter().map(|(w, _)| w / total).collect(),
+            std,
+            sigmas: levels.sigmas().to_vec(),
+        }
+    }
+}
+
+impl Score<2> for GaussianMixture {
+    fn score(&self, x: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<2> {
+        let device = x.device();
+        let [n, dim] = x.dims();
+        let k = self.means.len();
+        let host = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
+        let means = Tensor::<3>::from_data(TensorData::new(host(self.means.concat()), [1, k, dim]), &device);
+        let log_w = Tensor::<2>::from_data(TensorData::new(host(self.weights.iter().map(|w| w.ln()).collect()), [1, k]), &device);
+        let variances = self.sigmas.iter().map(|s| self.std * self.std + s * s).collect();
+        let variances = Tensor::<1>::from_data(TensorData::new(host(variances), [self.sigmas.len()]), &device);
+        let variance = variances.select(0, labels.clone()).reshape([n, 1, 1]);
+
+        let towards = means - x.reshape([n, 1, dim]);
+        let log_p = (towards.clone().square().sum_dim(2) / variance.clone() * -0.5).reshape([n, k]) + log_w;
+        let r = softmax(log_p, 1).reshape([n, k, 1]);
+        (r * towards / variance).sum_dim(1).reshape([n, dim])
+    }
+}

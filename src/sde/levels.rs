@@ -1,0 +1,71 @@
+//! Noise levels σ₁ > … > σ_L of NCSN.
+
+use crate::error::{Error, Result};
+
+/// A decreasing sequence of noise levels: level i blurs the data with N(0, σᵢ²·I).
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoiseLevels {
+    sigmas: Vec<f64>,
+}
+
+impl NoiseLevels {
+    /// The geometric sequence `exp(linspace(ln sigma_begin, ln sigma_end, n))` (Song & Ermon 2019, §3.1; σ₁ = 1,
+    /// σ_L = 0.01 and L = 10 there). With `n = 1` the only level is `sigma_begin`.
+    ///
+    /// # Errors
+    /// When a σ is not positive and finite, `sigma_end` is not below `sigma_begin`, or `n` is 0.
+    pub fn geometric(sigma_begin: f64, sigma_end: f64, n: usize) -> Result<Self> {
+        let positive = |sigma: f64| sigma.is_finite() && sigma > 0.0;
+        if !positive(sigma_begin) || !positive(sigma_end) {
+            return Err(Error::Usage(format!("noise levels must be positive, found {sigma_begin} and {sigma_end}")));
+        }
+        if sigma_end >= sigma_begin {
+            return Err(Error::Usage(format!("sigma_end {sigma_end} must be below sigma_begin {sigma_begin}")));
+        }
+        if n == 0 {
+            return Err(Error::Usage("found no noise level, expected at least one".into()));
+        }
+        let (first, last) = (sigma_begin.ln(), sigma_end.ln());
+        let at = |i: usize| (first + (last - first) * i as f64 / (n.max(2) - 1) as f64).exp();
+        Ok(Self { sigmas: (0..n).map(at).collect() })
+    }
+
+    /// σ₁ … σ_L, from the largest to the smallest.
+    pub fn sigmas(&self) -> &[f64] {
+        &self.sigmas
+    }
+
+    /// L, the number of levels.
+    pub fn n_levels(&self) -> usize {
+        self.sigmas.len()
+    }
+
+    /// σ_L, the smallest level.
+    pub fn sigma_min(&self) -> f64 {
+        self.sigmas[self.sigmas.len() - 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ratio_of_neighbours_is_constant_and_the_ends_are_met() {
+        let levels = NoiseLevels::geometric(1.0, 0.01, 10).expect("valid");
+        let s = levels.sigmas();
+        let ratio = 0.01f64.powf(1.0 / 9.0);
+        assert!(s.windows(2).all(|w| (w[1] / w[0] - ratio).abs() < 1e-12));
+        assert!((s[0] - 1.0).abs() < 1e-15 && (levels.sigma_min() - 0.01).abs() < 1e-15);
+    }
+
+    #[test]
+    fn impossible_levels_are_refused_with_their_values() {
+        for (begin, end, n, needle) in
+            [(1.0, 2.0, 10, "sigma_end 2"), (0.0, -1.0, 10, "positive"), (1.0, f64::NAN, 3, "positive"), (1.0, 0.1, 0, "no noise level")]
+        {
+            let message = NoiseLevels::geometric(begin, end, n).expect_err("invalid").to_string();
+            assert!(message.contains(needle), "{message}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Reading fixtures and comparing with them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use ncsn::net::params;
+use safetensors::{Dtype, SafeTensors};
+
+pub struct Fixture {
+    pub tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+}
+
+/// The fixture, from the shared folder or from `tests/golden`.
+pub fn open(name: &str) -> Fixture {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let candidates = [root.join("../shared/fixtures").join(name), root.join("tests/golden").join(name)];
+    let bytes = candidates.iter().find_map(|path| std::fs::read(path).ok());
+    let bytes = bytes.unwrap_or_else(|| panic!("fixture {name} found neither in ../shared/fixtures nor in tests/golden"));
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file.iter().map(|(name, view)| {
+        let data = view.data();
+        let values: Vec<f64> = match view.dtype() {
+            Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+            Dtype::F64 => data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+            Dtype::I64 => data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+            Dtype::U8 => data.iter().map(|&b| b.into()).collect(),
+            other => panic!("fixtures hold no {other:?}"),
+        };
+        (name.to_string(), (view.shape().to_vec(), values))
+    });
+    Fixture { tensors: tensors.collect() }
+}
+
+impl Fixture {
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.tensors[name].0
+    }
+
+    pub fn f64(&self, name: &str) -> &[f64] {
+        let entry = self.tensors.get(name);
+        &entry.unwrap_or_else(|| panic!("no {name} in {:?}", self.tensors.keys())).1
+    }
+
+    pub fn f32(&self, name: &str) -> Vec<f32> {
+        self.f64(name).iter().map(|&v| v as f32).collect()
+    }
+
+    pub fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
+        Tensor::from_data(TensorData::new(self.f32(name), self.shape(name).to_vec()), device)
+    }
+
+    /// Row `i` of a tensor whose first dimension counts draws or steps.
+    pub fn row<const D: usize>(&self, name: &str, i: usize, device: &Device) -> Tensor<D> {
+        let shape = self.shape(name)[1..].to_vec();
+        let n: usize = shape.iter().product();
+        Tensor::from_data(TensorData::new(self.f32(name)[i * n..(i + 1) * n].to_vec(), shape), device)
+    }
+
+    pub fn labels(&self, name: &str, device: &Device) -> Tensor<1, Int> {
+        let values: Vec<i64> = self.f64(name).iter().map(|&v| v as i64).collect();
+        let n = values.len();
+        Tensor::from_data(TensorData::new(values, [n]), device)
+    }
+
+    /// The module with this fixture's parameters, under `prefix`.
+    pub fn load<M: Module>(&self, module: M, prefix: &str) -> M {
+        params::from_host(module, |name, shape| {
+            let name = format!("{prefix}{name}");
+            assert_eq!(self.shape(&name), shape, "{name}");
+            Ok(self.f32(&name))
+        })
+        .unwrap()
+    }
+}
+
+/// Asserts that the largest difference is at most `tolerance` of the largest expected value.
+pub fn assert_close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}: number of values");
+    let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let difference = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0f64, |m, d| if d > m || d.is_nan() { d } else { m });
+    assert!(difference <= tolerance * largest, "{what}: largest difference {difference:.3e}, largest value {largest:.3e}, tolerance {tolerance:.0e}");
+}
+
+pub fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.try_into_vec_as::<f32>().unwrap()
+}
