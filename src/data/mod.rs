@@ -1,6 +1,11 @@
 //! Images in: sources of `u8` pixels, their transforms to network input, and batches with prefetch.
 
+mod batches;
+pub mod transform;
+
 use crate::error::Result;
+
+pub use batches::{Batch, BatchOptions, Batches, read_batch};
 
 /// Images of one shape, as `u8`, reachable by number.
 pub trait Source: Send + Sync {

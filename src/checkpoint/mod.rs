@@ -1,0 +1,229 @@
+//! Checkpoints: a network's weights, and beside them what a resumed run needs.
+//!
+//! `checkpoint_STEP.safetensors` holds the weights under their published names (and `ema.NAME`, the averaged ones) with
+//! the run's configuration in its header; `checkpoint_STEP.state.safetensors` holds the optimiser's state. The state is
+//! written first: a checkpoint exists once its weights do, so a crash in between leaves the one before.
+
+mod tensors;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::net::params::{self, HostTensor};
+use crate::net::{InputRange, NetworkConfig, RefineNet};
+use crate::noise::Noise;
+use crate::train::{Optimizer, Rule, Trainer, TrainerState};
+
+pub use tensors::{TensorFile, TensorWriter, write_tensors};
+
+use burn::tensor::Device;
+
+/// Written into the header of the weights, so that a foreign file is told from ours.
+const FORMAT: &str = "ncsn-1";
+
+/// The prefix of averaged weights.
+const EMA: &str = "ema.";
+
+/// What a checkpoint's header says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Training steps made.
+    pub step: u64,
+    /// The seed of every noise stream; with the step it is the streams' whole state, and the position in the epoch.
+    pub seed: u64,
+    /// The training loss, smoothed.
+    pub loss: f64,
+    /// Steps made by the optimiser.
+    pub optimizer_steps: u64,
+    /// The run's configuration, as a YAML file.
+    pub config: String,
+}
+
+/// The checkpoints of one run, in one folder.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+}
+
+impl Checkpoints {
+    /// Those in `folder`, which need not hold any yet.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// The weights' file at `step`.
+    pub fn weights_path(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("checkpoint_{step}.safetensors"))
+    }
+
+    fn state_path(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("checkpoint_{step}.state.safetensors"))
+    }
+
+    /// The steps of all checkpoints, ascending.
+    ///
+    /// # Errors
+    /// When the folder cannot be read. A folder that does not exist holds none.
+    pub fn steps(&self) -> Result<Vec<u64>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io(&self.folder)(error)),
+        };
+        let mut steps = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(Error::io(&self.folder))?.file_name();
+            let name = name.to_string_lossy();
+            let step = name.strip_prefix("checkpoint_").and_then(|n| n.strip_suffix(".safetensors"));
+            steps.extend(step.and_then(|n| n.parse::<u64>().ok()));
+        }
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// The newest checkpoint's step.
+    ///
+    /// # Errors
+    /// When there is none, or the folder cannot be read.
+    pub fn latest(&self) -> Result<u64> {
+        let none = || Error::Usage(format!("found no checkpoint in {}", self.folder.display()));
+        self.steps()?.pop().ok_or_else(none)
+    }
+
+    /// Saves a run. The states of all but the last two checkpoints are removed afterwards: only the newest is resumed
+    /// from, and they are twice as large as the weights.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the earlier checkpoints are then untouched.
+    pub fn save(&self, trainer: &Trainer, header: &Header) -> Result<PathBuf> {
+        let weights = params::to_host(trainer.net());
+        let names: Vec<_> = weights.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
+        let state = trainer.optimizer().to_host(&names);
+        let mut tensors = weights;
+        if let Some(ema) = trainer.ema() {
+            tensors.extend(params::to_host(ema).into_iter().map(|(name, t)| (format!("{EMA}{name}"), t)));
+        }
+        let json = serde_json::to_string(header).expect("a header is plain data");
+        let metadata = |kind: &str| {
+            BTreeMap::from([("format".to_string(), FORMAT.to_string()), ("kind".into(), kind.into()), ("run".into(), json.clone())])
+        };
+        write_tensors(&self.state_path(header.step), &state, &metadata("state"))?;
+        let path = self.weights_path(header.step);
+        write_tensors(&path, &tensors, &metadata("weights"))?;
+        let steps = self.steps()?;
+        for &old in &steps[..steps.len().saturating_sub(2)] {
+            let _ = fs::remove_file(self.state_path(old));
+        }
+        Ok(path)
+    }
+
+    /// `trainer`, fresh, brought to the state saved at `step`.
+    ///
+    /// # Errors
+    /// When a file is missing, truncated, foreign, or of another network.
+    pub fn resume(&self, step: u64, rule: Rule, trainer: Trainer) -> Result<Trainer> {
+        let path = self.state_path(step);
+        let mut state = TensorFile::open(&path)?;
+        let header = header(&state)?;
+        if header.step != step {
+            return Err(Error::format(&path, format!("found the state of step {}, expected step {step}", header.step)));
+        }
+        let weights = Weights::open(&self.weights_path(step))?;
+        let ema = weights.has_ema().then(|| weights.load(trainer.net().clone(), true)).transpose()?;
+        let trainer = trainer.map_net(|net| weights.load(net, false))?;
+        let optimizer = Optimizer::from_host(rule, header.optimizer_steps, trainer.net(), |name| state.take(name))
+            .map_err(|error| Error::format(&path, error.to_string()))?;
+        Ok(trainer.resume(TrainerState { step, optimizer, ema }))
+    }
+}
+
+fn header(file: &TensorFile) -> Result<Header> {
+    match (file.metadata("format"), file.metadata("run")) {
+        (Some(FORMAT), Some(json)) => {
+            serde_json::from_str(json).map_err(|error| Error::format(file.path(), format!("its header is damaged: {error}")))
+        }
+        (Some(other), _) if other != FORMAT => {
+            Err(Error::format(file.path(), format!("found format {other:?}, expected {FORMAT:?}")))
+        }
+        _ => Err(Error::format(file.path(), "found no run in its header: not a checkpoint of ncsn")),
+    }
+}
+
+/// The weights of a network in a safetensors file: one of ours, or any with the published names.
+#[derive(Debug)]
+pub struct Weights {
+    file: TensorFile,
+    header: Option<Header>,
+}
+
+impl Weights {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// When it is missing, truncated, or not a safetensors file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = TensorFile::open(path)?;
+        let header = match file.metadata("format") {
+            Some(_) => Some(header(&file)?),
+            None => None,
+        };
+        Ok(Self { file, header })
+    }
+
+    /// The run it comes from; `None` for a file with nothing but weights.
+    pub fn header(&self) -> Option<&Header> {
+        self.header.as_ref()
+    }
+
+    /// Whether it holds averaged weights too.
+    pub fn has_ema(&self) -> bool {
+        self.file.names().any(|name| name.starts_with(EMA))
+    }
+
+    /// What the network must be, read off the shapes.
+    ///
+    /// # Errors
+    /// When these are not the weights of a network we know.
+    pub fn network(&self, input: InputRange) -> Result<NetworkConfig> {
+        NetworkConfig::from_shapes(|name| self.file.shape(name), input)
+            .map_err(|error| Error::format(self.file.path(), error.to_string()))
+    }
+
+    /// `net` with these weights; with `ema`, the averaged ones.
+    ///
+    /// # Errors
+    /// When one is missing or has another shape, or the file holds weights that the network lacks.
+    pub fn load(&self, net: RefineNet, ema: bool) -> Result<RefineNet> {
+        let prefix = if ema { EMA } else { "" };
+        let bad = |message| Error::format(self.file.path(), message);
+        let mut n_used = 0;
+        let net = params::from_host(net, |name, shape| {
+            let key = format!("{prefix}{name}");
+            let HostTensor { shape: found, values } =
+                self.file.get(&key)?.ok_or_else(|| bad(format!("found no tensor {key}")))?;
+            if found != shape {
+                return Err(bad(format!("{key} has shape {found:?}, expected {shape:?}")));
+            }
+            n_used += 1;
+            Ok(values)
+        })?;
+        let n_found = self.file.names().filter(|name| name.starts_with(EMA) == ema).count();
+        if n_found != n_used {
+            return Err(bad(format!("found {n_found} tensors, expected {n_used}: the weights of another network")));
+        }
+        Ok(net)
+    }
+
+    /// The network for evaluation, with the averaged weights if there are any.
+    ///
+    /// # Errors
+    /// As [`Self::network`] and [`Self::load`].
+    pub fn build(&self, input: InputRange, device: &Device) -> Result<RefineNet> {
+        let fresh = RefineNet::new(&self.network(input)?, &mut Noise::new(0).stream("init", 0), device)?;
+        self.load(fresh, self.has_ema())
+    }
+}

@@ -1,0 +1,270 @@
+//! Named tensors in a safetensors file.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::{Error, Result};
+use crate::file;
+use crate::net::params::HostTensor;
+
+/// Larger files are refused before they are read into memory.
+const MAX_BYTES: u64 = 16 << 30;
+
+/// A safetensors file in memory, its header checked against its length.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    entries: BTreeMap<String, (Dtype, Vec<usize>, std::ops::Range<usize>)>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl TensorFile {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, is truncated, or is no safetensors file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let length = fs::metadata(path).map_err(Error::io(path))?.len();
+        if length > MAX_BYTES {
+            return Err(Error::format(path, format!("found {length} bytes, expected at most {MAX_BYTES}")));
+        }
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        let bad = |error: safetensors::SafeTensorError| {
+            Error::format(path, format!("found {length} bytes that are no complete safetensors file ({error})"))
+        };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(bad)?;
+        let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let start = bytes.as_ptr() as usize;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(bad)?;
+        let entries = tensors.iter().map(|(name, view)| {
+            let at = view.data().as_ptr() as usize - start;
+            (name.to_string(), (view.dtype(), view.shape().to_vec(), at..at + view.data().len()))
+        });
+        let entries = entries.collect();
+        Ok(Self { path: path.to_path_buf(), bytes, entries, metadata })
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of its tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// A value of its header's metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
+    /// The shape of tensor `name`.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.entries.get(name).map(|(_, shape, _)| shape.clone())
+    }
+
+    /// Tensor `name` as f32; f64 is rounded. `None` if there is none.
+    ///
+    /// # Errors
+    /// When it has another type.
+    pub fn get(&self, name: &str) -> Result<Option<HostTensor>> {
+        let Some((dtype, shape, range)) = self.entries.get(name) else { return Ok(None) };
+        let data = &self.bytes[range.clone()];
+        let values = match dtype {
+            Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+            other => return Err(Error::format(&self.path, format!("{name} is {other:?}, expected F32 or F64"))),
+        };
+        Ok(Some(HostTensor { shape: shape.clone(), values }))
+    }
+
+    /// As [`Self::get`], but a tensor that cannot be had is `None`.
+    pub fn take(&mut self, name: &str) -> Option<HostTensor> {
+        let tensor = self.get(name).ok().flatten();
+        self.entries.remove(name);
+        tensor
+    }
+
+    /// Tensor `name` as whole numbers.
+    ///
+    /// # Errors
+    /// When it has another type.
+    pub fn integers(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<i64>)>> {
+        let Some((dtype, shape, range)) = self.entries.get(name) else { return Ok(None) };
+        let data = &self.bytes[range.clone()];
+        let values = match dtype {
+            Dtype::I64 => data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+            Dtype::I32 => data.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect(),
+            Dtype::U8 => data.iter().map(|&b| b.into()).collect(),
+            other => return Err(Error::format(&self.path, format!("{name} is {other:?}, expected I64, I32 or U8"))),
+        };
+        Ok(Some((shape.clone(), values)))
+    }
+}
+
+/// The bytes before the data: header length and header, f32 tensors in the given order, padded so that the data are
+/// aligned to 8 bytes.
+fn header(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut entries = serde_json::Map::new();
+    if !metadata.is_empty() {
+        entries.insert("__metadata__".into(), serde_json::json!(metadata));
+    }
+    let mut offset = 0;
+    for (name, shape) in tensors {
+        let end = offset + 4 * shape.iter().product::<usize>();
+        let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [offset, end] });
+        entries.insert((*name).to_string(), entry);
+        offset = end;
+    }
+    let mut json = serde_json::Value::Object(entries).to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(json);
+    bytes
+}
+
+fn write_f32(out: &mut dyn Write, values: &[f32]) -> std::io::Result<()> {
+    values.iter().try_for_each(|v| out.write_all(&v.to_le_bytes()))
+}
+
+/// Writes `tensors` to `path`, whole or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_tensors(path: &Path, tensors: &[(String, HostTensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
+    let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t.shape.as_slice())).collect();
+    file::write_atomically(path, |out| {
+        out.write_all(&header(&shapes, metadata))?;
+        tensors.iter().try_for_each(|(_, tensor)| write_f32(out, &tensor.values))
+    })
+}
+
+/// One f32 tensor `[n, …]` written row by row to its final size, for sets larger than memory. It goes by a temporary
+/// name until [`Self::finish`], and an unfinished one is taken up again.
+#[derive(Debug)]
+pub struct TensorWriter {
+    path: PathBuf,
+    file: File,
+    data_start: u64,
+    row_len: usize,
+}
+
+impl TensorWriter {
+    /// Opens the tensor `name` of `shape` at `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn open(path: &Path, name: &str, shape: &[usize]) -> Result<Self> {
+        let unfinished = file::temporary_name(path);
+        let head = header(&[(name, shape)], &BTreeMap::new());
+        let row_len: usize = shape[1..].iter().product();
+        let length = head.len() as u64 + 4 * (shape[0] * row_len) as u64;
+        let open = || -> std::io::Result<File> {
+            if path.exists() && !unfinished.exists() {
+                fs::rename(path, &unfinished)?;
+            }
+            let mut file = File::options().create(true).truncate(false).write(true).open(&unfinished)?;
+            file.set_len(length)?;
+            file.write_all(&head)?;
+            Ok(file)
+        };
+        let file = open().map_err(Error::io(path))?;
+        Ok(Self { path: path.to_path_buf(), file, data_start: head.len() as u64, row_len })
+    }
+
+    /// Writes rows from number `first`, and makes them durable.
+    ///
+    /// # Errors
+    /// When the disk is full or gone.
+    pub fn write_rows(&mut self, first: usize, values: &[f32]) -> Result<()> {
+        let at = self.data_start + 4 * (first * self.row_len) as u64;
+        let mut bytes = Vec::with_capacity(4 * values.len());
+        write_f32(&mut bytes, values).expect("memory takes bytes");
+        let write = |file: &mut File| {
+            file.seek(SeekFrom::Start(at))?;
+            file.write_all(&bytes)?;
+            file.sync_data()
+        };
+        write(&mut self.file).map_err(Error::io(&self.path))
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn finish(self) -> Result<()> {
+        let done = self.file.sync_all().and_then(|()| fs::rename(file::temporary_name(&self.path), &self.path));
+        done.and_then(|()| file::sync_folder(&self.path)).map_err(Error::io(&self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize]) -> HostTensor {
+        let n: usize = shape.iter().product();
+        HostTensor { shape: shape.to_vec(), values: (0..n).map(|i| i as f32 * 0.5 - 3.0).collect() }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let path = folder.path().join("t.safetensors");
+        let tensors = vec![("b".to_string(), tensor(&[2, 3])), ("a".to_string(), tensor(&[4]))];
+        let metadata = BTreeMap::from([("k".to_string(), "v\n\"w\"".to_string())]);
+        write_tensors(&path, &tensors, &metadata).expect("writes");
+        let file = TensorFile::open(&path).expect("reads");
+        assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(file.metadata("k"), Some("v\n\"w\""));
+        for (name, expected) in &tensors {
+            assert_eq!(file.get(name).expect("f32").as_ref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn rows_written_in_any_order_and_over_two_openings_make_one_tensor() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let path = folder.path().join("rows.safetensors");
+        let all = tensor(&[3, 2]);
+        for rows in [[2, 0], [1, 1]] {
+            let mut writer = TensorWriter::open(&path, "samples", &[3, 2]).expect("opens");
+            for row in rows {
+                writer.write_rows(row, &all.values[2 * row..2 * row + 2]).expect("writes");
+            }
+            if rows == [1, 1] {
+                writer.finish().expect("renames");
+            }
+        }
+        assert_eq!(TensorFile::open(&path).expect("reads").get("samples").expect("f32"), Some(all));
+    }
+
+    #[test]
+    fn no_mutation_of_a_file_makes_the_reader_panic() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let path = folder.path().join("t.safetensors");
+        write_tensors(&path, &[("a".to_string(), tensor(&[3, 5]))], &BTreeMap::new()).expect("writes");
+        let whole = fs::read(&path).expect("reads");
+        let mut n_refused = 0;
+        for i in 0..whole.len() {
+            let mut bytes = whole.clone();
+            if i % 2 == 0 {
+                bytes.truncate(i);
+            } else {
+                bytes[i] ^= 1 << (i % 8);
+            }
+            fs::write(&path, &bytes).expect("writes");
+            match TensorFile::open(&path) {
+                Ok(file) => drop(file.get("a")),
+                Err(_) => n_refused += 1,
+            }
+        }
+        assert!(n_refused > whole.len() / 2, "every truncation is refused, {n_refused}");
+    }
+}

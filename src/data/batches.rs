@@ -1,0 +1,111 @@
+//! Batches of network input, prepared ahead by one thread.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+use super::{Source, transform};
+use crate::error::Result;
+use crate::noise::Noise;
+
+/// How images become batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Images a batch.
+    pub batch_size: usize,
+    /// Mirror every image with probability ½.
+    pub random_flip: bool,
+    /// Logits instead of [0, 1).
+    pub logit_transform: bool,
+}
+
+/// One batch on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Dequantised pixels in [0, 1), or their logits.
+    pub x: Vec<f32>,
+    /// `[batch, channels, height, width]`
+    pub shape: [usize; 4],
+}
+
+/// An endless sequence of batches in a random order that depends on (seed, epoch) only.
+///
+/// Batch b holds the items `b·batch_size ..` of the epochs' orders laid end to end: each image comes once an epoch, and
+/// no batch is short. Any batch can be the first, which is how a resumed run finds its place.
+pub struct Batches {
+    receiver: Option<Receiver<Result<Batch>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How many batches wait ready; more would only take memory.
+const N_PREFETCHED: usize = 3;
+
+impl Batches {
+    /// The batches of `source` from number `first_batch`, with the randomness of the streams `name/…`.
+    pub fn new(source: Arc<dyn Source>, options: BatchOptions, noise: Noise, name: &'static str, first_batch: u64) -> Self {
+        let (sender, receiver) = sync_channel(N_PREFETCHED);
+        let work = move || {
+            for index in first_batch.. {
+                let batch = read_batch(&*source, options, noise, name, index);
+                let failed = batch.is_err();
+                // The receiver is gone when the run ends; an error ends the sequence.
+                if sender.send(batch).is_err() || failed {
+                    break;
+                }
+            }
+        };
+        Self { receiver: Some(receiver), thread: Some(std::thread::spawn(work)) }
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        self.receiver.as_ref()?.recv().ok()
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        self.receiver = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Batch number `index` of [`Batches`].
+///
+/// # Errors
+/// When the source cannot read an image.
+pub fn read_batch(source: &dyn Source, options: BatchOptions, noise: Noise, name: &str, index: u64) -> Result<Batch> {
+    let [channels, height, width] = source.shape();
+    let (n, n_images) = (options.batch_size, source.len() as u64);
+    assert!(n > 0 && n_images > 0, "a batch of {n} from {n_images} images");
+    let image_len = channels * height * width;
+    let mut pixels_u8 = vec![0; image_len];
+    let mut x = vec![0.0; n * image_len];
+    let mut u = vec![0.0; image_len];
+    let mut dequantise = noise.stream(&format!("{name}/dequantise"), index);
+    let mut flip = noise.stream(&format!("{name}/flip"), index);
+    let mut order = None;
+    for (i, out) in x.chunks_mut(image_len).enumerate() {
+        let position = index * n as u64 + i as u64;
+        let (epoch, item) = (position / n_images, position % n_images);
+        if order.as_ref().is_none_or(|(e, _)| *e != epoch) {
+            order = Some((epoch, noise.permutation(&format!("{name}/order"), epoch, n_images)));
+        }
+        let (_, permutation) = order.as_ref().expect("set above");
+        source.read(permutation.get(item) as usize, &mut pixels_u8)?;
+        if options.random_flip && flip.below(2) == 1 {
+            transform::flip(&mut pixels_u8, width);
+        }
+        dequantise.uniform(&mut u);
+        transform::dequantise(&pixels_u8, &u, out);
+        if options.logit_transform {
+            out.iter_mut().for_each(|x| *x = transform::logit(*x));
+        }
+    }
+    Ok(Batch { x, shape: [n, channels, height, width] })
+}

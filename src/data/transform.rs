@@ -1,0 +1,67 @@
+//! Pixels to network input and back.
+
+/// λ of [`logit`]: keeps its argument away from 0 and 1.
+const LOGIT_MARGIN: f64 = 1e-6;
+
+/// Mirrors rows of `width` pixels in place.
+pub fn flip(pixels_u8: &mut [u8], width: usize) {
+    pixels_u8.chunks_mut(width).for_each(<[u8]>::reverse);
+}
+
+/// x = p/255·255/256 + u/256: spreads each of the 256 values evenly over its share of [0, 1), with u ~ U[0, 1)
+/// (Uria et al. 2013), so that the data have a density.
+pub fn dequantise(pixels_u8: &[u8], u: &[f32], x: &mut [f32]) {
+    for ((x, &p), &u) in x.iter_mut().zip(pixels_u8).zip(u) {
+        *x = dequantise_one(f32::from(p) / 255.0, u);
+    }
+}
+
+/// [`dequantise`] for one value in [0, 1].
+pub fn dequantise_one(x: f32, u: f32) -> f32 {
+    x / 256.0 * 255.0 + u / 256.0
+}
+
+/// ln p − ln(1 − p) with p = λ + (1 − 2λ)·x and λ = 1e-6, in f64: f32 would lose two digits near x = 1.
+pub fn logit(x: f32) -> f32 {
+    let p = LOGIT_MARGIN + (1.0 - 2.0 * LOGIT_MARGIN) * f64::from(x);
+    (p.ln() - (-p).ln_1p()) as f32
+}
+
+/// 1/(1 + e⁻ʸ): logits back to [0, 1].
+pub fn sigmoid(y: f32) -> f32 {
+    1.0 / (1.0 + (-y).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dequantised_pixels_fall_back_to_themselves() {
+        for p in 0..=255u8 {
+            for u in [0.0, 0.5, 0.999] {
+                let mut x = [0.0];
+                dequantise(&[p], &[u], &mut x);
+                assert!((0.0..1.0).contains(&x[0]));
+                // 1e-3: p/256·256 may round below p by an ulp of f32.
+                assert_eq!((x[0] * 256.0 + 1e-3).floor() as u8, p);
+            }
+        }
+    }
+
+    #[test]
+    fn sigmoid_undoes_the_logit_up_to_its_margin() {
+        for i in 0..=100 {
+            let x = i as f32 / 100.0;
+            // The margin moves x by at most 1e-6; f32 rounding of the logit adds about as much.
+            assert!((sigmoid(logit(x)) - x).abs() < 3e-6);
+        }
+    }
+
+    #[test]
+    fn flipping_mirrors_each_row() {
+        let mut pixels = [1, 2, 3, 4, 5, 6];
+        flip(&mut pixels, 3);
+        assert_eq!(pixels, [3, 2, 1, 6, 5, 4]);
+    }
+}

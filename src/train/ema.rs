@@ -1,0 +1,44 @@
+//! The exponential moving average of the weights (Song & Ermon 2020, technique 5).
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::net::params::{self, Replace};
+
+/// shadow ← rate·shadow + (1 − rate)·weights, after each step, starting from the first weights.
+#[derive(Clone, Debug)]
+pub struct Ema<M> {
+    rate: f64,
+    shadow: M,
+}
+
+impl<M: Module> Ema<M> {
+    /// Starts at `module`'s weights, without their gradients.
+    pub fn new(rate: f64, module: &M) -> Self {
+        Self { rate, shadow: module.valid() }
+    }
+
+    /// Goes on from a saved average.
+    pub fn resume(rate: f64, shadow: M) -> Self {
+        Self { rate, shadow: shadow.valid() }
+    }
+
+    /// Moves towards `module`.
+    pub fn update(&mut self, module: &M) {
+        struct Blend(f64, Vec<Tensor<1>>);
+        impl Replace for Blend {
+            fn replace<const D: usize>(&mut self, index: usize, _: &str, value: Tensor<D>) -> Tensor<D> {
+                let target = self.1[index].clone().reshape(value.dims());
+                value * self.0 + target * (1.0 - self.0)
+            }
+        }
+        let mut weights = Vec::new();
+        params::visit(module, |_, _, value| weights.push(value.inner()));
+        self.shadow = params::replace(self.shadow.clone(), Blend(self.rate, weights)).0;
+    }
+
+    /// The averaged module, for evaluation.
+    pub fn module(&self) -> &M {
+        &self.shadow
+    }
+}

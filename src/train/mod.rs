@@ -1,0 +1,9 @@
+//! Training: one step, and the run as an iterator of reports. The caller logs, saves and stops.
+
+mod ema;
+mod optimizer;
+mod run;
+
+pub use ema::Ema;
+pub use optimizer::{Optimizer, Rule};
+pub use run::{Report, Trainer, TrainerState, TrainingOptions};
