@@ -1,29 +1,75 @@
-//! Writing files so that a crash at any instant leaves the old one or the new one, never a half.
+//! Files that appear whole or not at all.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Replaces `path` by what `write` writes: to a temporary name beside it, synced, renamed; then the folder is synced,
-/// without which the rename itself could be lost. On an error the old file stays and the temporary one is removed.
+/// A file under a temporary, hidden name beside its target, which [`AtomicFile::commit`] moves into place.
+///
+/// Until then, and after a crash, whatever was at the target is untouched. Dropped uncommitted, it is removed; left by a
+/// killed program, it is overwritten by the next one.
+#[derive(Debug)]
+pub struct AtomicFile {
+    writer: BufWriter<File>,
+    temporary: PathBuf,
+    target: PathBuf,
+    committed: bool,
+}
+
+impl AtomicFile {
+    /// A new empty file that is to become `target`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the target's folder cannot be written to.
+    pub fn create(target: &Path) -> Result<Self> {
+        let temporary = temporary_name(target);
+        let writer = BufWriter::new(File::create(&temporary).map_err(Error::io(target))?);
+        Ok(Self { writer, temporary, target: target.to_path_buf(), committed: false })
+    }
+
+    /// Puts the file in its place, replacing what is there, once its content is on the disk. The folder is synced too,
+    /// without which the new name itself could be lost.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the content cannot be written in full; the target is then untouched.
+    pub fn commit(mut self) -> Result<()> {
+        let written = self.writer.flush().and_then(|()| self.writer.get_ref().sync_all());
+        written.and_then(|()| fs::rename(&self.temporary, &self.target)).map_err(Error::io(&self.target))?;
+        self.committed = true;
+        sync_folder(&self.target).map_err(Error::io(&self.target))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Nothing can be done about a failure here, and a hidden leftover harms nobody.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Replaces `path` by what `write` writes, through an [`AtomicFile`].
 ///
 /// # Errors
-/// What `write` returns, or [`Error::Io`].
-pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let temporary = temporary_name(path);
-    let written = File::create(&temporary).and_then(|file| {
-        let mut buffered = BufWriter::new(file);
-        write(&mut buffered)?;
-        buffered.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
-    });
-    let renamed = written.and_then(|()| fs::rename(&temporary, path)).and_then(|()| sync_folder(path));
-    renamed.map_err(|source| {
-        let _ = fs::remove_file(&temporary);
-        Error::Io { path: path.to_path_buf(), source }
-    })
+/// [`Error::Io`] with what `write` returns, or when the file cannot be put in place; the old one then stays.
+pub fn write_atomically(path: &Path, write: impl FnOnce(&mut AtomicFile) -> io::Result<()>) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    write(&mut file).map_err(Error::io(path))?;
+    file.commit()
 }
 
 /// The name under which `path` is written before it is complete.
@@ -35,7 +81,10 @@ pub fn temporary_name(path: &Path) -> PathBuf {
 }
 
 /// Makes the names in `path`'s folder durable.
-pub fn sync_folder(path: &Path) -> std::io::Result<()> {
+///
+/// # Errors
+/// When the operating system cannot.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match File::open(folder) {
         Ok(folder) => folder.sync_all(),
@@ -55,10 +104,22 @@ mod tests {
         write_atomically(&path, |w| w.write_all(b"old")).expect("writes");
         let failed = write_atomically(&path, |w| {
             w.write_all(b"half of the n")?;
-            Err(std::io::Error::other("the disk is full"))
+            Err(io::Error::other("the disk is full"))
         });
-        assert!(failed.is_err());
+        assert!(failed.expect_err("refused").to_string().contains("the disk is full"));
         assert_eq!(fs::read(&path).expect("reads"), b"old");
+        assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1);
+    }
+
+    #[test]
+    fn a_file_appears_when_it_is_committed_and_not_before() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let path = folder.path().join("file");
+        let mut file = AtomicFile::create(&path).expect("creates");
+        file.write_all(b"new").expect("writes");
+        assert!(!path.exists());
+        file.commit().expect("commits");
+        assert_eq!(fs::read(&path).expect("reads"), b"new");
         assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1);
     }
 }

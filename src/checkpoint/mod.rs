@@ -121,6 +121,32 @@ impl Checkpoints {
         Ok(path)
     }
 
+    /// What the header of the checkpoint at `step` says.
+    ///
+    /// # Errors
+    /// When its weights are missing, truncated or foreign.
+    pub fn header(&self, step: u64) -> Result<Header> {
+        let path = self.weights_path(step);
+        Weights::open(&path)?.header.ok_or_else(|| Error::format(&path, "found no run in its header: not a checkpoint of ncsn"))
+    }
+
+    /// Removes all of them.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove_all(&self) -> Result<()> {
+        for step in self.steps()? {
+            // The state first: weights without a state are still worth having, a state without weights is not.
+            for path in [self.state_path(step), self.weights_path(step)] {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path)(error)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// `trainer`, fresh, brought to the state saved at `step`.
     ///
     /// # Errors
@@ -218,12 +244,12 @@ impl Weights {
         Ok(net)
     }
 
-    /// The network for evaluation, with the averaged weights if there are any.
+    /// The network for evaluation; with `ema`, with the averaged weights if there are any.
     ///
     /// # Errors
     /// As [`Self::network`] and [`Self::load`].
-    pub fn build(&self, input: InputRange, device: &Device) -> Result<RefineNet> {
+    pub fn build(&self, input: InputRange, ema: bool, device: &Device) -> Result<RefineNet> {
         let fresh = RefineNet::new(&self.network(input)?, &mut Noise::new(0).stream("init", 0), device)?;
-        self.load(fresh, self.has_ema())
+        self.load(fresh, ema && self.has_ema())
     }
 }

@@ -1,11 +1,25 @@
 //! Images in: sources of `u8` pixels, their transforms to network input, and batches with prefetch.
 
 mod batches;
+mod bounded;
+pub mod celeba;
+pub mod cifar;
+pub(crate) mod decode;
+pub mod digits;
+pub mod download;
+pub mod folder;
+pub mod idx;
+pub mod mat;
+pub mod memory;
+pub mod pickle;
+pub mod resize;
+pub mod sets;
 pub mod transform;
 
 use crate::error::Result;
 
 pub use batches::{Batch, BatchOptions, Batches, read_batch};
+pub use resize::Pixels;
 
 /// Images of one shape, as `u8`, reachable by number.
 pub trait Source: Send + Sync {

@@ -1,7 +1,9 @@
 //! The reverse: from noise to data. Each sampler is an iterator of states; whoever wants frames keeps them.
 
+mod images;
 mod inpaint;
 mod langevin;
 
+pub use images::image_chain;
 pub use inpaint::{Draw, Inpainting};
 pub use langevin::{Langevin, State, Step, annealed_steps, plain_steps};

@@ -7,3 +7,4 @@ mod blocks;
 mod fixture;
 mod langevin;
 mod network;
+mod pixels;

@@ -1,0 +1,299 @@
+//! What a run reports to files: TensorBoard events and JSON lines.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::file;
+
+/// Writes a file of events that TensorBoard reads: records of protocol-buffer messages `Event`
+/// (tensorflow/core/util/event.proto), each with its length and checksums.
+#[derive(Debug)]
+pub struct EventWriter {
+    out: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl EventWriter {
+    /// A new file in `folder`, beside those of earlier parts of the run. If the run goes on at `step` > 0, TensorBoard is
+    /// told to forget what an interrupted part reported after it.
+    ///
+    /// # Errors
+    /// When the folder or the file cannot be written.
+    pub fn create(folder: &Path, step: u64) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        // TensorBoard reads the files in the order of their names, which therefore begin with the time; the number
+        // keeps two writers of one second apart, and their order.
+        let seconds = wall_time() as u64;
+        let open = |n: u32| {
+            let path = folder.join(format!("events.out.tfevents.{seconds:010}.{n:03}.ncsn"));
+            File::options().write(true).create_new(true).open(&path).map(|file| (file, path))
+        };
+        let taken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::AlreadyExists;
+        let opened = (0..1000).map(open).find(|file| !file.as_ref().is_err_and(taken));
+        let (file, path) = opened.unwrap_or_else(|| open(1000)).map_err(Error::io(folder))?;
+        let mut writer = Self { out: BufWriter::new(file), path };
+        writer.event(0, |event| event.bytes(3, b"brain.Event:2"))?;
+        if step > 0 {
+            // SessionLog { status: START }: later steps seen before are void.
+            writer.event(step, |event| event.message(7, |log| log.varint(1, 1)))?;
+        }
+        Ok(writer)
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn scalar(&mut self, tag: &str, value: f32, step: u64) -> Result<()> {
+        self.summary(tag, step, |summary| summary.float(2, value))
+    }
+
+    /// A PNG picture.
+    ///
+    /// # Errors
+    /// When `png` is no PNG file, or the file of events cannot be written.
+    pub fn image(&mut self, tag: &str, png: &[u8], step: u64) -> Result<()> {
+        // The header chunk comes first: signature, length and "IHDR", then width and height.
+        let side = |at| png.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+        let (Some(width), Some(height)) = (side(16), side(20)) else {
+            return Err(Error::Usage(format!("found {} bytes, expected a PNG picture", png.len())));
+        };
+        self.summary(tag, step, |value| {
+            value.message(4, |image| {
+                image.varint(1, height.into());
+                image.varint(2, width.into());
+                image.varint(3, 3); // RGB
+                image.bytes(4, png);
+            });
+        })
+    }
+
+    /// Hands what was reported to the operating system.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn flush(&mut self) -> Result<()> {
+        self.out.flush().map_err(Error::io(&self.path))
+    }
+
+    fn summary(&mut self, tag: &str, step: u64, value: impl FnOnce(&mut Message)) -> Result<()> {
+        self.event(step, |event| {
+            event.message(5, |summary| {
+                summary.message(1, |v| {
+                    v.bytes(1, tag.as_bytes());
+                    value(v);
+                });
+            });
+        })
+    }
+
+    fn event(&mut self, step: u64, content: impl FnOnce(&mut Message)) -> Result<()> {
+        let mut event = Message::default();
+        event.double(1, wall_time());
+        event.varint(2, step);
+        content(&mut event);
+        write_record(&mut self.out, &event.0).map_err(Error::io(&self.path))
+    }
+}
+
+fn wall_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64())
+}
+
+/// A protocol-buffer message being written.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn raw_varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    fn varint(&mut self, field: u64, value: u64) {
+        self.raw_varint(field << 3);
+        self.raw_varint(value);
+    }
+
+    fn double(&mut self, field: u64, value: f64) {
+        self.raw_varint(field << 3 | 1);
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn bytes(&mut self, field: u64, value: &[u8]) {
+        self.raw_varint(field << 3 | 2);
+        self.raw_varint(value.len() as u64);
+        self.0.extend(value);
+    }
+
+    fn float(&mut self, field: u64, value: f32) {
+        self.raw_varint(field << 3 | 5);
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn message(&mut self, field: u64, content: impl FnOnce(&mut Message)) {
+        let mut inner = Message::default();
+        content(&mut inner);
+        self.bytes(field, &inner.0);
+    }
+}
+
+/// TFRecord: length, its checksum, data, their checksum.
+fn write_record(out: &mut impl Write, data: &[u8]) -> std::io::Result<()> {
+    let length = (data.len() as u64).to_le_bytes();
+    out.write_all(&length)?;
+    out.write_all(&masked_crc(&length).to_le_bytes())?;
+    out.write_all(data)?;
+    out.write_all(&masked_crc(data).to_le_bytes())
+}
+
+/// TFRecord's checksum: CRC-32C, rotated and shifted so that a record of records does not check itself.
+fn masked_crc(data: &[u8]) -> u32 {
+    crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// CRC-32C (Castagnoli), reflected polynomial 0x82f63b78.
+fn crc32c(data: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut i = 0;
+        while i < 256 {
+            let mut crc = i as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+                bit += 1;
+            }
+            table[i] = crc;
+            i += 1;
+        }
+        table
+    };
+    !data.iter().fold(!0, |crc, &byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
+}
+
+/// A file of JSON objects, one a line, each with a `step`.
+#[derive(Debug)]
+pub struct JsonLines {
+    file: File,
+    path: PathBuf,
+}
+
+impl JsonLines {
+    /// Opens `path` to append. If the run goes on at `step`, lines of later steps, which an interrupted part wrote after
+    /// its last checkpoint, are dropped, so that each step stands once.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        match fs::read_to_string(path) {
+            Ok(text) => {
+                let kept: String = text.split_inclusive('\n').filter(|line| up_to(line, step)).collect();
+                if kept != text {
+                    file::write_atomically(path, |out| out.write_all(kept.as_bytes()))?;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(path)(error)),
+        }
+        let file = File::options().create(true).append(true).open(path).map_err(Error::io(path))?;
+        Ok(Self { file, path: path.to_path_buf() })
+    }
+
+    /// Appends one line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&mut self, value: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_string(value).expect("reports are plain data");
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(Error::io(&self.path))
+    }
+}
+
+/// Whether a whole line reports a step up to `step`; a cut one, from a killed program, does not count.
+fn up_to(line: &str, step: u64) -> bool {
+    let value: Option<serde_json::Value> = line.ends_with('\n').then(|| serde_json::from_str(line).ok()).flatten();
+    value.and_then(|v| v.get("step").and_then(serde_json::Value::as_u64)).is_some_and(|found| found <= step)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_gives_the_known_answer() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    /// The messages of a file, each record's checksums checked.
+    fn records(path: &Path) -> Vec<Vec<u8>> {
+        let bytes = fs::read(path).unwrap();
+        let mut rest = &bytes[..];
+        let mut out = Vec::new();
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            assert_eq!(rest[8..12], masked_crc(&rest[..8]).to_le_bytes());
+            let data = &rest[12..12 + length];
+            assert_eq!(rest[12 + length..16 + length], masked_crc(data).to_le_bytes());
+            out.push(data.to_vec());
+            rest = &rest[16 + length..];
+        }
+        out
+    }
+
+    #[test]
+    fn events_are_records_of_the_messages_that_tensorboard_defines() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = EventWriter::create(folder.path(), 300).unwrap();
+        writer.scalar("loss", 1.5, 301).unwrap();
+        let png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x82\0\0\0\x02";
+        writer.image("samples", png, 302).unwrap();
+        writer.flush().unwrap();
+        let records = records(&writer.path);
+        // Field 1 is the wall time, nine bytes; then the step as a varint.
+        assert_eq!(records[0][9..], [&[0x10, 0, 0x1a, 13][..], b"brain.Event:2"].concat());
+        assert_eq!(records[1][9..], [0x10, 0xac, 0x02, 0x3a, 2, 0x08, 1]);
+        let value = [&[0x0a, 4][..], b"loss", &[0x15], &1.5f32.to_le_bytes()].concat();
+        assert_eq!(records[2][9..], [&[0x10, 0xad, 0x02, 0x2a, 13, 0x0a, 11][..], &value].concat());
+        let image = [&[0x08, 2, 0x10, 0x82, 0x01, 0x18, 3, 0x22, 24][..], png].concat();
+        let value = [&[0x0a, 7][..], b"samples", &[0x22, image.len() as u8], &image].concat();
+        let head = [0x10, 0xae, 0x02, 0x2a, value.len() as u8 + 2, 0x0a, value.len() as u8];
+        assert_eq!(records[3][9..], [&head[..], &value].concat());
+    }
+
+    #[test]
+    fn two_writers_in_one_second_get_a_file_each() {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..3 {
+            EventWriter::create(folder.path(), 0).unwrap();
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_resumed_run_has_each_step_once() {
+        #[derive(Serialize)]
+        struct Line {
+            step: u64,
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut lines = JsonLines::open(&path, 0).unwrap();
+        (1..=5).for_each(|step| lines.write(&Line { step }).unwrap());
+        File::options().append(true).open(&path).unwrap().write_all(b"{\"step\":6,\"lo").unwrap();
+        let mut lines = JsonLines::open(&path, 3).unwrap();
+        (4..=5).for_each(|step| lines.write(&Line { step }).unwrap());
+        let steps: String = (1..=5).map(|step| format!("{{\"step\":{step}}}\n")).collect();
+        assert_eq!(fs::read_to_string(&path).unwrap(), steps);
+    }
+}

@@ -1,0 +1,38 @@
+//! From a configuration's data set to a source of images.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ncsn::Result;
+use ncsn::config::{Data, Dataset};
+use ncsn::data::celeba::CelebA;
+use ncsn::data::digits::Digits;
+use ncsn::data::folder::Folder;
+use ncsn::data::memory::InMemory;
+use ncsn::data::sets::{self, Download};
+use ncsn::data::{Source, Split};
+
+use super::log::Log;
+
+/// Opens the images of `data` below `root`, `RUN/datasets`; what is missing is downloaded.
+pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc<dyn Source>> {
+    let Data { image_size: size, channels, .. } = *data;
+    let name = data.dataset.name();
+    let mut shown = None;
+    let mut progress = |done: u64, total: u64| {
+        let percent = 100 * done / total.max(1);
+        if shown.is_none_or(|last| percent >= last + 5 || percent < last) {
+            shown = Some(percent);
+            log.info(format!("downloading {name}: {percent} % of {:.1} MB", total as f64 / 1e6));
+        }
+    };
+    let resized = |images: InMemory| -> Result<Arc<dyn Source>> { Ok(Arc::new(images.resized(size))) };
+    match &data.dataset {
+        Dataset::Mnist => resized(sets::mnist(&root.join("mnist"), split, Download::Allowed, &mut progress)?),
+        Dataset::Cifar10 => resized(sets::cifar10(&root.join("cifar10"), split, Download::Allowed, &mut progress)?),
+        Dataset::Svhn => resized(sets::svhn(&root.join("svhn"), split, Download::Allowed, &mut progress)?),
+        Dataset::CelebA => Ok(Arc::new(CelebA::open(&root.join("celeba"), split, channels, size)?)),
+        Dataset::Folder(path) => Ok(Arc::new(Folder::open(path, split, channels, size)?)),
+        Dataset::Digits => Ok(Arc::new(Digits::new(size, channels, split)?)),
+    }
+}

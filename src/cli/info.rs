@@ -1,0 +1,66 @@
+//! `ncsn info`: what a run or a checkpoint holds.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use ncsn::Result;
+use ncsn::checkpoint::Weights;
+use ncsn::device::DeviceKind;
+use ncsn::net::{InputRange, NetworkConfig, params};
+
+use super::{Common, RunFolders, saved_config, say};
+
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// The run
+    #[arg(long, value_name = "NAME", required_unless_present = "checkpoint")]
+    doc: Option<String>,
+    /// A checkpoint file instead
+    #[arg(long, value_name = "FILE", conflicts_with = "doc")]
+    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub fn run(args: InfoArgs) -> Result<ExitCode> {
+    let path = match (&args.checkpoint, &args.doc) {
+        (Some(path), _) => path.clone(),
+        (None, Some(doc)) => {
+            let folders = RunFolders::new(&args.common.run, doc)?;
+            let checkpoints = folders.checkpoints();
+            let latest = checkpoints.latest()?;
+            say(format!("run          {}", folders.logs.display()));
+            let steps: Vec<String> = checkpoints.steps()?.iter().map(u64::to_string).collect();
+            say(format!("checkpoints  at steps {}", steps.join(", ")));
+            checkpoints.weights_path(latest)
+        }
+        (None, None) => unreachable!("clap requires one of them"),
+    };
+    describe(&path)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(path: &Path) -> Result<()> {
+    let weights = Weights::open(path)?;
+    let saved = saved_config(&weights, path)?;
+    let logit = saved.as_ref().is_some_and(|config| config.data.logit_transform);
+    let input = if logit { InputRange::Logit } else { InputRange::Unit };
+    let net = weights.build(input, false, &DeviceKind::Cpu.open())?;
+    let n_parameters = params::count(&net);
+    let NetworkConfig { architecture, channels, width, n_levels, .. } = net.config();
+    say(format!("checkpoint   {}", path.display()));
+    say(format!("network      {architecture:?}: {channels} channels, ngf {width}, {n_levels} noise levels"));
+    say(format!("parameters   {n_parameters}{}", if weights.has_ema() { ", and their moving average" } else { "" }));
+    let (Some(header), Some(config)) = (weights.header(), saved) else {
+        say("training     unknown: the file holds weights only");
+        return Ok(());
+    };
+    say(format!("training     step {} of {}, seed {}", header.step, config.training.n_iters, header.seed));
+    say(format!("loss         {:.3} (smoothed)", header.loss));
+    let data = &config.data;
+    say(format!("data         {}, {} × {} pixels", data.dataset.name(), data.image_size, data.image_size));
+    say(format!("noise        σ from {} to {}", config.model.sigma_begin, config.model.sigma_end));
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! The program: arguments, progress, files. Uses the public library only, and is the only part that prints.
+
+mod data;
+mod info;
+mod lock;
+mod log;
+mod progress;
+mod sample;
+mod score;
+mod stop;
+mod train;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use ncsn::checkpoint::{Checkpoints, Weights};
+use ncsn::config::{Config, File};
+use ncsn::device::{DeviceKind, Precision};
+use ncsn::sde::NoiseLevels;
+use ncsn::{Error, Result};
+
+use log::Verbosity;
+
+const EXAMPLES: &str = "\
+Train a small network on built-in digits and draw new ones, no download, a few minutes:
+    ncsn train --config quickstart.yml --doc quickstart
+
+Draw 64 images from what a run has learnt:
+    ncsn sample --doc quickstart -o samples --n 64 --seed 7
+
+Show what a run holds:
+    ncsn info --doc quickstart
+";
+
+/// Score-based generative modelling: train a noise-conditional score network, sample it with annealed Langevin dynamics.
+#[derive(Debug, Parser)]
+#[command(name = "ncsn", version, before_help = EXAMPLES, args_conflicts_with_subcommands = true, max_term_width = 110)]
+#[command(after_help = "Without a command, the flags of the published PyTorch program mean what they mean there:\n    \
+    ncsn --runner AnnealRunner --config anneal.yml --doc cifar10\n    \
+    ncsn --runner AnnealRunner --test --doc cifar10 -o samples")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    published: Published,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a network; ends with a grid of samples and an animation
+    Train(train::TrainArgs),
+    /// Draw images from a trained network
+    Sample(sample::SampleArgs),
+    /// Evaluate a network: tensors `x` and `labels` in, `score` out
+    Score(score::ScoreArgs),
+    /// Show what a run or a checkpoint holds
+    Info(info::InfoArgs),
+}
+
+/// What every command knows.
+#[derive(Debug, Args)]
+struct Common {
+    /// Folder of all runs, their data sets and their TensorBoard events
+    #[arg(long, value_name = "DIR", default_value = "run")]
+    run: PathBuf,
+    /// How much to say: info, debug, warning or critical
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = parse::<Verbosity>)]
+    verbose: Verbosity,
+    /// Where to compute: cpu or auto
+    #[arg(long, default_value = "auto", value_parser = parse::<DeviceKind>)]
+    device: DeviceKind,
+    /// How exact products of f32 are: highest
+    #[arg(long, default_value = "highest", value_parser = parse::<Precision>)]
+    precision: Precision,
+}
+
+/// The published program's flags.
+#[derive(Debug, Args)]
+struct Published {
+    /// The runner
+    #[arg(long, default_value = "AnnealRunner", hide = true)]
+    runner: String,
+    #[arg(long, hide = true)]
+    config: Option<String>,
+    #[arg(long, hide = true)]
+    doc: Option<String>,
+    #[arg(long, default_value_t = DEFAULT_SEED, hide = true)]
+    seed: u64,
+    #[arg(long, default_value = "", hide = true)]
+    comment: String,
+    #[arg(long, hide = true)]
+    test: bool,
+    #[arg(long = "resume_training", hide = true)]
+    resume_training: bool,
+    #[arg(short = 'o', long = "image_folder", hide = true)]
+    image_folder: Option<PathBuf>,
+    #[arg(long, value_name = "KEY=VALUE", hide = true)]
+    set: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// The published program's default.
+const DEFAULT_SEED: u64 = 1234;
+
+fn parse<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: Error| error.to_string())
+}
+
+impl Published {
+    fn command(self) -> Result<Command> {
+        if self.runner != "AnnealRunner" {
+            let message = format!("found --runner {}, expected AnnealRunner: this version has no other", self.runner);
+            return Err(Error::Usage(message));
+        }
+        let Some(doc) = self.doc else {
+            return Err(Error::Usage("found no command and no --doc; see ncsn --help".into()));
+        };
+        Ok(if self.test {
+            let args = sample::SampleArgs::published(doc, self.seed, self.image_folder, self.common);
+            Command::Sample(args)
+        } else {
+            Command::Train(train::TrainArgs {
+                config: self.config,
+                doc,
+                resume: self.resume_training,
+                overwrite: false,
+                seed: self.seed,
+                comment: self.comment,
+                set: self.set,
+                no_sample: false,
+                common: self.common,
+            })
+        })
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, |l| format!(" ({}:{})", l.file(), l.line()));
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let _ = writeln!(std::io::stderr(), "error: this is a mistake in ncsn{place}: {message}");
+    }));
+    let cli = Cli::parse();
+    let command = cli.command.map_or_else(|| cli.published.command(), Ok);
+    let done = command.and_then(|command| match command {
+        Command::Train(args) => train::run(args),
+        Command::Sample(args) => sample::run(args),
+        Command::Score(args) => score::run(args),
+        Command::Info(args) => info::run(args),
+    });
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line; a closed pipe is no error.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The folders of one run.
+struct RunFolders {
+    logs: PathBuf,
+    board: PathBuf,
+    samples: PathBuf,
+}
+
+impl RunFolders {
+    fn new(run: &Path, doc: &str) -> Result<Self> {
+        let plain = !doc.is_empty() && doc != "." && doc != ".." && !doc.contains(['/', '\\', '\0']);
+        if !plain {
+            return Err(Error::Usage(format!("found --doc {doc:?}, expected a name without slashes")));
+        }
+        Ok(Self {
+            logs: run.join("logs").join(doc),
+            board: run.join("tensorboard").join(doc),
+            samples: run.join("samples").join(doc),
+        })
+    }
+
+    fn checkpoints(&self) -> Checkpoints {
+        Checkpoints::new(&self.logs)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.logs.join("config.yml")
+    }
+}
+
+/// The images' part of a configuration file.
+fn images_config(file: File, name: &str) -> Result<Config> {
+    match file {
+        File::Images(config) => Ok(config),
+        File::Toy => Err(Error::Usage(format!("{name} is the configuration of ToyRunner, expected one that trains on images"))),
+    }
+}
+
+/// The configuration saved in a checkpoint's header.
+fn saved_config(weights: &Weights, path: &Path) -> Result<Option<Config>> {
+    let Some(header) = weights.header() else { return Ok(None) };
+    let name = format!("{} (saved configuration)", path.display());
+    let file = Config::parse(&header.config, &name, &[])?;
+    images_config(file, &name).map(Some)
+}
+
+fn noise_levels(config: &Config) -> Result<NoiseLevels> {
+    let model = &config.model;
+    NoiseLevels::geometric(model.sigma_begin, model.sigma_end, model.num_classes)
+}

@@ -1,0 +1,82 @@
+//! `ncsn score`: evaluates a network on given tensors.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use burn::tensor::{Int, Tensor, TensorData};
+use clap::Args;
+
+use ncsn::checkpoint::{TensorFile, Weights, write_tensors};
+use ncsn::net::InputRange;
+use ncsn::net::params::{HostTensor, upload};
+use ncsn::{Error, Result};
+
+use super::{Common, saved_config};
+
+/// Images evaluated at a time, so that memory does not grow with the input.
+const BATCH: usize = 64;
+
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// Weights: a checkpoint, or any safetensors file with the published names
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// Tensors `x` [batch, channels, height, width] (f32) and `labels` [batch] (integers)
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where to write the tensor `score`, as `x`
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// `x` are logits: the network does not map them to 2x − 1 (known from a checkpoint's configuration)
+    #[arg(long)]
+    logit_transform: bool,
+    /// Use the weights of the last step, not their moving average
+    #[arg(long)]
+    no_ema: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub fn run(args: ScoreArgs) -> Result<ExitCode> {
+    let weights = Weights::open(&args.checkpoint)?;
+    let saved = saved_config(&weights, &args.checkpoint)?;
+    let logit = saved.map_or(args.logit_transform, |config| config.data.logit_transform);
+    let input = if logit { InputRange::Logit } else { InputRange::Unit };
+    let device = args.common.device.open();
+    let net = weights.build(input, !args.no_ema, &device)?;
+    let config = net.config();
+
+    let file = TensorFile::open(&args.input)?;
+    let bad = |message: String| Error::format(&args.input, message);
+    let x = file.get("x")?.ok_or_else(|| bad("found no tensor x".into()))?;
+    let (labels_shape, labels) = file.integers("labels")?.ok_or_else(|| bad("found no tensor labels".into()))?;
+    let [n, channels, height, width] = x.shape[..] else {
+        return Err(bad(format!("x has shape {:?}, expected [batch, channels, height, width]", x.shape)));
+    };
+    let multiple = config.architecture.size_multiple();
+    if channels != config.channels || !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) || height * width == 0 {
+        return Err(bad(format!(
+            "x has shape {:?}, expected {} channels and sides divisible by {multiple}",
+            x.shape, config.channels
+        )));
+    }
+    if labels_shape != [n] {
+        return Err(bad(format!("labels has shape {labels_shape:?}, expected [{n}]")));
+    }
+    if let Some(label) = labels.iter().find(|label| !(0..config.n_levels as i64).contains(label)) {
+        return Err(bad(format!("found label {label}, expected 0 to {}", config.n_levels - 1)));
+    }
+
+    let image_len = channels * height * width;
+    let mut score = Vec::with_capacity(x.values.len());
+    for (x, labels) in x.values.chunks(BATCH * image_len).zip(labels.chunks(BATCH)) {
+        let x: Tensor<4> = upload(x.to_vec(), [labels.len(), channels, height, width], &device);
+        let labels = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [labels.len()]), &device);
+        score.extend(net.forward(x, &labels).try_into_vec_as::<f32>().expect("scores are f32"));
+    }
+    let score = HostTensor { shape: x.shape, values: score };
+    write_tensors(&args.output, &[("score".into(), score)], &BTreeMap::new())?;
+    super::say(format!("score of {n} images in {}", args.output.display()));
+    Ok(ExitCode::SUCCESS)
+}

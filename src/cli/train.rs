@@ -1,0 +1,368 @@
+//! `ncsn train`.
+
+use std::path::Path;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use ncsn::board::{EventWriter, JsonLines};
+use ncsn::checkpoint::{Checkpoints, Header};
+use ncsn::config::{Config, Optim, Optimizer as OptimizerName, Training};
+use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
+use ncsn::image::write_png;
+use ncsn::net::RefineNet;
+use ncsn::noise::Noise;
+use ncsn::train::{Report, Rule, Trainer, TrainingOptions};
+use ncsn::{Error, Result};
+
+use super::data;
+use super::lock::Lock;
+use super::log::Log;
+use super::progress::{Progress, duration};
+use super::sample::{Drawing, Pictures};
+use super::{Common, DEFAULT_SEED, RunFolders, images_config, noise_levels, stop};
+
+/// How fast the shown loss follows the losses of single steps, which differ by a factor of several.
+const SMOOTHING: f64 = 0.98;
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// YAML file: a path, a file in configs/, or a built-in name (quickstart.yml, anneal.yml, cifar10.yml, …)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// The run's name
+    #[arg(long, value_name = "NAME")]
+    pub doc: String,
+    /// Go on where the run stopped, with its saved configuration
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Replace an existing run of this name
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Seed of all randomness
+    #[arg(long, default_value_t = DEFAULT_SEED)]
+    pub seed: u64,
+    /// A remark for the log
+    #[arg(long, default_value = "")]
+    pub comment: String,
+    /// Override a value of the configuration, e.g. training.batch_size=64 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Do not draw samples at the end
+    #[arg(long)]
+    pub no_sample: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// One line of metrics.jsonl.
+#[derive(Serialize)]
+struct Metrics {
+    step: u64,
+    loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test_loss: Option<f64>,
+    /// Since this program started.
+    seconds: f64,
+    images_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_mib: Option<f64>,
+}
+
+pub fn run(args: TrainArgs) -> Result<ExitCode> {
+    stop::listen();
+    let folders = RunFolders::new(&args.common.run, &args.doc)?;
+    let checkpoints = folders.checkpoints();
+    let newest = checkpoints.steps()?.pop();
+    let exists = newest.is_some() || folders.config().exists();
+    if exists && !args.resume && !args.overwrite {
+        let holds = newest.map_or("no checkpoint yet".to_string(), |step| format!("a checkpoint at step {step}"));
+        return Err(Error::Usage(format!(
+            "the run {} exists ({holds}); --resume goes on with it, --overwrite starts again, another --doc leaves it alone",
+            folders.logs.display()
+        )));
+    }
+    if args.resume && !exists {
+        return Err(Error::Usage(format!("found no run in {} to resume", folders.logs.display())));
+    }
+    let config = load_config(&args, &folders)?;
+
+    // Everything that can be refused is refused before a file of an existing run changes.
+    let mut log = Log::terminal(args.common.verbose);
+    let train_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Train, &mut log)?;
+    let test_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Test, &mut log)?;
+    create_folder(&folders.logs)?;
+    let _lock = Lock::take(&folders.logs)?;
+    if args.overwrite {
+        clear(&folders, &checkpoints)?;
+    }
+    let resumed = if args.resume { newest } else { None };
+    save_config(&folders.config(), &config)?;
+    log = Log::with_file(args.common.verbose, &folders.logs.join("stdout.txt"))?;
+
+    let header = resumed.map(|step| checkpoints.header(step)).transpose()?;
+    let seed = header.as_ref().map_or(args.seed, |h| h.seed);
+    let noise = Noise::new(seed);
+    let mut trainer = new_trainer(&config, noise, &args.common)?;
+    if let Some(step) = resumed {
+        trainer = checkpoints.resume(step, rule(&config.optim), trainer)?;
+    }
+    log.info(format!(
+        "{} images of {}, network with {} parameters, seed {seed}{}",
+        count_images(&*train_set),
+        config.data.dataset.name(),
+        ncsn::net::params::count(trainer.net()),
+        resumed.map_or(String::new(), |step| format!(", going on at step {step}"))
+    ));
+    if !args.comment.is_empty() {
+        log.info(format!("comment: {}", args.comment));
+    }
+
+    let smoothed = header.map(|h| h.loss);
+    let mut session = Session { args: &args, config: &config, folders: &folders, checkpoints, noise, smoothed, log };
+    match session.train(&mut trainer, train_set, &*test_set)? {
+        Outcome::Stopped => Ok(ExitCode::from(stop::INTERRUPTED)),
+        Outcome::Finished if args.no_sample => Ok(ExitCode::SUCCESS),
+        Outcome::Finished => session.draw_samples(&trainer),
+    }
+}
+
+enum Outcome {
+    Finished,
+    Stopped,
+}
+
+struct Session<'a> {
+    args: &'a TrainArgs,
+    config: &'a Config,
+    folders: &'a RunFolders,
+    checkpoints: Checkpoints,
+    noise: Noise,
+    /// The loss, smoothed over steps; `None` before the first.
+    smoothed: Option<f64>,
+    log: Log,
+}
+
+impl Session<'_> {
+    fn train(&mut self, trainer: &mut Trainer, train_set: Arc<dyn Source>, test_set: &dyn Source) -> Result<Outcome> {
+        let Training { batch_size, snapshot_freq, test_freq, log_freq, .. } = self.config.training;
+        let first = trainer.step_count();
+        let n_steps = n_steps(&self.config.training, train_set.len());
+        let mut events = EventWriter::create(&self.folders.board, first)?;
+        let mut metrics = JsonLines::open(&self.folders.logs.join("metrics.jsonl"), first)?;
+        let options = batch_options(self.config);
+        let started = Instant::now();
+        // Checkpoints and pictures take time that is not the training's.
+        let mut seconds_training = 0.0;
+        let mut progress = Progress::new(&self.log, "step", first, n_steps);
+        let batches = Batches::new(train_set, options, self.noise, "train", first);
+        let mut saved = (first > 0).then_some(first);
+        if first >= n_steps {
+            self.log.info(format!("the run has all of its {n_steps} steps"));
+        }
+        for batch in batches.take(n_steps.saturating_sub(first) as usize) {
+            let begun = Instant::now();
+            let report = match batch.and_then(|batch| trainer.step(batch)) {
+                Ok(report) => report,
+                Err(error @ Error::NotFinite { .. }) => {
+                    drop(progress);
+                    let kept = saved.map_or("no checkpoint was saved yet".into(), |s| format!("the checkpoint of step {s} is kept"));
+                    self.log.warning(format!("{error}; {kept}"));
+                    return Err(error);
+                }
+                Err(error) => {
+                    if saved != Some(trainer.step_count()) {
+                        self.save(trainer)?;
+                    }
+                    return Err(error);
+                }
+            };
+            let Report { step, loss } = report;
+            let smoothed = self.smoothed.map_or(loss, |s| SMOOTHING * s + (1.0 - SMOOTHING) * loss);
+            self.smoothed = Some(smoothed);
+            seconds_training += begun.elapsed().as_secs_f64();
+            let images_per_second = ((step - first) * batch_size as u64) as f64 / seconds_training;
+
+            let test_loss = step.is_multiple_of(test_freq).then(|| self.test_loss(trainer, test_set)).transpose()?;
+            if let Some(test_loss) = test_loss {
+                events.scalar("test_dsm_loss", test_loss as f32, step)?;
+            }
+            if step.is_multiple_of(log_freq) || test_loss.is_some() {
+                events.scalar("loss", loss as f32, step)?;
+                let seconds = started.elapsed().as_secs_f64();
+                metrics.write(&Metrics { step, loss, test_loss, seconds, images_per_second, peak_mib: peak_mib() })?;
+            }
+            progress.update(&mut self.log, step, &format!("loss {smoothed:.2}  {images_per_second:.1} images/s"));
+
+            let stopping = stop::asked();
+            if step.is_multiple_of(snapshot_freq) || step == n_steps || stopping {
+                self.save(trainer)?;
+                saved = Some(step);
+                if step < n_steps && !stopping {
+                    self.snapshot(trainer, &mut events, &progress)?;
+                }
+            }
+            if stopping && step < n_steps {
+                drop(progress);
+                self.log.info(format!(
+                    "stopped at step {step} of {n_steps}, saved; go on with: ncsn train --doc {}{} --resume",
+                    self.args.doc,
+                    run_flag(&self.args.common.run)
+                ));
+                return Ok(Outcome::Stopped);
+            }
+        }
+        drop(progress);
+        if first < n_steps {
+            self.log.info(format!("{n_steps} steps done in {}", duration(started.elapsed().as_secs_f64())));
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn test_loss(&self, trainer: &Trainer, test_set: &dyn Source) -> Result<f64> {
+        let index = trainer.step_count() / self.config.training.test_freq;
+        let batch = read_batch(test_set, batch_options(self.config), self.noise, "test", index)?;
+        Ok(trainer.test_loss(batch))
+    }
+
+    fn save(&mut self, trainer: &Trainer) -> Result<()> {
+        let header = Header {
+            step: trainer.step_count(),
+            seed: self.noise.seed(),
+            loss: self.smoothed.unwrap_or(f64::NAN),
+            optimizer_steps: trainer.optimizer().n_steps(),
+            config: self.config.to_yaml(),
+        };
+        let path = self.checkpoints.save(trainer, &header)?;
+        self.log.debug(format!("saved {}", path.display()));
+        Ok(())
+    }
+
+    fn drawing(&self, n: u64) -> Result<Drawing> {
+        Drawing::new(self.config, self.noise, n)
+    }
+
+    /// A grid of samples for TensorBoard, and as a picture beside the run's other samples.
+    fn snapshot(&mut self, trainer: &Trainer, events: &mut EventWriter, progress: &Progress) -> Result<()> {
+        let n = self.config.sampling.snapshot_images;
+        if n == 0 {
+            return Ok(());
+        }
+        let step = trainer.step_count();
+        progress.say(&mut self.log, &format!("step {step}: drawing {n} samples"));
+        let Some(grid) = self.drawing(n)?.grid_only(&trainer.sampling_net())? else { return Ok(()) };
+        create_folder(&self.folders.samples)?;
+        let path = self.folders.samples.join(format!("step_{step}.png"));
+        write_png(&path, &grid)?;
+        report_picture(events, &path, step)
+    }
+
+    fn draw_samples(&mut self, trainer: &Trainer) -> Result<ExitCode> {
+        let n = self.config.sampling.final_images;
+        let mut drawing = self.drawing(n)?;
+        let pictures = Pictures::default();
+        let folder = self.folders.samples.join(format!("step_{}", trainer.step_count()));
+        let code = drawing.to_folder(&trainer.sampling_net(), &folder, &pictures, &mut self.log)?;
+        if code == ExitCode::SUCCESS {
+            let mut events = EventWriter::create(&self.folders.board, trainer.step_count())?;
+            report_picture(&mut events, &folder.join("grid.png"), trainer.step_count())?;
+            self.log.info(format!(
+                "{n} samples: {}, how they came about: {}",
+                folder.join("grid.png").display(),
+                folder.join("samples.gif").display()
+            ));
+        }
+        Ok(code)
+    }
+}
+
+/// A PNG file, for TensorBoard.
+fn report_picture(events: &mut EventWriter, path: &Path, step: u64) -> Result<()> {
+    let png = std::fs::read(path).map_err(Error::io(path))?;
+    events.image("samples", &png, step)?;
+    events.flush()
+}
+
+fn load_config(args: &TrainArgs, folders: &RunFolders) -> Result<Config> {
+    let name = match (&args.config, args.resume) {
+        (_, true) => folders.config().display().to_string(),
+        (Some(config), false) => config.clone(),
+        (None, false) => {
+            return Err(Error::Usage("found no --config, expected one (or --resume for a run that exists)".into()));
+        }
+    };
+    let (file, name) = Config::load(&name, &args.set)?;
+    images_config(file, &name)
+}
+
+fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer> {
+    let device = common.device.open().autodiff();
+    let net = RefineNet::new(&config.network(), &mut noise.stream("init", 0), &device)?;
+    let Training { anneal_power, grad_clip, ema_rate, .. } = config.training;
+    let options = TrainingOptions { anneal_power, grad_clip, ema_rate };
+    Ok(Trainer::new(net, noise_levels(config)?, rule(&config.optim), options, noise))
+}
+
+fn rule(optim: &Optim) -> Rule {
+    let Optim { lr, beta1, beta2, eps, momentum, weight_decay, amsgrad, .. } = *optim;
+    match optim.optimizer {
+        OptimizerName::Adam => Rule::Adam { lr, betas: [beta1, beta2], eps, weight_decay, amsgrad },
+        // PyTorch's default decay, which the published program does not set.
+        OptimizerName::RmsProp => Rule::RmsProp { lr, alpha: 0.99, eps, weight_decay },
+        OptimizerName::Sgd => Rule::Sgd { lr, momentum, weight_decay },
+    }
+}
+
+fn batch_options(config: &Config) -> BatchOptions {
+    BatchOptions {
+        batch_size: config.training.batch_size,
+        random_flip: config.data.random_flip,
+        logit_transform: config.data.logit_transform,
+    }
+}
+
+/// `n_iters`, or the steps of `n_epochs` if they are fewer.
+fn n_steps(training: &Training, n_images: usize) -> u64 {
+    let of_epochs = (u128::from(training.n_epochs) * n_images as u128).div_ceil(training.batch_size as u128);
+    u64::try_from(of_epochs).unwrap_or(u64::MAX).min(training.n_iters)
+}
+
+fn count_images(source: &dyn Source) -> String {
+    if source.len() >= 1 << 40 { "endless".into() } else { source.len().to_string() }
+}
+
+pub fn create_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(Error::io(path))
+}
+
+fn save_config(path: &Path, config: &Config) -> Result<()> {
+    ncsn::file::write_atomically(path, |out| out.write_all(config.to_yaml().as_bytes()))
+}
+
+/// Removes what an earlier run of this name wrote, file by file: nothing that is not ours.
+fn clear(folders: &RunFolders, checkpoints: &Checkpoints) -> Result<()> {
+    let remove = |path: std::path::PathBuf| match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path)(error)),
+        _ => Ok(()),
+    };
+    checkpoints.remove_all()?;
+    ["metrics.jsonl", "stdout.txt"].iter().try_for_each(|name| remove(folders.logs.join(name)))?;
+    let Ok(entries) = std::fs::read_dir(&folders.board) else { return Ok(()) };
+    entries.flatten().map(|e| e.path()).filter(|p| p.to_string_lossy().contains("tfevents")).try_for_each(remove)
+}
+
+fn run_flag(run: &Path) -> String {
+    if run == Path::new("run") { String::new() } else { format!(" --run {}", run.display()) }
+}
+
+/// The most memory this program has had resident, where the system tells.
+fn peak_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib / 1024.0)
+}

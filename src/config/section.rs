@@ -1,0 +1,145 @@
+//! Typed values out of one mapping of a configuration, with errors that say what was found and expected, and where.
+
+use std::ops::RangeInclusive;
+
+use super::yaml::{Entry, Place, Value};
+use crate::error::{Error, Result};
+
+/// One mapping being read: every key asked for is known, and what is left at the end is not.
+pub struct Section<'a> {
+    source: &'a str,
+    name: &'static str,
+    place: Place,
+    entries: Vec<Entry>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    pub fn new(source: &'a str, name: &'static str, place: Place, entries: Vec<Entry>) -> Self {
+        Self { source, name, place, entries, known: Vec::new() }
+    }
+
+    fn full(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_string() } else { format!("{}.{key}", self.name) }
+    }
+
+    /// An error at `key`, or at the section if the key is not given.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> Error {
+        let entry = self.entries.iter().find(|entry| entry.key == key);
+        let place = entry.map_or(&self.place, |entry| &entry.place);
+        Error::Config { place: place.show(self.source), message: message.into() }
+    }
+
+    fn expected(&self, key: &str, found: &Value, expected: &str) -> Error {
+        self.error(key, format!("{} is {}, expected {expected}", self.full(key), found.describe()))
+    }
+
+    /// The entry `key`, which stays so that later errors know its place.
+    fn get(&mut self, key: &'static str) -> Option<&Entry> {
+        self.known.push(key);
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    /// The value of `key` as `read` understands its text; `None` if it is absent or null.
+    pub fn value<T>(&mut self, key: &'static str, expected: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+        let Some(entry) = self.get(key) else { return Ok(None) };
+        let value = entry.node.value.clone();
+        match &value {
+            Value::Scalar { text, quoted: false } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL") => Ok(None),
+            Value::Scalar { text, .. } => read(text).map(Some).ok_or_else(|| self.expected(key, &value, expected)),
+            _ => Err(self.expected(key, &value, expected)),
+        }
+    }
+
+    /// The sub-mapping `key`, empty if it is absent.
+    pub fn section(&mut self, key: &'static str) -> Result<Section<'a>> {
+        let source = self.source;
+        let Some(entry) = self.get(key) else {
+            return Ok(Section::new(source, key, self.place.clone(), Vec::new()));
+        };
+        let Entry { place, node, .. } = entry.clone();
+        match node.value {
+            Value::Mapping(entries) => Ok(Section::new(source, key, place, entries)),
+            other => Err(self.expected(key, &other, "a mapping")),
+        }
+    }
+
+    /// A whole number in `range`.
+    pub fn count<T>(&mut self, key: &'static str, range: RangeInclusive<T>, default: T) -> Result<T>
+    where
+        T: std::str::FromStr + PartialOrd + std::fmt::Display,
+    {
+        Ok(self.count_or_none(key, range)?.unwrap_or(default))
+    }
+
+    /// A whole number in `range`, or nothing.
+    pub fn count_or_none<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> Result<Option<T>>
+    where
+        T: std::str::FromStr + PartialOrd + std::fmt::Display,
+    {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        // PyYAML, like YAML 1.1, allows 200_000.
+        self.value(key, &expected, |text| text.replace('_', "").parse().ok().filter(|n| range.contains(n)))
+    }
+
+    /// A number for which `valid` holds, `what` in words.
+    pub fn number(&mut self, key: &'static str, what: &str, valid: impl Fn(f64) -> bool, default: f64) -> Result<f64> {
+        Ok(self.number_or_none(key, what, valid)?.unwrap_or(default))
+    }
+
+    /// A number for which `valid` holds, or nothing.
+    pub fn number_or_none(&mut self, key: &'static str, what: &str, valid: impl Fn(f64) -> bool) -> Result<Option<f64>> {
+        self.value(key, what, |text| {
+            let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
+            text.parse().ok().filter(|x: &f64| plain && x.is_finite() && valid(*x))
+        })
+    }
+
+    /// true or false.
+    pub fn flag(&mut self, key: &'static str, default: bool) -> Result<bool> {
+        let value = self.value(key, "true or false", |text| match text.to_ascii_lowercase().as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        })?;
+        Ok(value.unwrap_or(default))
+    }
+
+    /// One of `words`, in any case.
+    pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>> {
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        let expected = format!("one of {}", names.join(", "));
+        self.value(key, &expected, |text| words.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, v)| *v))
+    }
+
+    /// A value that must be there.
+    pub fn required<T>(&self, key: &str, value: Option<T>, expected: &str) -> Result<T> {
+        value.ok_or_else(|| self.error(key, format!("found no {}, expected {expected}", self.full(key))))
+    }
+
+    /// Refuses the keys that nobody asked for.
+    pub fn finish(self) -> Result<()> {
+        let Some(unknown) = self.entries.iter().find(|entry| !self.known.contains(&entry.key.as_str())) else { return Ok(()) };
+        let nearest = self.known.iter().min_by_key(|known| edit_distance(known, &unknown.key));
+        let hint = match nearest {
+            Some(known) if edit_distance(known, &unknown.key) <= 3 => format!("did you mean {}?", self.full(known)),
+            _ => format!("known are {}", self.known.join(", ")),
+        };
+        Err(self.error(&unknown.key, format!("unknown key {}; {hint}", self.full(&unknown.key))))
+    }
+}
+
+/// Levenshtein's distance.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, &cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,81 @@
+//! Reading that a file's own claims about its sizes cannot blow up.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// The largest size in bytes that a header may declare: well above the largest set read whole (SVHN, 225 MB).
+pub(super) const MAX_BYTES: u64 = 4 << 30;
+
+/// Deflate cannot pack better: 258 bytes in 2 bits.
+const MAX_DEFLATE_RATIO: u64 = 1032;
+
+/// Refuses a declared size that `n_packed` bytes of deflate data cannot hold, or that is beyond [`MAX_BYTES`].
+pub(super) fn check_declared(path: &Path, n_declared: u64, n_packed: u64) -> Result<()> {
+    if n_declared > MAX_BYTES {
+        let message = format!("declares {n_declared} bytes of pixels; expected at most {MAX_BYTES}");
+        return Err(Error::format(path, message));
+    }
+    if n_declared > n_packed.saturating_mul(MAX_DEFLATE_RATIO) {
+        let message = format!("declares {n_declared} bytes of pixels, which {n_packed} compressed bytes cannot hold");
+        return Err(Error::format(path, message));
+    }
+    Ok(())
+}
+
+/// Reads `n_bytes` bytes of `what`; memory grows only as they arrive.
+pub(super) fn read_exactly(reader: &mut dyn Read, n_bytes: u64, path: &Path, what: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(n_bytes).read_to_end(&mut bytes).map_err(|e| read_error(path, what, e))?;
+    if (bytes.len() as u64) < n_bytes {
+        let message = format!("ends after {} bytes of {what}; expected {n_bytes}", bytes.len());
+        return Err(Error::format(path, message));
+    }
+    Ok(bytes)
+}
+
+/// Refuses anything that is left in `reader`; a decompressor also checks its stream's checksum here.
+pub(super) fn expect_end(reader: &mut dyn Read, path: &Path, what: &str) -> Result<()> {
+    let mut byte = Vec::new();
+    match reader.take(1).read_to_end(&mut byte) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(Error::format(path, format!("goes on after the end of {what}"))),
+        Err(source) => Err(read_error(path, what, source)),
+    }
+}
+
+/// Tells a broken stream (the decompressors' kinds of error) from a file system that fails.
+pub(super) fn read_error(path: &Path, what: &str, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => Error::format(path, format!("ends inside {what}: truncated")),
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other => {
+            Error::format(path, format!("is broken inside {what}: {source}"))
+        }
+        _ => Error::Io { path: path.to_path_buf(), source },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_cannot_be_true_is_refused_before_reading() {
+        let path = Path::new("f");
+        assert!(check_declared(path, 1032, 1).is_ok());
+        assert!(check_declared(path, 1033, 1).unwrap_err().to_string().contains("cannot hold"));
+        assert!(check_declared(path, MAX_BYTES + 1, u64::MAX).unwrap_err().to_string().contains("at most"));
+    }
+
+    #[test]
+    fn a_short_or_long_stream_is_told_with_its_length() {
+        let path = Path::new("f");
+        let error = read_exactly(&mut &[1_u8, 2][..], 3, path, "the pixels").unwrap_err();
+        assert_eq!(error.to_string(), "f: ends after 2 bytes of the pixels; expected 3");
+        assert_eq!(read_exactly(&mut &[1_u8, 2][..], 2, path, "the pixels").unwrap(), [1, 2]);
+        let error = expect_end(&mut &[1_u8][..], path, "the pixels").unwrap_err();
+        assert_eq!(error.to_string(), "f: goes on after the end of the pixels");
+    }
+}

@@ -1,0 +1,212 @@
+//! CelebA, "Large-scale CelebFaces Attributes" (Liu, Luo, Wang & Tang, ICCV 2015), aligned and cropped.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::decode::decode;
+use super::resize::{center_crop, prepare};
+use super::{Source, Split};
+use crate::error::{Error, Result};
+
+const IMAGES: &str = "img_align_celeba";
+const PARTITION: &str = "list_eval_partition.txt";
+/// The published programs' crop of the 178×218 images, in pixels.
+const CROP: usize = 140;
+/// The real list has 4 MB.
+const MAX_LIST_BYTES: u64 = 64 << 20;
+
+/// One split of CelebA: the central 140×140 pixels, resized to `[channels, size, size]`.
+#[derive(Debug)]
+pub struct CelebA {
+    folder: PathBuf,
+    names: Vec<String>,
+    channels: usize,
+    size: usize,
+}
+
+impl CelebA {
+    /// The images that `list_eval_partition.txt` assigns to the split (train 0, test 2), in its order.
+    ///
+    /// `root` or its subfolder `celeba` holds that list and the folder `img_align_celeba` with the JPEG files.
+    ///
+    /// # Errors
+    /// [`Error::MissingData`] if files are missing, saying which and where to get them; [`Error::Format`] with the line
+    /// if the list is malformed; [`Error::Io`] if something cannot be read.
+    ///
+    /// # Panics
+    /// If `channels` is neither 1 nor 3, or `size` is 0.
+    pub fn open(root: &Path, split: Split, channels: usize, size: usize) -> Result<CelebA> {
+        assert!((channels == 1 || channels == 3) && size > 0, "images of {channels}×{size}×{size}");
+        let complete = |folder: &PathBuf| folder.join(IMAGES).is_dir() && folder.join(PARTITION).is_file();
+        let Some(root) = [root.to_path_buf(), root.join("celeba")].into_iter().find(complete) else {
+            return Err(missing(root));
+        };
+        let list = root.join(PARTITION);
+        let names = names_of_split(&list, split)?;
+        if names.is_empty() {
+            return Err(Error::format(&list, format!("the list assigns no image to {split:?}")));
+        }
+        let folder = root.join(IMAGES);
+        check_presence(&folder, &names)?;
+        Ok(CelebA { folder, names, channels, size })
+    }
+}
+
+impl Source for CelebA {
+    fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        [self.channels, self.size, self.size]
+    }
+
+    fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()> {
+        let path = self.folder.join(&self.names[index]);
+        let pixels = decode(&path)?;
+        if pixels.height < CROP || pixels.width < CROP {
+            let found = format!("{}×{} pixels", pixels.width, pixels.height);
+            return Err(Error::format(path, format!("{found}; the aligned images of CelebA have 178×218")));
+        }
+        pixels_u8.copy_from_slice(&prepare(center_crop(&pixels, CROP, CROP), self.channels, self.size));
+        Ok(())
+    }
+}
+
+fn missing(root: &Path) -> Error {
+    Error::MissingData(format!(
+        "CelebA is not in {0}. It cannot be downloaded automatically, because its site hands it out by hand: from \
+         https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html get img_align_celeba.zip (\"Align&Cropped Images\") and \
+         {PARTITION} (\"Train/Val/Test Partitions\"), unpack the first, and put them so that these exist: \
+         {0}/{PARTITION} and {0}/{IMAGES}/000001.jpg",
+        root.display()
+    ))
+}
+
+/// The file names of a split, from lines such as `000001.jpg 0`.
+fn names_of_split(list: &Path, split: Split) -> Result<Vec<String>> {
+    let mut text = String::new();
+    let file = fs::File::open(list).map_err(Error::io(list))?;
+    // One byte more than allowed tells a file of the full length from a longer one.
+    file.take(MAX_LIST_BYTES + 1).read_to_string(&mut text).map_err(Error::io(list))?;
+    if text.len() as u64 > MAX_LIST_BYTES {
+        return Err(Error::format(list, format!("longer than {MAX_LIST_BYTES} bytes; the real list has 4 MB")));
+    }
+    let wanted = if split == Split::Train { "0" } else { "2" };
+    let mut names = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        match fields[..] {
+            [name, part @ ("0" | "1" | "2")] if is_plain_name(name) => {
+                if part == wanted {
+                    names.push(name.to_string());
+                }
+            }
+            _ => {
+                let shown: String = line.chars().take(80).collect();
+                let expected = "a file name without folders and 0, 1 or 2, such as \"000001.jpg 0\"";
+                return Err(Error::format(list, format!("line {}: found {shown:?}, expected {expected}", number + 1)));
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// Whether joining the name to a folder stays inside that folder, on every system.
+fn is_plain_name(name: &str) -> bool {
+    !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
+}
+
+/// Finds out now, and not hours into a run, that the archive was only partly unpacked.
+fn check_presence(folder: &Path, names: &[String]) -> Result<()> {
+    let mut present = HashSet::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        present.insert(entry.map_err(Error::io(folder))?.file_name());
+    }
+    let mut absent = names.iter().filter(|name| !present.contains(name.as_ref() as &std::ffi::OsStr));
+    let Some(first) = absent.next() else { return Ok(()) };
+    let message = format!(
+        "{}: {} of the {} images that {PARTITION} names are missing, the first being {first}; unpack all of \
+         img_align_celeba.zip",
+        folder.display(),
+        1 + absent.count(),
+        names.len()
+    );
+    Err(Error::MissingData(message))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use image::{ImageBuffer, Rgb};
+
+    use super::*;
+
+    fn celeba(list: &str, subfolder: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let base = root.path().join(subfolder);
+        fs::create_dir_all(base.join(IMAGES)).unwrap();
+        fs::write(base.join(PARTITION), list).unwrap();
+        for (name, grey) in [("1.jpg", 50_u8), ("2.jpg", 100), ("3.jpg", 150)] {
+            // A white margin outside the central 140 pixels.
+            let image = ImageBuffer::from_fn(178, 218, |x, y| {
+                let inside = (19..159).contains(&x) && (39..179).contains(&y);
+                Rgb([if inside { grey } else { 255 }; 3])
+            });
+            image.save(base.join(IMAGES).join(name)).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn the_list_decides_the_split_and_the_margin_is_cropped_away() {
+        for subfolder in ["", "celeba"] {
+            let root = celeba("1.jpg 0\n2.jpg 1\r\n3.jpg  2\n\n", subfolder);
+            for (split, grey) in [(Split::Train, 50), (Split::Test, 150)] {
+                let data = CelebA::open(root.path(), split, 3, 32).unwrap();
+                assert_eq!((data.len(), data.shape()), (1, [3, 32, 32]));
+                let mut pixels_u8 = vec![0; 3 * 32 * 32];
+                data.read(0, &mut pixels_u8).unwrap();
+                // The middle, far from the edge where JPEG rings; a constant block is exact to 1 level.
+                assert!(pixels_u8[16 * 32 + 16].abs_diff(grey) <= 1);
+            }
+        }
+    }
+
+    #[test]
+    fn missing_files_are_explained() {
+        let root = tempfile::tempdir().unwrap();
+        let error = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err();
+        assert!(matches!(error, Error::MissingData(_)));
+        let message = error.to_string();
+        assert!(message.contains("img_align_celeba.zip") && message.contains(PARTITION), "{message}");
+    }
+
+    #[test]
+    fn images_that_were_not_unpacked_are_counted() {
+        let root = celeba("1.jpg 0\n8.jpg 0\n9.jpg 0\n", "");
+        let message = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err().to_string();
+        assert!(message.contains("2 of the 3 images") && message.contains("8.jpg"), "{message}");
+    }
+
+    #[test]
+    fn malformed_and_hostile_lines_are_refused_with_their_number() {
+        for line in ["../1.jpg 0", "/etc/passwd 0", "a\\b.jpg 0", "C:1.jpg 0", ".. 0", "1.jpg", "1.jpg 3", "1.jpg 0 0"]
+        {
+            let root = celeba(&format!("1.jpg 0\n\n{line}\n"), "");
+            let message = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err().to_string();
+            assert!(message.contains("line 3"), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn an_image_smaller_than_the_crop_is_refused() {
+        let root = celeba("1.jpg 0\n", "");
+        let path = root.path().join(IMAGES).join("1.jpg");
+        ImageBuffer::from_pixel(139, 218, Rgb([0_u8; 3])).save(&path).unwrap();
+        let data = CelebA::open(root.path(), Split::Train, 3, 32).unwrap();
+        assert!(data.read(0, &mut vec![0; 3 * 32 * 32]).unwrap_err().to_string().contains("139×218"));
+    }
+}

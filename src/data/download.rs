@@ -1,0 +1,373 @@
+//! Downloads of data sets' published files, with resume and checksum.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+use ureq::http::{StatusCode, header};
+
+use crate::error::{Error, Result};
+
+/// A published file: where it is and how to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteFile<'a> {
+    /// The address, `http` or `https`.
+    pub url: &'a str,
+    /// The file's name on disk.
+    pub name: &'a str,
+    /// The MD5 sum, as 32 lower-case hexadecimal digits.
+    pub md5: &'a str,
+    /// The size in bytes.
+    pub n_bytes: u64,
+}
+
+/// MNIST's training images.
+pub const MNIST_TRAIN: RemoteFile<'static> = RemoteFile {
+    url: "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz",
+    name: "train-images-idx3-ubyte.gz",
+    md5: "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    n_bytes: 9_912_422,
+};
+
+/// MNIST's test images.
+pub const MNIST_TEST: RemoteFile<'static> = RemoteFile {
+    url: "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-images-idx3-ubyte.gz",
+    name: "t10k-images-idx3-ubyte.gz",
+    md5: "9fb629c4189551a2d022fa330f9573f3",
+    n_bytes: 1_648_877,
+};
+
+/// CIFAR-10's binary version, training and test images.
+pub const CIFAR10: RemoteFile<'static> = RemoteFile {
+    url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    name: "cifar-10-binary.tar.gz",
+    md5: "c32a1d4ab5d03f1284b67883e8d87530",
+    n_bytes: 170_052_171,
+};
+
+/// SVHN's training images (cropped digits).
+pub const SVHN_TRAIN: RemoteFile<'static> = RemoteFile {
+    url: "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+    name: "train_32x32.mat",
+    md5: "e26dedcc434d2e4c54c9b2d4a06d8373",
+    n_bytes: 182_040_794,
+};
+
+/// SVHN's test images (cropped digits).
+pub const SVHN_TEST: RemoteFile<'static> = RemoteFile {
+    url: "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+    name: "test_32x32.mat",
+    md5: "eb5a983be6a315427106f1b164d9cef3",
+    n_bytes: 64_275_384,
+};
+
+/// Downloads `file` into `folder` and gives its path there. A file that is there already is left alone.
+///
+/// The bytes go to `NAME.part`, which gets its name when its size and MD5 sum are right. An interrupted download leaves
+/// `NAME.part` and goes on from there next time. `progress` is told the bytes that are there and their final number.
+///
+/// # Errors
+/// [`Error::MissingData`] when the server cannot be reached (within about 15 seconds), offers something else, or breaks
+/// off; [`Error::Format`] when what it sent is not the published file: `NAME.part` is then deleted; [`Error::Io`] when
+/// `folder` cannot be written.
+pub fn fetch(file: &RemoteFile<'_>, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<PathBuf> {
+    let path = folder.join(file.name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let part_path = folder.join(format!("{}.part", file.name));
+    let mut part = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&part_path)
+        .map_err(Error::io(&part_path))?;
+    // Two writers would spoil each other's bytes. Some file systems cannot lock; there, the checksum must do.
+    if let Err(TryLockError::WouldBlock) = part.try_lock() {
+        return Err(Error::MissingData(format!("{}: another process is downloading it", part_path.display())));
+    }
+
+    let received = receive(file, &mut part, &part_path, progress).and_then(|()| verify(file, &mut part, &part_path));
+    if let Err(error) = received {
+        // Only a true beginning is worth keeping.
+        let n_bytes = part.metadata().map_or(0, |part| part.len());
+        if n_bytes == 0 || matches!(error, Error::Format { .. }) {
+            fs::remove_file(&part_path).map_err(Error::io(&part_path))?;
+        }
+        return Err(error);
+    }
+    part.sync_all().map_err(Error::io(&part_path))?;
+    fs::rename(&part_path, &path).map_err(Error::io(&path))?;
+    // The new name itself must reach the disk; where a folder cannot be opened (Windows), the system sees to it.
+    if let Ok(folder) = File::open(folder) {
+        folder.sync_all().map_err(Error::io(&path))?;
+    }
+    Ok(path)
+}
+
+/// Fills `part` up to the file's size, from where an earlier download stopped.
+fn receive(file: &RemoteFile<'_>, part: &mut File, part_path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let mut n_done = part.metadata().map_err(Error::io(part_path))?.len();
+    if n_done == file.n_bytes {
+        return Ok(());
+    }
+    if n_done > file.n_bytes {
+        // No beginning of the file.
+        n_done = 0;
+    }
+
+    let failed = |why: String| Error::MissingData(format!("{}: {why}", file.url));
+    // Identity: a server that compresses on the way would change the size and the checksum.
+    let mut request = agent().get(file.url).header(header::ACCEPT_ENCODING, "identity");
+    if n_done > 0 {
+        request = request.header(header::RANGE, format!("bytes={n_done}-"));
+    }
+    let mut response = request.call().map_err(|error| failed(error.to_string()))?;
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT => {
+            let range = response.headers().get(header::CONTENT_RANGE).map_or(&b""[..], |range| range.as_bytes());
+            let expected = format!("bytes {n_done}-");
+            if !range.starts_with(expected.as_bytes()) {
+                return Err(failed(format!("the server sends \"{}\"; expected \"{expected}\"", range.escape_ascii())));
+            }
+        }
+        // The whole file, asked for or not.
+        StatusCode::OK => n_done = 0,
+        status => return Err(failed(format!("the server answers {status}"))),
+    }
+    let n_expected = file.n_bytes - n_done;
+    if let Some(n_offered) = response.body().content_length().filter(|&n| n != n_expected) {
+        return Err(failed(format!("the server offers {n_offered} bytes; expected {n_expected}")));
+    }
+
+    part.set_len(n_done).map_err(Error::io(part_path))?;
+    part.seek(SeekFrom::Start(n_done)).map_err(Error::io(part_path))?;
+    let mut body = response.body_mut().as_reader();
+    let mut chunk = vec![0; 1 << 16];
+    progress(n_done, file.n_bytes);
+    loop {
+        let n_read = match body.read(&mut chunk) {
+            Ok(n_read) => n_read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(failed(format!("broke off after {n_done} of {} bytes: {error}", file.n_bytes))),
+        };
+        if n_read == 0 && n_done < file.n_bytes {
+            return Err(failed(format!("broke off after {n_done} of {} bytes", file.n_bytes)));
+        }
+        if n_read == 0 {
+            return Ok(());
+        }
+        if n_done + n_read as u64 > file.n_bytes {
+            let message = format!("the server sends more than the {} bytes expected", file.n_bytes);
+            return Err(Error::format(part_path, message));
+        }
+        part.write_all(&chunk[..n_read]).map_err(Error::io(part_path))?;
+        n_done += n_read as u64;
+        progress(n_done, file.n_bytes);
+    }
+}
+
+/// Every phase has its limit, and so has silence in the middle; a long download as a whole has none.
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_resolve(Some(Duration::from_secs(5)))
+        .timeout_connect(Some(Duration::from_secs(10)))
+        .timeout_send_request(Some(Duration::from_secs(10)))
+        .timeout_recv_response(Some(Duration::from_secs(15)))
+        .timeout_per_read(Some(Duration::from_secs(15)))
+        .build()
+        .into()
+}
+
+fn verify(file: &RemoteFile<'_>, part: &mut File, part_path: &Path) -> Result<()> {
+    part.rewind().map_err(Error::io(part_path))?;
+    let mut md5 = Md5::new();
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        match part.read(&mut chunk).map_err(Error::io(part_path))? {
+            0 => break,
+            n_read => md5.update(&chunk[..n_read]),
+        }
+    }
+    let found: String = md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if found != file.md5 {
+        let message = format!("the download has MD5 {found}; expected {} (it is deleted; try again)", file.md5);
+        return Err(Error::format(part_path, message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    const BODY: &[u8] = b"0123456789abcdef";
+    const BODY_MD5: &str = "4032af8d61035123906e58e067140cc5";
+
+    /// A server that gives one prepared answer to each connection in turn. Its thread, joined, gives the `Range`
+    /// headers.
+    fn serve(answers: Vec<Vec<u8>>) -> (String, thread::JoinHandle<Vec<Option<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/file.bin", listener.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            let answer_one = |answer: Vec<u8>| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let request = BufReader::new(stream.try_clone().unwrap()).lines().map(|line| line.unwrap());
+                let request: Vec<_> = request.take_while(|line| !line.is_empty()).collect();
+                stream.write_all(&answer).unwrap();
+                request.iter().find_map(|line| line.to_lowercase().strip_prefix("range: ").map(str::to_owned))
+            };
+            answers.into_iter().map(answer_one).collect()
+        });
+        (url, server)
+    }
+
+    fn answer(head: &str, body: &[u8]) -> Vec<u8> {
+        [format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes(), body].concat()
+    }
+
+    fn whole() -> Vec<u8> {
+        answer("200 OK\r\nContent-Length: 16", BODY)
+    }
+
+    fn remote<'a>(url: &'a str, md5: &'a str) -> RemoteFile<'a> {
+        RemoteFile { url, name: "file.bin", md5, n_bytes: BODY.len() as u64 }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_whole_download_is_checked_and_gets_its_name() {
+        let (url, server) = serve(vec![whole()]);
+        let folder = tempfile::tempdir().unwrap();
+        let mut told = Vec::new();
+        let inside = folder.path().join("new/folder");
+        let path = fetch(&remote(&url, BODY_MD5), &inside, &mut |done, total| told.push((done, total))).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), BODY);
+        assert_eq!(names(&inside), ["file.bin"]);
+        assert_eq!((told.first(), told.last()), (Some(&(0, 16)), Some(&(16, 16))));
+        assert_eq!(server.join().unwrap(), [None]);
+
+        // No server listens any more, and none is needed.
+        assert_eq!(fetch(&remote(&url, BODY_MD5), &inside, &mut |_, _| ()).unwrap(), path);
+    }
+
+    #[test]
+    fn a_broken_connection_is_resumed_where_it_broke() {
+        let rest = answer("206 Partial Content\r\nContent-Length: 10\r\nContent-Range: bytes 6-15/16", &BODY[6..]);
+        let (url, server) = serve(vec![answer("200 OK\r\nContent-Length: 16", &BODY[..6]), rest]);
+        let folder = tempfile::tempdir().unwrap();
+        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("broke off after 6 of 16 bytes"), "{error}");
+        assert_eq!(fs::read(folder.path().join("file.bin.part")).unwrap(), &BODY[..6]);
+
+        let mut told = Vec::new();
+        let path = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |done, _| told.push(done)).unwrap();
+        assert_eq!(fs::read(path).unwrap(), BODY);
+        assert_eq!(names(folder.path()), ["file.bin"]);
+        assert_eq!(told.first(), Some(&6));
+        assert_eq!(server.join().unwrap(), [None, Some("bytes=6-".into())]);
+    }
+
+    #[test]
+    fn a_server_without_ranges_starts_again() {
+        let (url, server) = serve(vec![whole()]);
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file.bin.part"), "012345").unwrap();
+        let path = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap();
+        assert_eq!(fs::read(path).unwrap(), BODY);
+        assert_eq!(server.join().unwrap(), [Some("bytes=6-".into())]);
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_told_and_the_part_deleted() {
+        let (url, server) = serve(vec![whole()]);
+        let folder = tempfile::tempdir().unwrap();
+        let other = "00000000000000000000000000000000";
+        let error = fetch(&remote(&url, other), folder.path(), &mut |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains(&format!("has MD5 {BODY_MD5}; expected {other}")), "{error}");
+        assert!(names(folder.path()).is_empty());
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_complete_or_overlong_part_is_handled_without_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = folder.path().join("file.bin.part");
+        // Complete: needs no server.
+        fs::write(&part, BODY).unwrap();
+        let path = fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ()).unwrap();
+        fs::remove_file(path).unwrap();
+        // Longer than the file: it is no beginning of it.
+        fs::write(&part, [BODY, BODY].concat()).unwrap();
+        let (url, server) = serve(vec![whole()]);
+        assert_eq!(fs::read(fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap()).unwrap(), BODY);
+        assert_eq!(server.join().unwrap(), [None]);
+    }
+
+    #[test]
+    fn answers_that_are_not_the_file_are_refused_and_keep_what_is_there() {
+        let refused = |part: &str, answer: Vec<u8>| {
+            let (url, server) = serve(vec![answer]);
+            let folder = tempfile::tempdir().unwrap();
+            let part_path = folder.path().join("file.bin.part");
+            if !part.is_empty() {
+                fs::write(&part_path, part).unwrap();
+            }
+            let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err().to_string();
+            server.join().unwrap();
+            assert_eq!(fs::read_to_string(part_path).unwrap_or_default(), part);
+            assert_eq!(names(folder.path()).is_empty(), part.is_empty());
+            error
+        };
+        for part in ["", "012345"] {
+            assert!(refused(part, answer("404 Not Found\r\nContent-Length: 0", b"")).contains("answers 404 Not Found"));
+            assert!(refused(part, answer("503 Service Unavailable\r\nContent-Length: 0", b"")).contains("answers 503"));
+            let login_page = answer("200 OK\r\nContent-Length: 6", b"<html>");
+            assert!(refused(part, login_page).contains("offers 6 bytes; expected 16"));
+        }
+        let other_range = answer("206 Partial Content\r\nContent-Range: bytes 0-15/16", BODY);
+        assert!(refused("012345", other_range).contains("sends \"bytes 0-15/16\"; expected \"bytes 6-\""));
+        let shorter = answer("416 Range Not Satisfiable\r\nContent-Range: bytes */5", b"");
+        assert!(refused("012345", shorter).contains("answers 416"));
+    }
+
+    #[test]
+    fn a_server_that_sends_too_much_leaves_nothing() {
+        let (url, server) = serve(vec![answer("200 OK", &[BODY, b"!"].concat())]);
+        let folder = tempfile::tempdir().unwrap();
+        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("sends more than the 16 bytes expected"), "{error}");
+        assert!(names(folder.path()).is_empty());
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn two_downloads_of_one_file_do_not_mix() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = File::create(folder.path().join("file.bin.part")).unwrap();
+        other.try_lock().unwrap();
+        let error = fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("another process is downloading"), "{error}");
+    }
+
+    #[test]
+    fn no_network_fails_soon_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err();
+        assert!(matches!(error, Error::MissingData(_)), "{error:?}");
+        assert!(names(folder.path()).is_empty());
+    }
+}

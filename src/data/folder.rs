@@ -1,0 +1,260 @@
+//! A plain folder of images.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::decode::{check_header, decode};
+use super::resize::prepare;
+use super::{Source, Split};
+use crate::error::{Error, Result};
+
+/// One image in so many is held out if the folder does not say which.
+const TEST_EVERY: usize = 20;
+/// Broken files that an error names before it only counts them.
+const N_NAMED: usize = 5;
+
+/// The images of a folder, in any nesting: `*.png`, `*.jpg`, `*.jpeg` and `*.webp` in any case. Hidden files and folders
+/// and all other files are ignored.
+///
+/// Subfolders `train` and `test`, if both are there, are the two splits. Otherwise every 20th image is held out, and a
+/// folder of fewer than 20 images serves as both splits.
+///
+/// Each image is converted to the channels asked for (alpha is dropped, not blended, as Pillow's `convert("RGB")`),
+/// brought to the size by its shorter side, enlarged if need be, and cropped at the centre.
+#[derive(Debug)]
+pub struct Folder {
+    files: Vec<PathBuf>,
+    channels: usize,
+    size: usize,
+}
+
+impl Folder {
+    /// One split of the folder, as images of `[channels, size, size]`, `channels` being 1 or 3.
+    ///
+    /// The images are in the order of their paths, so that an image has the same number on every machine. Only the
+    /// header of each file is read here.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be read; [`Error::MissingData`] if it does not exist or holds no image;
+    /// [`Error::Format`] if a file is not the image that its name promises.
+    ///
+    /// # Panics
+    /// If `channels` is neither 1 nor 3, or `size` is 0.
+    pub fn open(root: &Path, split: Split, channels: usize, size: usize) -> Result<Folder> {
+        assert!((channels == 1 || channels == 3) && size > 0, "images of {channels}×{size}×{size}");
+        if !root.is_dir() {
+            return Err(Error::MissingData(format!("{}: there is no such folder of images", root.display())));
+        }
+        let (train, test) = (root.join("train"), root.join("test"));
+        let files = if train.is_dir() && test.is_dir() {
+            images_below(if split == Split::Train { &train } else { &test })?
+        } else {
+            part(images_below(root)?, split)
+        };
+        check_headers(root, &files)?;
+        Ok(Folder { files, channels, size })
+    }
+
+    /// The file that image `index` comes from.
+    ///
+    /// # Panics
+    /// If there is no such image.
+    pub fn path(&self, index: usize) -> &Path {
+        &self.files[index]
+    }
+}
+
+impl Source for Folder {
+    fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        [self.channels, self.size, self.size]
+    }
+
+    fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()> {
+        pixels_u8.copy_from_slice(&prepare(decode(&self.files[index])?, self.channels, self.size));
+        Ok(())
+    }
+}
+
+/// The split's part of files that are not divided into folders.
+fn part(files: Vec<PathBuf>, split: Split) -> Vec<PathBuf> {
+    if files.len() < TEST_EVERY {
+        return files;
+    }
+    let is_test = |i: usize| i % TEST_EVERY == TEST_EVERY - 1;
+    let wanted = split == Split::Test;
+    files.into_iter().enumerate().filter(|&(i, _)| is_test(i) == wanted).map(|(_, file)| file).collect()
+}
+
+/// All image files in a folder and its subfolders, sorted by path; at least one.
+fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
+    let (mut files, mut seen, mut folders) = (Vec::new(), HashSet::new(), vec![root.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        // By its real name each folder is entered once, or links that form a loop would never end.
+        if !seen.insert(fs::canonicalize(&folder).map_err(Error::io(&folder))?) {
+            continue;
+        }
+        let entries = fs::read_dir(&folder).map_err(Error::io(&folder))?;
+        let mut subfolders = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(Error::io(&folder))?.path();
+            if path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b".")) {
+                continue;
+            }
+            // Follows links. What is neither file nor folder, a pipe say, could block for ever when opened.
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_dir() => subfolders.push(path),
+                Ok(metadata) if metadata.is_file() && has_image_name(&path) => files.push(path),
+                Err(error) if has_image_name(&path) => return Err(Error::io(&path)(error)),
+                _ => {}
+            }
+        }
+        // Which of two names of one folder is used must not depend on the file system's order.
+        subfolders.sort_by(|a, b| b.cmp(a));
+        folders.extend(subfolders);
+    }
+    if files.is_empty() {
+        let message = format!("{}: the folder holds no image (*.png, *.jpg, *.jpeg, *.webp)", root.display());
+        return Err(Error::MissingData(message));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn has_image_name(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    ["png", "jpg", "jpeg", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// Looks at every header, so that a foreign file is found now and not hours into a run.
+fn check_headers(root: &Path, files: &[PathBuf]) -> Result<()> {
+    let broken: Vec<String> =
+        files.iter().filter_map(|file| check_header(file).err()).map(|error| error.to_string()).collect();
+    if broken.is_empty() {
+        return Ok(());
+    }
+    let named = broken.iter().take(N_NAMED).map(|line| format!("\n  {line}")).collect::<String>();
+    let rest = broken.len().saturating_sub(N_NAMED);
+    let more = if rest > 0 { format!("\n  and {rest} more") } else { String::new() };
+    let message =
+        format!("{} of {} image files cannot be used; move them away:{named}{more}", broken.len(), files.len());
+    Err(Error::format(root, message))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use image::{ImageBuffer, Rgb};
+
+    use super::*;
+
+    fn put(path: &Path, red: u8) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        ImageBuffer::from_pixel(10, 6, Rgb([red, 0, 0])).save(path).unwrap();
+    }
+
+    fn reds(folder: &Folder) -> Vec<u8> {
+        let mut pixels_u8 = vec![0; folder.shape().iter().product()];
+        let mut red = |i| folder.read(i, &mut pixels_u8).map(|()| pixels_u8[0]);
+        (0..folder.len()).map(|i| red(i).unwrap()).collect()
+    }
+
+    #[test]
+    fn images_are_found_in_any_nesting_sorted_by_path_and_others_are_ignored() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        put(&root.join("b/x/2.png"), 2);
+        put(&root.join("a/1.PNG"), 1);
+        put(&root.join("c.webp"), 3);
+        put(&root.join(".hidden.png"), 9);
+        put(&root.join(".git/9.png"), 9);
+        fs::write(root.join("notes.txt"), "no image").unwrap();
+        let folder = Folder::open(root, Split::Train, 3, 4).unwrap();
+        assert_eq!(reds(&folder), [1, 2, 3]);
+        assert_eq!(folder.shape(), [3, 4, 4]);
+        assert_eq!(folder.path(0), root.join("a/1.PNG"));
+    }
+
+    #[test]
+    fn without_split_folders_every_twentieth_image_is_held_out() {
+        let root = tempfile::tempdir().unwrap();
+        for i in 0..40 {
+            put(&root.path().join(format!("{i:02}.png")), i);
+        }
+        let train = reds(&Folder::open(root.path(), Split::Train, 3, 8).unwrap());
+        assert_eq!(reds(&Folder::open(root.path(), Split::Test, 3, 8).unwrap()), [19, 39]);
+        assert_eq!(train, (0..40).filter(|i| ![19, 39].contains(i)).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn folders_named_train_and_test_are_the_splits() {
+        let root = tempfile::tempdir().unwrap();
+        put(&root.path().join("train/1.png"), 1);
+        put(&root.path().join("test/2.png"), 2);
+        assert_eq!(reds(&Folder::open(root.path(), Split::Train, 3, 8).unwrap()), [1]);
+        assert_eq!(reds(&Folder::open(root.path(), Split::Test, 3, 8).unwrap()), [2]);
+    }
+
+    #[test]
+    fn a_missing_and_an_empty_folder_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = Folder::open(&root.path().join("nowhere"), Split::Train, 3, 8).unwrap_err();
+        assert!(missing.to_string().contains("no such folder"), "{missing}");
+        let empty = Folder::open(root.path(), Split::Train, 3, 8).unwrap_err();
+        assert!(empty.to_string().contains("no image"), "{empty}");
+    }
+
+    #[test]
+    fn foreign_files_are_named_up_to_five_and_counted() {
+        let root = tempfile::tempdir().unwrap();
+        put(&root.path().join("good.png"), 1);
+        for i in 0..7 {
+            fs::write(root.path().join(format!("bad{i}.jpg")), "not a picture").unwrap();
+        }
+        let message = Folder::open(root.path(), Split::Train, 3, 8).unwrap_err().to_string();
+        assert!(message.contains("7 of 8 image files"), "{message}");
+        assert!(message.contains("bad4.jpg") && !message.contains("bad5.jpg"), "{message}");
+        assert!(message.contains("and 2 more"), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_breaks_after_opening_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("1.png");
+        put(&path, 1);
+        let folder = Folder::open(root.path(), Split::Train, 3, 8).unwrap();
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() - 20]).unwrap();
+        let error = folder.read(0, &mut [0; 3 * 64]).unwrap_err();
+        assert!(matches!(&error, Error::Format { path: named, .. } if *named == path), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_in_a_loop_end_and_linked_folders_are_read_once() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        put(&root.path().join("a/1.png"), 1);
+        symlink(root.path(), root.path().join("a/up")).unwrap();
+        symlink(root.path().join("a"), root.path().join("b")).unwrap();
+        assert_eq!(reds(&Folder::open(root.path(), Split::Train, 3, 8).unwrap()), [1]);
+    }
+
+    #[test]
+    fn a_jpeg_with_long_metadata_is_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("1.jpg");
+        put(&path, 200);
+        let file = fs::read(&path).unwrap();
+        // Three comment segments of 60 000 bytes after the start mark push the header behind the first 64 KiB.
+        let comment = [&[0xff, 0xfe, 0xea, 0x62][..], &[b' '; 60_000]].concat();
+        fs::write(&path, [&file[..2], &comment.repeat(3), &file[2..]].concat()).unwrap();
+        let folder = Folder::open(root.path(), Split::Train, 1, 4).unwrap();
+        // JPEG is not exact: the grey of (200, 0, 0) is 60, give or take 3.
+        assert!(reds(&folder)[0].abs_diff(60) <= 3);
+    }
+}

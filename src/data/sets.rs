@@ -1,0 +1,276 @@
+//! The published data sets: found on disk, or downloaded.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::data::download::{self, RemoteFile, fetch};
+use crate::data::memory::InMemory;
+use crate::data::{Split, cifar, idx, mat};
+use crate::error::{Error, Result};
+
+/// Whether files that are not there may be downloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Download {
+    /// From the set's public address.
+    Allowed,
+    /// Use only what is on disk.
+    Never,
+}
+
+/// MNIST's images of one split, shape `[1, 28, 28]`, from an IDX file, gzipped or not, in `folder`, `folder/raw` or
+/// `folder/MNIST/raw`. `progress` is told a download's bytes so far and in all.
+///
+/// # Errors
+/// [`Error::MissingData`] when the file is neither there nor to be had, with the names that are accepted; [`Error::Io`]
+/// and [`Error::Format`] when it is there and cannot be read: it is never replaced.
+pub fn mnist(folder: &Path, split: Split, download: Download, progress: &mut dyn FnMut(u64, u64)) -> Result<InMemory> {
+    let (stem, remote) = match split {
+        Split::Train => ("train-images", &download::MNIST_TRAIN),
+        Split::Test => ("t10k-images", &download::MNIST_TEST),
+    };
+    let mut names = Vec::new();
+    for place in ["", "raw/", "MNIST/raw/"] {
+        for ending in ["-idx3-ubyte", "-idx3-ubyte.gz", ".idx3-ubyte"] {
+            names.push(format!("{place}{stem}{ending}"));
+        }
+    }
+    let accepted = names.join("\n  ");
+    idx::read_images(&find_or_fetch("MNIST", folder, &names, &accepted, remote, download, progress)?)
+}
+
+/// SVHN's images of one split (cropped digits), shape `[3, 32, 32]`, from `train_32x32.mat` or `test_32x32.mat` in
+/// `folder`. `progress` is told a download's bytes so far and in all.
+///
+/// # Errors
+/// As for [`mnist`].
+pub fn svhn(folder: &Path, split: Split, download: Download, progress: &mut dyn FnMut(u64, u64)) -> Result<InMemory> {
+    let remote = match split {
+        Split::Train => &download::SVHN_TRAIN,
+        Split::Test => &download::SVHN_TEST,
+    };
+    let names = [remote.name.to_owned()];
+    mat::read_images(&find_or_fetch("SVHN", folder, &names, remote.name, remote, download, progress)?)
+}
+
+/// CIFAR-10's images of one split, shape `[3, 32, 32]`, from the binary or the python version, in `folder` or in the
+/// subfolder that the published archive makes. The binary version's archive itself is unpacked. `progress` is told a
+/// download's bytes so far and in all.
+///
+/// # Errors
+/// As for [`mnist`].
+pub fn cifar10(
+    folder: &Path,
+    split: Split,
+    download: Download,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<InMemory> {
+    if let Some(images) = find_cifar10(folder, split)? {
+        return Ok(images);
+    }
+    let (bin, python) = match split {
+        Split::Train => ("data_batch_1.bin to data_batch_5.bin", "data_batch_1 to data_batch_5"),
+        Split::Test => ("test_batch.bin", "test_batch"),
+    };
+    let remote = &download::CIFAR10;
+    let accepted = format!(
+        "{bin}, in the folder itself or in {}/\n  {python} (the python version), in the folder itself or in {}/\n  {}",
+        cifar::FOLDER_BIN,
+        cifar::FOLDER_PYTHON,
+        remote.name
+    );
+    let names = [remote.name.to_owned()];
+    let archive = find_or_fetch("CIFAR-10", folder, &names, &accepted, remote, download, progress)?;
+    cifar::unpack(&archive, folder)?;
+    find_cifar10(folder, split)?.ok_or_else(|| Error::format(&archive, "was unpacked, but its files are not there"))
+}
+
+/// The images of the first folder that has all of a split's files.
+fn find_cifar10(folder: &Path, split: Split) -> Result<Option<InMemory>> {
+    let batches = match split {
+        Split::Train => &cifar::BATCHES[..5],
+        Split::Test => &cifar::BATCHES[5..],
+    };
+    for place in [folder.to_path_buf(), folder.join(cifar::FOLDER_BIN), folder.join(cifar::FOLDER_PYTHON)] {
+        for ending in [".bin", ""] {
+            let paths: Vec<_> = batches.iter().map(|name| place.join(format!("{name}{ending}"))).collect();
+            let mut n_there = 0;
+            for path in &paths {
+                n_there += usize::from(is_there(path)?);
+            }
+            if n_there == paths.len() {
+                let read = if ending.is_empty() { cifar::read_pickle } else { cifar::read_bin };
+                return read(&paths).map(Some);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The first of `names` that is in `folder`, or else the download of `remote`. `accepted` tells the user the names.
+fn find_or_fetch(
+    set: &str,
+    folder: &Path,
+    names: &[String],
+    accepted: &str,
+    remote: &RemoteFile<'_>,
+    download: Download,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<PathBuf> {
+    for name in names {
+        let path = folder.join(name);
+        if is_there(&path)? {
+            return Ok(path);
+        }
+    }
+    let why = match download {
+        Download::Never => "Downloads are switched off.".to_owned(),
+        Download::Allowed => match fetch(remote, folder, progress) {
+            Ok(path) => return Ok(path),
+            Err(error) => format!("The download failed: {error}"),
+        },
+    };
+    Err(Error::MissingData(format!(
+        "{set} is not in {}. Put there one of\n  {accepted}\nThe published file is {} ({} bytes). {why}",
+        folder.display(),
+        remote.url,
+        remote.n_bytes
+    )))
+}
+
+/// Whether a regular file is at `path`; a place that cannot be looked at is an error, lest it be taken for empty.
+fn is_there(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_file()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(source) => Err(Error::Io { path: path.to_path_buf(), source }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::data::Source;
+
+    fn idx_file(pixel: u8) -> Vec<u8> {
+        [&[0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2][..], &[pixel; 4]].concat()
+    }
+
+    fn cifar_file(pixel: u8) -> Vec<u8> {
+        [&[5][..], &[pixel; 3072]].concat()
+    }
+
+    fn write(path: &Path, bytes: &[u8]) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    type Reader = fn(&Path, Split, Download, &mut dyn FnMut(u64, u64)) -> Result<InMemory>;
+
+    fn never(read: Reader, folder: &Path, split: Split) -> Result<InMemory> {
+        read(folder, split, Download::Never, &mut |_, _| panic!("no download was allowed"))
+    }
+
+    #[test]
+    fn mnist_is_found_under_every_accepted_name() {
+        for name in [
+            "train-images-idx3-ubyte",
+            "train-images-idx3-ubyte.gz",
+            "train-images.idx3-ubyte",
+            "raw/train-images-idx3-ubyte",
+            "MNIST/raw/train-images-idx3-ubyte.gz",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            write(&folder.path().join(name), &idx_file(7));
+            assert_eq!(never(mnist, folder.path(), Split::Train).unwrap().pixels_u8(), [7; 4]);
+            let error = never(mnist, folder.path(), Split::Test).unwrap_err();
+            assert!(error.to_string().contains("t10k-images-idx3-ubyte.gz\n"), "{error}");
+        }
+    }
+
+    #[test]
+    fn cifar_is_found_in_every_layout_and_in_the_order_of_its_files() {
+        for place in ["", "cifar-10-batches-bin/", "cifar-10-batches-py/"] {
+            let folder = tempfile::tempdir().unwrap();
+            for (i, name) in cifar::BATCHES.iter().enumerate() {
+                write(&folder.path().join(format!("{place}{name}.bin")), &cifar_file(i as u8));
+            }
+            let train = never(cifar10, folder.path(), Split::Train).unwrap();
+            let firsts: Vec<_> = train.pixels_u8().chunks(3072).map(|image| image[0]).collect();
+            assert_eq!(firsts, [0, 1, 2, 3, 4]);
+            let test = never(cifar10, folder.path(), Split::Test).unwrap();
+            assert_eq!((test.len(), test.pixels_u8()[0]), (1, 5));
+        }
+    }
+
+    #[test]
+    fn the_python_version_is_found_and_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("cifar-10-batches-py/test_batch"), b"\x80\x02cos\nsystem\n.");
+        let error = never(cifar10, folder.path(), Split::Test).unwrap_err();
+        assert!(error.to_string().contains("refuses to load os.system"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_is_told_with_every_accepted_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = |read: Reader, split| {
+            let error = never(read, folder.path(), split).unwrap_err();
+            assert!(matches!(error, Error::MissingData(_)), "{error:?}");
+            error.to_string()
+        };
+        let place = folder.path().display();
+        assert_eq!(
+            message(svhn, Split::Test),
+            format!(
+                "SVHN is not in {place}. Put there one of\n  test_32x32.mat\nThe published file is \
+                 http://ufldl.stanford.edu/housenumbers/test_32x32.mat (64275384 bytes). Downloads are switched off."
+            )
+        );
+        let mnist = message(mnist, Split::Train);
+        for name in ["train-images-idx3-ubyte\n", "train-images-idx3-ubyte.gz\n", "MNIST/raw/train-images.idx3-ubyte\n"]
+        {
+            assert!(mnist.contains(name), "{mnist}");
+        }
+        let train = message(cifar10, Split::Train);
+        assert!(
+            train.contains("data_batch_1.bin to data_batch_5.bin, in the folder itself or in cifar-10-batches-bin/")
+        );
+        assert!(train.contains("data_batch_1 to data_batch_5 (the python version)"), "{train}");
+        assert!(train.contains("\n  cifar-10-binary.tar.gz\n"), "{train}");
+        let test = message(cifar10, Split::Test);
+        assert!(test.contains("\n  test_batch.bin, in") && test.contains("\n  test_batch (the python"), "{test}");
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_and_stays_even_if_downloads_are_allowed() {
+        let folder = tempfile::tempdir().unwrap();
+        let names: [(Reader, &str); 4] = [
+            (mnist, "t10k-images-idx3-ubyte.gz"),
+            (svhn, "test_32x32.mat"),
+            (cifar10, "test_batch.bin"),
+            (cifar10, "cifar-10-binary.tar.gz"),
+        ];
+        for (read, name) in names {
+            let path = folder.path().join(name);
+            write(&path, b"broken");
+            let error =
+                read(folder.path(), Split::Test, Download::Allowed, &mut |_, _| panic!("a download")).unwrap_err();
+            assert!(matches!(&error, Error::Format { path: of, .. } if *of == path), "{error:?}");
+            assert_eq!(fs::read(&path).unwrap(), b"broken");
+            fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_failed_download_is_told_beside_the_accepted_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let remote = RemoteFile { url: "http://127.0.0.1:1/x.mat", name: "x.mat", md5: "", n_bytes: 1 };
+        let names = ["x.mat".to_owned()];
+        let error = find_or_fetch("SET", folder.path(), &names, "x.mat", &remote, Download::Allowed, &mut |_, _| ());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("Put there one of\n  x.mat\n"), "{error}");
+        assert!(error.contains("(1 bytes). The download failed: http://127.0.0.1:1/x.mat: "), "{error}");
+    }
+}
