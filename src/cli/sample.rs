@@ -18,6 +18,7 @@ use ncsn::image::{GifWriter, grid, to_u8, write_png};
 use ncsn::net::RefineNet;
 use ncsn::noise::Noise;
 use ncsn::sample::{State, Step, annealed_steps, image_chain};
+use ncsn::score::ByParts;
 use ncsn::{Error, Result};
 
 use super::lock::Lock;
@@ -290,7 +291,7 @@ impl Drawing {
 
     fn chain<'a>(&self, net: &'a RefineNet, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
         let device = net.devices().into_iter().next().expect("a network lives somewhere");
-        image_chain(net, self.steps.clone(), numbers, self.shape, self.noise, &device)
+        image_chain(ByParts::new(net), self.steps.clone(), numbers, self.shape, self.noise, &device)
     }
 
     fn image_len(&self) -> usize {

@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn dequantised_pixels_fall_back_to_themselves() {
         for p in 0..=255u8 {
-            for u in [0.0, 0.5, 0.999] {
+            for u in [0.0, 0.5, 0.99] {
                 let mut x = [0.0];
                 dequantise(&[p], &[u], &mut x);
                 assert!((0.0..1.0).contains(&x[0]));

@@ -15,14 +15,14 @@ use crate::score::Score;
 ///
 /// # Shapes
 /// `shape` is `[channels, height, width]`; states are `[numbers.len(), channels, height, width]`.
-pub fn image_chain<'a, S: Score<4>>(
-    score: &'a S,
+pub fn image_chain<S: Score<4>>(
+    score: S,
     steps: Vec<Step>,
     numbers: Range<u64>,
     [channels, height, width]: [usize; 3],
     noise: Noise,
     device: &Device,
-) -> Langevin<'a, 4, S, impl FnMut() -> Tensor<4> + use<'a, S>> {
+) -> Langevin<4, S, impl FnMut() -> Tensor<4> + use<S>> {
     let n = (numbers.end - numbers.start) as usize;
     let image_len = channels * height * width;
     let shape = [n, channels, height, width];

@@ -9,7 +9,7 @@ use crate::sde::NoiseLevels;
 /// Annealed Langevin dynamics with known pixels (Song & Ermon 2019, Alg. 2): at each level they become
 /// reference + σᵢ·z, one draw a level, and are put back after each update.
 pub struct Inpainting<'a, const D: usize, S, Z> {
-    score: &'a S,
+    score: S,
     levels: &'a NoiseLevels,
     steps: Vec<Step>,
     n_done: usize,
@@ -39,7 +39,7 @@ impl<'a, const D: usize, S: Score<D>, Z: FnMut(Draw) -> Tensor<D>> Inpainting<'a
     /// A chain from `x` through `steps`. `mask` is 1 where `reference` is known; `noise` gives standard normals shaped
     /// as `x`, of which [`Draw::Known`] uses the known pixels only.
     pub fn new(
-        score: &'a S,
+        score: S,
         levels: &'a NoiseLevels,
         steps: Vec<Step>,
         x: Tensor<D>,
@@ -66,7 +66,7 @@ impl<const D: usize, S: Score<D>, Z: FnMut(Draw) -> Tensor<D>> Iterator for Inpa
             self.known.blurred = self.known.reference.clone() + (self.noise)(Draw::Known) * self.levels.sigmas()[step.level];
             self.x = self.put_back(self.x.clone());
         }
-        let x = update(self.score, step, self.x.clone(), (self.noise)(Draw::Update));
+        let x = update(&self.score, step, self.x.clone(), (self.noise)(Draw::Update));
         self.x = self.put_back(x);
         self.n_done += 1;
         Some(State { n_done: self.n_done, step, x: self.x.clone() })

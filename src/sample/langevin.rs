@@ -42,17 +42,17 @@ pub struct State<const D: usize> {
 
 /// A chain of Langevin updates, as an iterator of the states after each. The last state is the sample; the published
 /// program returns the state before the last update instead.
-pub struct Langevin<'a, const D: usize, S, Z> {
-    score: &'a S,
+pub struct Langevin<const D: usize, S, Z> {
+    score: S,
     steps: Vec<Step>,
     n_done: usize,
     x: Tensor<D>,
     noise: Z,
 }
 
-impl<'a, const D: usize, S: Score<D>, Z: FnMut() -> Tensor<D>> Langevin<'a, D, S, Z> {
-    /// A chain from `x` through `steps`; `noise` gives the standard normal z of each update, shaped as `x`.
-    pub fn new(score: &'a S, steps: Vec<Step>, x: Tensor<D>, noise: Z) -> Self {
+impl<const D: usize, S: Score<D>, Z: FnMut() -> Tensor<D>> Langevin<D, S, Z> {
+    /// A chain from `x` through `steps`, by a score or a reference to one; `noise` gives the standard normal z of each update, shaped as `x`.
+    pub fn new(score: S, steps: Vec<Step>, x: Tensor<D>, noise: Z) -> Self {
         Self { score, steps, n_done: 0, x, noise }
     }
 
@@ -68,12 +68,12 @@ impl<'a, const D: usize, S: Score<D>, Z: FnMut() -> Tensor<D>> Langevin<'a, D, S
     }
 }
 
-impl<const D: usize, S: Score<D>, Z: FnMut() -> Tensor<D>> Iterator for Langevin<'_, D, S, Z> {
+impl<const D: usize, S: Score<D>, Z: FnMut() -> Tensor<D>> Iterator for Langevin<D, S, Z> {
     type Item = State<D>;
 
     fn next(&mut self) -> Option<State<D>> {
         let step = *self.steps.get(self.n_done)?;
-        self.x = update(self.score, step, self.x.clone(), (self.noise)());
+        self.x = update(&self.score, step, self.x.clone(), (self.noise)());
         self.n_done += 1;
         Some(State { n_done: self.n_done, step, x: self.x.clone() })
     }

@@ -1,0 +1,74 @@
+//! `ncsn score` and `ncsn info`.
+
+use std::collections::BTreeMap;
+
+use ncsn::checkpoint::{TensorFile, write_tensors};
+use ncsn::net::params::HostTensor;
+
+use crate::{TRAIN, fails, scratch, succeeds};
+
+/// A safetensors file with f32 `x` and i64 `labels`.
+fn input(x_shape: [usize; 4], labels: &[i64]) -> Vec<u8> {
+    let n: usize = x_shape.iter().product();
+    let x: Vec<u8> = (0..n).flat_map(|i| ((i % 7) as f32 / 7.0).to_le_bytes()).collect();
+    let y: Vec<u8> = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+    use safetensors::{Dtype, tensor::TensorView};
+    let tensors = BTreeMap::from([
+        ("x", TensorView::new(Dtype::F32, x_shape.to_vec(), &x).unwrap()),
+        ("labels", TensorView::new(Dtype::I64, vec![labels.len()], &y).unwrap()),
+    ]);
+    safetensors::serialize(tensors, None).unwrap()
+}
+
+#[test]
+fn a_network_is_evaluated_on_given_tensors() {
+    let folder = scratch();
+    succeeds(folder.path(), &TRAIN);
+    let checkpoint = "run/logs/d/checkpoint_24.safetensors";
+    let score = |input_file: &str, extra: &[&str]| {
+        let mut args = vec!["score", "--checkpoint", checkpoint, "--input", input_file, "--output", "out.safetensors"];
+        args.extend(extra);
+        succeeds(folder.path(), &args);
+        TensorFile::open(&folder.path().join("out.safetensors")).unwrap().get("score").unwrap().unwrap()
+    };
+    std::fs::write(folder.path().join("in.safetensors"), input([2, 1, 8, 8], &[0, 2])).unwrap();
+    let averaged = score("in.safetensors", &[]);
+    assert_eq!(averaged.shape, [2, 1, 8, 8]);
+    assert!(averaged.values.iter().all(|v| v.is_finite()) && averaged.values.iter().any(|&v| v != 0.0));
+    assert_ne!(averaged, score("in.safetensors", &["--no-ema"]), "the average differs from the last weights");
+
+    for (bytes, needle) in [
+        (input([2, 1, 8, 8], &[0, 3]), "label 3, expected 0 to 2"),
+        (input([2, 1, 8, 8], &[0]), "expected [2]"),
+        (input([2, 3, 8, 8], &[0, 0]), "expected 1 channels"),
+        (input([2, 1, 7, 8], &[0, 0]), "divisible by 2"),
+    ] {
+        std::fs::write(folder.path().join("bad.safetensors"), bytes).unwrap();
+        let args = ["score", "--checkpoint", checkpoint, "--input", "bad.safetensors", "--output", "o.safetensors"];
+        let message = fails(folder.path(), &args);
+        assert!(message.contains(needle), "{message}");
+    }
+}
+
+#[test]
+fn info_tells_what_a_run_and_a_checkpoint_hold() {
+    let folder = scratch();
+    succeeds(folder.path(), &TRAIN);
+    let info = succeeds(folder.path(), &["info", "--doc", "d"]);
+    for needle in ["step 24 of 24", "ngf 2", "3 noise levels", "moving average", "DIGITS", "seed 1234", "loss"] {
+        assert!(info.contains(needle), "{needle} in {info}");
+    }
+    let of_file = succeeds(folder.path(), &["info", "--checkpoint", "run/logs/d/checkpoint_8.safetensors"]);
+    assert!(of_file.contains("step 8 of 24"), "{of_file}");
+}
+
+#[test]
+fn weights_alone_can_be_described() {
+    let folder = scratch();
+    let one = |shape: &[usize]| HostTensor { shape: shape.to_vec(), values: vec![0.0; shape.iter().product()] };
+    let path = folder.path().join("w.safetensors");
+    let tensors = [("begin_conv.weight", one(&[2, 1, 3, 3])), ("normalizer.embed.weight", one(&[3, 6]))];
+    write_tensors(&path, &tensors.map(|(name, t)| (name.to_string(), t)), &BTreeMap::new()).unwrap();
+    let message = fails(folder.path(), &["info", "--checkpoint", "w.safetensors"]);
+    assert!(message.contains("found no tensor begin_conv.bias"), "{message}");
+}

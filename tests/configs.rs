@@ -1,0 +1,155 @@
+//! Configuration files: the published ones, saved ones, and what is refused.
+#![allow(clippy::unwrap_used)]
+
+use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer};
+
+fn parse(text: &str) -> Config {
+    match Config::parse(text, "test.yml", &[]).unwrap() {
+        File::Images(config) => config,
+        File::Toy => panic!("a configuration of images"),
+    }
+}
+
+fn load(name: &str) -> Config {
+    match Config::load(name, &[]).unwrap().0 {
+        File::Images(config) => config,
+        File::Toy => panic!("{name} configures images"),
+    }
+}
+
+#[test]
+fn the_published_files_hold_the_published_values() {
+    let anneal = load("anneal.yml");
+    assert_eq!((anneal.training.batch_size, anneal.training.n_iters, anneal.training.snapshot_freq), (128, 200_001, 5_000));
+    assert_eq!((anneal.training.n_epochs, anneal.training.algo, anneal.training.anneal_power), (500_000, Algo::Dsm, 2.0));
+    assert_eq!((&anneal.data.dataset, anneal.data.image_size, anneal.data.channels), (&Dataset::Mnist, 28, 1));
+    assert_eq!((anneal.model.sigma_begin, anneal.model.sigma_end, anneal.model.num_classes), (1.0, 0.01, 10));
+    assert_eq!((anneal.model.ngf, anneal.model.architecture), (64, Architecture::Ncsn));
+    assert_eq!((anneal.optim.optimizer, anneal.optim.lr, anneal.optim.beta1, anneal.optim.amsgrad), (Optimizer::Adam, 0.001, 0.9, false));
+    assert_eq!((anneal.sampling.n_steps_each, anneal.sampling.step_lr), (100, 2e-5));
+    assert_eq!((anneal.training.ema_rate, anneal.training.grad_clip), (None, None));
+
+    assert_eq!(load("baseline.yml"), anneal);
+    let cifar = load("cifar10.yml");
+    assert_eq!((cifar.data.dataset, cifar.data.channels, cifar.model.ngf, cifar.data.random_flip), (Dataset::Cifar10, 3, 128, true));
+    let scorenet = load("scorenet.yml");
+    assert_eq!((scorenet.training.n_iters, scorenet.training.algo, scorenet.training.noise_std), (50_001, Algo::Ssm, 0.01));
+    assert_eq!((scorenet.data.image_size, scorenet.model.nef, scorenet.model.ndf), (32, 32, 32));
+    assert_eq!(Config::load("toy.yml", &[]).unwrap().0, File::Toy);
+}
+
+#[test]
+fn a_file_saved_by_the_published_program_loads() {
+    let saved = "\
+!!python/object:argparse.Namespace
+data: !!python/object:argparse.Namespace
+  channels: 3
+  dataset: CELEBA
+  image_size: 32
+  logit_transform: false
+  random_flip: true
+model: !!python/object:argparse.Namespace
+  batch_norm: false
+  ngf: 128
+  num_classes: 10
+  sigma_begin: 1
+  sigma_end: 0.01
+optim: !!python/object:argparse.Namespace
+  amsgrad: false
+  beta1: 0.9
+  lr: 1.0e-05
+  optimizer: RMSProp
+  weight_decay: 0.0
+training: !!python/object:argparse.Namespace
+  algo: dsm
+  anneal_power: 2.0
+  batch_size: 128
+  n_epochs: 500000
+  n_iters: 200001
+  ngpu: 1
+  snapshot_freq: 5000
+";
+    let config = parse(saved);
+    assert_eq!((config.data.dataset, config.data.random_flip), (Dataset::CelebA, true));
+    assert_eq!((config.optim.optimizer, config.optim.lr), (Optimizer::RmsProp, 1e-5));
+}
+
+#[test]
+fn overrides_replace_one_value_and_may_add_one() {
+    let overrides = ["training.batch_size=64", "optim.eps=1e-3", "data.dataset=FOLDER", "data.path=it's here"];
+    let overrides = overrides.map(String::from);
+    let File::Images(config) = Config::load("anneal.yml", &overrides).unwrap().0 else { panic!("images") };
+    let expected = load("anneal.yml");
+    assert_eq!((config.training.batch_size, config.optim.eps), (64, 1e-3));
+    assert_eq!(config.data.dataset, Dataset::Folder("it's here".into()));
+    assert_eq!(config.model, expected.model);
+}
+
+#[test]
+fn a_configuration_written_out_reads_back_equal() {
+    let mut state = 7u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state >> 33
+    };
+    for _ in 0..200 {
+        let mut config = load("scorenet.yml");
+        let mut float = |scale: f64| scale * (random() as f64 + 1.0) / (1u64 << 31) as f64;
+        config.optim.lr = float(1e-3);
+        config.optim.weight_decay = float(1e-10);
+        config.sampling.step_lr = float(1e-5);
+        config.training.ema_rate = Some(float(0.999_999));
+        config.training.grad_clip = Some(float(1e20));
+        config.model.sigma_begin = 2.0 + float(100.0);
+        config.model.sigma_end = float(1.0);
+        config.training.n_iters = u64::MAX - random();
+        config.data.logit_transform = random() % 2 == 0;
+        config.data.dataset = Dataset::Folder(format!("a: b's #{}\\n", random()).into());
+        config.model.architecture = if random() % 2 == 0 { Architecture::Ncsn } else { Architecture::Deeper };
+        config.training.n_particles = 1 + (random() % 9) as usize;
+        assert_eq!(parse(&config.to_yaml()), config);
+    }
+}
+
+#[test]
+fn every_file_in_the_folder_of_configurations_loads_and_is_built_in() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/configs");
+    let mut n = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let (by_path, _) = Config::load(path.to_str().unwrap(), &[]).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(Config::parse(&text, name, &[]).unwrap(), by_path);
+        // An error that lists the built-in names must list this one.
+        let message = Config::load("no such file", &[]).unwrap_err().to_string();
+        assert!(message.contains(name), "{name} is not built in: {message}");
+        n += 1;
+    }
+    assert_eq!(n, 6);
+}
+
+#[test]
+fn impossible_values_are_refused() {
+    for (set, needle) in [
+        ("model.sigma_begin=.inf", "expected a positive number"),
+        ("model.sigma_begin=nan", "expected a positive number"),
+        ("model.num_classes=0", "from 1"),
+        ("model.ngf=1", "from 2"),
+        ("model.batch_norm=true", "instance norms only"),
+        ("training.batch_size=99999999999999999999", "whole number"),
+        ("training.batch_size=1.5", "whole number"),
+        ("training.ema_rate=1", "between 0 and 1"),
+        ("optim.beta1=1", "below 1"),
+        ("optim.optimizer=Adagrad", "Adam, RMSProp, SGD"),
+        ("data.channels=3", "expected 1 for MNIST"),
+        ("data.path=x", "only with data.dataset FOLDER"),
+        ("data.dataset=FOLDER", "found no data.path"),
+        ("sampling.n_steps_each=0", "from 1"),
+    ] {
+        let message = Config::load("anneal.yml", &[set.to_string()]).unwrap_err().to_string();
+        assert!(message.contains(needle), "{set}: {message}");
+    }
+    let deeper = ["model.architecture=deeper".to_string(), "data.image_size=30".to_string()];
+    assert!(Config::load("anneal.yml", &deeper).unwrap_err().to_string().contains("multiple of 4"));
+}
