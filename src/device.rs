@@ -24,7 +24,9 @@ impl FromStr for DeviceKind {
         match name {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            _ => Err(Error::Usage(format!("found device {name}, expected cpu or auto: this build runs on the CPU only"))),
+            _ => {
+                Err(Error::Usage(format!("found device {name}, expected cpu or auto: this build runs on the CPU only")))
+            }
         }
     }
 }
@@ -61,7 +63,9 @@ impl FromStr for Precision {
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "highest" => Ok(Self::Highest),
-            "high" | "medium" => Err(Error::Usage(format!("found precision {name}, expected highest: this build has no faster one yet"))),
+            "high" | "medium" => {
+                Err(Error::Usage(format!("found precision {name}, expected highest: this build has no faster one yet")))
+            }
             _ => Err(Error::Usage(format!("found precision {name}, expected highest"))),
         }
     }

@@ -39,7 +39,9 @@ pub enum Error {
     #[error("{0}")]
     MissingData(String),
     /// A loss or gradient that is not finite.
-    #[error("{what} is {value} at step {step}: training has diverged (a smaller optim.lr or training.grad_clip may help)")]
+    #[error(
+        "{what} is {value} at step {step}: training has diverged (a smaller optim.lr or training.grad_clip may help)"
+    )]
     NotFinite {
         /// "the loss" or "the gradient of NAME".
         what: String,

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use ::image::codecs::png::PngEncoder;
 use ::image::{ExtendedColorType, ImageEncoder, ImageError};
 
-use crate::file::AtomicFile;
 use crate::data::resize::Pixels;
 use crate::error::{Error, Result};
+use crate::file::AtomicFile;
 
 /// Black pixels around every image of a grid.
 const PADDING: usize = 2;

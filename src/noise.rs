@@ -25,7 +25,8 @@ impl Noise {
     /// The stream `name` at `index` (a step, an image, an epoch), from its beginning.
     pub fn stream(self, name: &str, index: u64) -> Stream {
         // FNV-1a keeps names apart; the SplitMix64 finaliser spreads the seed over all bits of the key.
-        let name_hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let name_hash =
+            name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         let key = mix(name_hash ^ mix(self.seed));
         Stream { key: [key as u32, (key >> 32) as u32], index, block: 0 }
     }
@@ -53,7 +54,8 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
         }
         let p0 = u64::from(counter[0]) * 0xd251_1f53;
         let p1 = u64::from(counter[2]) * 0xcd9e_8d57;
-        counter = [(p1 >> 32) as u32 ^ counter[1] ^ key[0], p1 as u32, (p0 >> 32) as u32 ^ counter[3] ^ key[1], p0 as u32];
+        counter =
+            [(p1 >> 32) as u32 ^ counter[1] ^ key[0], p1 as u32, (p0 >> 32) as u32 ^ counter[3] ^ key[1], p0 as u32];
     }
     counter
 }

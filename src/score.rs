@@ -84,7 +84,10 @@ impl Score<2> for GaussianMixture {
         let k = self.means.len();
         let host = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
         let means = Tensor::<3>::from_data(TensorData::new(host(self.means.concat()), [1, k, dim]), &device);
-        let log_w = Tensor::<2>::from_data(TensorData::new(host(self.weights.iter().map(|w| w.ln()).collect()), [1, k]), &device);
+        let log_w = Tensor::<2>::from_data(
+            TensorData::new(host(self.weights.iter().map(|w| w.ln()).collect()), [1, k]),
+            &device,
+        );
         let variances = self.sigmas.iter().map(|s| self.std * self.std + s * s).collect();
         let variances = Tensor::<1>::from_data(TensorData::new(host(variances), [self.sigmas.len()]), &device);
         let variance = variances.select(0, labels.clone()).reshape([n, 1, 1]);

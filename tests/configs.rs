@@ -20,20 +20,35 @@ fn load(name: &str) -> Config {
 #[test]
 fn the_published_files_hold_the_published_values() {
     let anneal = load("anneal.yml");
-    assert_eq!((anneal.training.batch_size, anneal.training.n_iters, anneal.training.snapshot_freq), (128, 200_001, 5_000));
-    assert_eq!((anneal.training.n_epochs, anneal.training.algo, anneal.training.anneal_power), (500_000, Algo::Dsm, 2.0));
+    assert_eq!(
+        (anneal.training.batch_size, anneal.training.n_iters, anneal.training.snapshot_freq),
+        (128, 200_001, 5_000)
+    );
+    assert_eq!(
+        (anneal.training.n_epochs, anneal.training.algo, anneal.training.anneal_power),
+        (500_000, Algo::Dsm, 2.0)
+    );
     assert_eq!((&anneal.data.dataset, anneal.data.image_size, anneal.data.channels), (&Dataset::Mnist, 28, 1));
     assert_eq!((anneal.model.sigma_begin, anneal.model.sigma_end, anneal.model.num_classes), (1.0, 0.01, 10));
     assert_eq!((anneal.model.ngf, anneal.model.architecture), (64, Architecture::Ncsn));
-    assert_eq!((anneal.optim.optimizer, anneal.optim.lr, anneal.optim.beta1, anneal.optim.amsgrad), (Optimizer::Adam, 0.001, 0.9, false));
+    assert_eq!(
+        (anneal.optim.optimizer, anneal.optim.lr, anneal.optim.beta1, anneal.optim.amsgrad),
+        (Optimizer::Adam, 0.001, 0.9, false)
+    );
     assert_eq!((anneal.sampling.n_steps_each, anneal.sampling.step_lr), (100, 2e-5));
     assert_eq!((anneal.training.ema_rate, anneal.training.grad_clip), (None, None));
 
     assert_eq!(load("baseline.yml"), anneal);
     let cifar = load("cifar10.yml");
-    assert_eq!((cifar.data.dataset, cifar.data.channels, cifar.model.ngf, cifar.data.random_flip), (Dataset::Cifar10, 3, 128, true));
+    assert_eq!(
+        (cifar.data.dataset, cifar.data.channels, cifar.model.ngf, cifar.data.random_flip),
+        (Dataset::Cifar10, 3, 128, true)
+    );
     let scorenet = load("scorenet.yml");
-    assert_eq!((scorenet.training.n_iters, scorenet.training.algo, scorenet.training.noise_std), (50_001, Algo::Ssm, 0.01));
+    assert_eq!(
+        (scorenet.training.n_iters, scorenet.training.algo, scorenet.training.noise_std),
+        (50_001, Algo::Ssm, 0.01)
+    );
     assert_eq!((scorenet.data.image_size, scorenet.model.nef, scorenet.model.ndf), (32, 32, 32));
     assert_eq!(Config::load("toy.yml", &[]).unwrap().0, File::Toy);
 }

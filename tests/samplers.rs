@@ -67,7 +67,10 @@ fn the_stationary_variance_is_that_of_the_discretised_chain() {
         let variance = x.iter().flatten().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n;
         let expected = v / (1.0 - alpha / (2.0 * v));
         // Four standard errors of a variance: √(2/n) of it.
-        assert!((variance / expected - 1.0).abs() < 4.0 * (2.0 / n).sqrt(), "α {alpha}: {variance}, expected {expected}");
+        assert!(
+            (variance / expected - 1.0).abs() < 4.0 * (2.0 / n).sqrt(),
+            "α {alpha}: {variance}, expected {expected}"
+        );
     }
 }
 
@@ -122,7 +125,14 @@ fn known_coordinates_stay_known_and_the_rest_follows_their_mode() {
         stream.normal(&mut z);
         upload::<2>(z, [n, 2], &device())
     };
-    let chain = Inpainting::new(&score, &levels, annealed_steps(&levels, 100, 0.05), column(0.0, 0.0), [mask, reference], noise);
+    let chain = Inpainting::new(
+        &score,
+        &levels,
+        annealed_steps(&levels, 100, 0.05),
+        column(0.0, 0.0),
+        [mask, reference],
+        noise,
+    );
     let x = chain.last().unwrap().x.try_into_vec_as::<f32>().unwrap();
     assert_eq!(n_known, 10, "one draw a level");
     let mean = |i: usize| x.chunks(2).map(|p| f64::from(p[i])).sum::<f64>() / n as f64;

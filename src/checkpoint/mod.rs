@@ -109,7 +109,11 @@ impl Checkpoints {
         }
         let json = serde_json::to_string(header).expect("a header is plain data");
         let metadata = |kind: &str| {
-            BTreeMap::from([("format".to_string(), FORMAT.to_string()), ("kind".into(), kind.into()), ("run".into(), json.clone())])
+            BTreeMap::from([
+                ("format".to_string(), FORMAT.to_string()),
+                ("kind".into(), kind.into()),
+                ("run".into(), json.clone()),
+            ])
         };
         write_tensors(&self.state_path(header.step), &state, &metadata("state"))?;
         let path = self.weights_path(header.step);
@@ -127,7 +131,9 @@ impl Checkpoints {
     /// When its weights are missing, truncated or foreign.
     pub fn header(&self, step: u64) -> Result<Header> {
         let path = self.weights_path(step);
-        Weights::open(&path)?.header.ok_or_else(|| Error::format(&path, "found no run in its header: not a checkpoint of ncsn"))
+        Weights::open(&path)?
+            .header
+            .ok_or_else(|| Error::format(&path, "found no run in its header: not a checkpoint of ncsn"))
     }
 
     /// Removes all of them.
@@ -169,9 +175,8 @@ impl Checkpoints {
 
 fn header(file: &TensorFile) -> Result<Header> {
     match (file.metadata("format"), file.metadata("run")) {
-        (Some(FORMAT), Some(json)) => {
-            serde_json::from_str(json).map_err(|error| Error::format(file.path(), format!("its header is damaged: {error}")))
-        }
+        (Some(FORMAT), Some(json)) => serde_json::from_str(json)
+            .map_err(|error| Error::format(file.path(), format!("its header is damaged: {error}"))),
         (Some(other), _) if other != FORMAT => {
             Err(Error::format(file.path(), format!("found format {other:?}, expected {FORMAT:?}")))
         }

@@ -37,9 +37,11 @@ Show what a run holds:
 /// Score-based generative modelling: train a noise-conditional score network, sample it with annealed Langevin dynamics.
 #[derive(Debug, Parser)]
 #[command(name = "ncsn", version, before_help = EXAMPLES, args_conflicts_with_subcommands = true, max_term_width = 110)]
-#[command(after_help = "Without a command, the flags of the published PyTorch program mean what they mean there:\n    \
+#[command(
+    after_help = "Without a command, the flags of the published PyTorch program mean what they mean there:\n    \
     ncsn --runner AnnealRunner --config anneal.yml --doc cifar10\n    \
-    ncsn --runner AnnealRunner --test --doc cifar10 -o samples")]
+    ncsn --runner AnnealRunner --test --doc cifar10 -o samples"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -199,7 +201,9 @@ impl RunFolders {
 fn images_config(file: File, name: &str) -> Result<Config> {
     match file {
         File::Images(config) => Ok(config),
-        File::Toy => Err(Error::Usage(format!("{name} is the configuration of ToyRunner, expected one that trains on images"))),
+        File::Toy => {
+            Err(Error::Usage(format!("{name} is the configuration of ToyRunner, expected one that trains on images")))
+        }
     }
 }
 

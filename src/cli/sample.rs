@@ -146,7 +146,9 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     let output = match (args.output, folders) {
         (Some(output), _) => output,
         (None, Some(folders)) => folders.samples,
-        (None, None) => return Err(Error::Usage("found --checkpoint without -o, expected a folder for the samples".into())),
+        (None, None) => {
+            return Err(Error::Usage("found --checkpoint without -o, expected a folder for the samples".into()));
+        }
     };
     let mut drawing = Drawing::new(&config, Noise::new(args.seed), args.n)?;
     drawing.batch = args.batch.min(args.n);
@@ -220,7 +222,13 @@ impl Drawing {
 
     /// Draws into `folder`, batch by batch: `images/NUMBER.png`, `grid.png`, `samples.gif`. Images that are there
     /// already, from a call that was stopped, are not drawn again.
-    pub fn to_folder(&mut self, net: &RefineNet, folder: &Path, pictures: &Pictures, log: &mut Log) -> Result<ExitCode> {
+    pub fn to_folder(
+        &mut self,
+        net: &RefineNet,
+        folder: &Path,
+        pictures: &Pictures,
+        log: &mut Log,
+    ) -> Result<ExitCode> {
         let images = folder.join("images");
         create_folder(&images)?;
         let _lock = Lock::take(folder)?;
@@ -250,11 +258,17 @@ impl Drawing {
                     return Ok(ExitCode::from(stop::INTERRUPTED));
                 }
                 let State { n_done, x, .. } = state;
-                if first == 0 && !pictures.final_only && (n_done as u64).is_multiple_of(pictures.gif_stride) {
+                let is_frame = (n_done as u64).is_multiple_of(pictures.gif_stride) || n_done == self.steps.len();
+                if first == 0 && !pictures.final_only && is_frame {
                     let frame = self.grid(&self.to_pixels(&values(x.clone())), pictures.scale as usize);
                     let gif = match &mut gif {
                         Some(gif) => gif,
-                        none => none.insert(GifWriter::new(&folder.join("samples.gif"), frame.width, frame.height, FRAME_MS)?),
+                        none => none.insert(GifWriter::new(
+                            &folder.join("samples.gif"),
+                            frame.width,
+                            frame.height,
+                            FRAME_MS,
+                        )?),
                     };
                     gif.frame(&frame)?;
                 }

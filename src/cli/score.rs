@@ -55,7 +55,11 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
         return Err(bad(format!("x has shape {:?}, expected [batch, channels, height, width]", x.shape)));
     };
     let multiple = config.architecture.size_multiple();
-    if channels != config.channels || !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) || height * width == 0 {
+    if channels != config.channels
+        || !height.is_multiple_of(multiple)
+        || !width.is_multiple_of(multiple)
+        || height * width == 0
+    {
         return Err(bad(format!(
             "x has shape {:?}, expected {} channels and sides divisible by {multiple}",
             x.shape, config.channels

@@ -1,7 +1,7 @@
 //! `ncsn train`.
 
-use std::path::Path;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -170,7 +170,9 @@ impl Session<'_> {
                 Ok(report) => report,
                 Err(error @ Error::NotFinite { .. }) => {
                     drop(progress);
-                    let kept = saved.map_or("no checkpoint was saved yet".into(), |s| format!("the checkpoint of step {s} is kept"));
+                    let kept = saved.map_or("no checkpoint was saved yet".into(), |s| {
+                        format!("the checkpoint of step {s} is kept")
+                    });
                     self.log.warning(format!("{error}; {kept}"));
                     return Err(error);
                 }

@@ -224,7 +224,8 @@ impl Config {
         for path in [PathBuf::from(name), Path::new("configs").join(name)] {
             if path.exists() {
                 let bytes = fs::read(&path).map_err(Error::io(&path))?;
-                let text = String::from_utf8(bytes).map_err(|_| Error::format(&path, "found bytes that are no UTF-8 text"))?;
+                let text =
+                    String::from_utf8(bytes).map_err(|_| Error::format(&path, "found bytes that are no UTF-8 text"))?;
                 let place = path.display().to_string();
                 return Ok((Self::parse(&text, &place, overrides)?, place));
             }
@@ -457,7 +458,8 @@ impl Data {
         let image_size = s.required("image_size", size, "the height and width of the images in pixels")?;
         let multiple = architecture.size_multiple();
         if !usize::is_multiple_of(image_size, multiple) {
-            let message = format!("data.image_size is {image_size}, expected a multiple of {multiple}: the network halves it");
+            let message =
+                format!("data.image_size is {image_size}, expected a multiple of {multiple}: the network halves it");
             return Err(s.error("image_size", message));
         }
         let channels = s.value("channels", "1 or 3", |text| text.parse().ok().filter(|c| [1, 3].contains(c)))?;
@@ -488,7 +490,9 @@ impl Model {
             return Err(s.error("sigma_end", format!("sigma_end {sigma_end} must be below sigma_begin {sigma_begin}")));
         }
         if s.flag("batch_norm", false)? {
-            return Err(s.error("batch_norm", "model.batch_norm is true, expected false: the network has instance norms only"));
+            return Err(
+                s.error("batch_norm", "model.batch_norm is true, expected false: the network has instance norms only")
+            );
         }
         let model = Self {
             architecture,

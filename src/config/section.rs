@@ -41,11 +41,18 @@ impl<'a> Section<'a> {
     }
 
     /// The value of `key` as `read` understands its text; `None` if it is absent or null.
-    pub fn value<T>(&mut self, key: &'static str, expected: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+    pub fn value<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>> {
         let Some(entry) = self.get(key) else { return Ok(None) };
         let value = entry.node.value.clone();
         match &value {
-            Value::Scalar { text, quoted: false } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL") => Ok(None),
+            Value::Scalar { text, quoted: false } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL") => {
+                Ok(None)
+            }
             Value::Scalar { text, .. } => read(text).map(Some).ok_or_else(|| self.expected(key, &value, expected)),
             _ => Err(self.expected(key, &value, expected)),
         }
@@ -88,7 +95,12 @@ impl<'a> Section<'a> {
     }
 
     /// A number for which `valid` holds, or nothing.
-    pub fn number_or_none(&mut self, key: &'static str, what: &str, valid: impl Fn(f64) -> bool) -> Result<Option<f64>> {
+    pub fn number_or_none(
+        &mut self,
+        key: &'static str,
+        what: &str,
+        valid: impl Fn(f64) -> bool,
+    ) -> Result<Option<f64>> {
         self.value(key, what, |text| {
             let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
             text.parse().ok().filter(|x: &f64| plain && x.is_finite() && valid(*x))
@@ -109,7 +121,9 @@ impl<'a> Section<'a> {
     pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let expected = format!("one of {}", names.join(", "));
-        self.value(key, &expected, |text| words.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, v)| *v))
+        self.value(key, &expected, |text| {
+            words.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, v)| *v)
+        })
     }
 
     /// A value that must be there.
@@ -119,7 +133,9 @@ impl<'a> Section<'a> {
 
     /// Refuses the keys that nobody asked for.
     pub fn finish(self) -> Result<()> {
-        let Some(unknown) = self.entries.iter().find(|entry| !self.known.contains(&entry.key.as_str())) else { return Ok(()) };
+        let Some(unknown) = self.entries.iter().find(|entry| !self.known.contains(&entry.key.as_str())) else {
+            return Ok(());
+        };
         let nearest = self.known.iter().min_by_key(|known| edit_distance(known, &unknown.key));
         let hint = match nearest {
             Some(known) if edit_distance(known, &unknown.key) <= 3 => format!("did you mean {}?", self.full(known)),

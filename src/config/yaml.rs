@@ -77,7 +77,8 @@ pub fn parse(text: &str, source: &str) -> Result<Node> {
     let mut root: Option<Node> = None;
     let mut n_values = 0;
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| fail(error.marker().line(), format!("not YAML: {}", error.info())))?;
+        let (event, span) =
+            event.map_err(|error| fail(error.marker().line(), format!("not YAML: {}", error.info())))?;
         let place = Place::Line(span.start.line());
         let line = span.start.line();
         let (anchor, opened) = match event {
@@ -102,7 +103,9 @@ pub fn parse(text: &str, source: &str) -> Result<Node> {
             Event::DocumentStart(_) if root.is_some() => {
                 return Err(fail(line, "found a second document, expected one".into()));
             }
-            Event::DocumentStart(_) | Event::DocumentEnd | Event::StreamStart | Event::StreamEnd | Event::Nothing => continue,
+            Event::DocumentStart(_) | Event::DocumentEnd | Event::StreamStart | Event::StreamEnd | Event::Nothing => {
+                continue;
+            }
         };
         n_values += 1;
         if anchor != 0 {
@@ -125,7 +128,9 @@ pub fn parse(text: &str, source: &str) -> Result<Node> {
                         }
                         *pending_key = Some((key, place));
                     }
-                    (None, node) => return Err(fail(line, format!("found {} as a key, expected a name", node.value.describe()))),
+                    (None, node) => {
+                        return Err(fail(line, format!("found {} as a key, expected a name", node.value.describe())));
+                    }
                 },
                 Value::Scalar { .. } => unreachable!("a scalar holds nothing"),
             },
@@ -148,7 +153,10 @@ mod tests {
         let Value::Mapping(entries) = node.value else { panic!("a mapping") };
         assert_eq!(entries[0].place, Place::Line(2));
         let Value::Mapping(inner) = &entries[1].node.value else { panic!("a mapping") };
-        assert_eq!(inner[0].node, Node { place: Place::Line(4), value: Value::Scalar { text: "x".into(), quoted: true } });
+        assert_eq!(
+            inner[0].node,
+            Node { place: Place::Line(4), value: Value::Scalar { text: "x".into(), quoted: true } }
+        );
     }
 
     #[test]

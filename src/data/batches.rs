@@ -42,7 +42,13 @@ const N_PREFETCHED: usize = 3;
 
 impl Batches {
     /// The batches of `source` from number `first_batch`, with the randomness of the streams `name/…`.
-    pub fn new(source: Arc<dyn Source>, options: BatchOptions, noise: Noise, name: &'static str, first_batch: u64) -> Self {
+    pub fn new(
+        source: Arc<dyn Source>,
+        options: BatchOptions,
+        noise: Noise,
+        name: &'static str,
+        first_batch: u64,
+    ) -> Self {
         let (sender, receiver) = sync_channel(N_PREFETCHED);
         let work = move || {
             for index in first_batch.. {

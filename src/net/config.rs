@@ -72,7 +72,8 @@ impl NetworkConfig {
         };
         let begin = wanted("begin_conv.weight", 4)?;
         let table = wanted("normalizer.embed.weight", 2)?;
-        let architecture = if shape("res5.0.conv1.weight").is_some() { Architecture::Deeper } else { Architecture::Ncsn };
+        let architecture =
+            if shape("res5.0.conv1.weight").is_some() { Architecture::Deeper } else { Architecture::Ncsn };
         let config = Self { architecture, channels: begin[1], width: begin[0], n_levels: table[0], input };
         config.check()?;
         Ok(config)

@@ -20,7 +20,15 @@ pub struct Conv2d {
 
 impl Conv2d {
     /// Weights and bias from U(±1/√fan_in), PyTorch's default.
-    pub fn new(n_in: usize, n_out: usize, kernel: usize, dilation: usize, bias: bool, noise: &mut Stream, device: &Device) -> Self {
+    pub fn new(
+        n_in: usize,
+        n_out: usize,
+        kernel: usize,
+        dilation: usize,
+        bias: bool,
+        noise: &mut Stream,
+        device: &Device,
+    ) -> Self {
         let bound = 1.0 / ((n_in * kernel * kernel) as f32).sqrt();
         let mut draw = |shape: &[usize]| {
             let mut values = vec![0.0; shape.iter().product()];

@@ -14,7 +14,7 @@ mod residual;
 pub use config::{Architecture, InputRange, NetworkConfig};
 pub use conv::{Conv2d, MeanPoolConv};
 pub use norm::{Norm, NormKind};
-pub use refine::{average_pool_5, ChainedPool, Fusion, RefineBlock, ResidualConvUnit};
+pub use refine::{ChainedPool, Fusion, RefineBlock, ResidualConvUnit, average_pool_5};
 pub use refinenet::RefineNet;
 pub use residual::{Resample, ResidualBlock};
 

@@ -21,7 +21,8 @@ pub struct ResidualConvUnit {
 impl ResidualConvUnit {
     /// `n_blocks` blocks of `n_stages` stages over `n_features` channels.
     pub fn new(n_features: usize, n_blocks: usize, n_stages: usize, parts: &mut Parts<'_>) -> Self {
-        let mut stage = || Stage { norm: parts.norm(n_features), conv: parts.conv(n_features, n_features, 3, 1, false) };
+        let mut stage =
+            || Stage { norm: parts.norm(n_features), conv: parts.conv(n_features, n_features, 3, 1, false) };
         Self { blocks: (0..n_blocks).map(|_| (0..n_stages).map(|_| stage()).collect()).collect() }
     }
 
@@ -119,10 +120,10 @@ fn separable(x: Tensor<4>, rows: Filter, columns: Filter) -> Tensor<4> {
     let matrix = |filter: &Filter, n_in| {
         Tensor::<2>::from_data(TensorData::new(filter.weights.clone(), [filter.n_out, n_in]), &device)
     };
-    let right = matrix(&columns, w).transpose();
+    // One small product for each channel, never one large one: the large one's rounding depends on the batch's size.
     let left = matrix(&rows, h).reshape([1, rows.n_out, h]).expand([n * c, rows.n_out, h]);
-    let x = x.reshape([n * c * h, w]).matmul(right).reshape([n * c, h, columns.n_out]);
-    left.matmul(x).reshape([n, c, rows.n_out, columns.n_out])
+    let right = matrix(&columns, w).transpose().reshape([1, w, columns.n_out]).expand([n * c, w, columns.n_out]);
+    left.matmul(x.reshape([n * c, h, w]).matmul(right)).reshape([n, c, rows.n_out, columns.n_out])
 }
 
 /// Linear interpolation between `n_in` points, the ends aligned.

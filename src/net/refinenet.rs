@@ -4,7 +4,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{Architecture, Conv2d, InputRange, NetworkConfig, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock, elu};
+use super::{
+    Architecture, Conv2d, InputRange, NetworkConfig, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock, elu,
+};
 use crate::error::Result;
 use crate::noise::Stream;
 

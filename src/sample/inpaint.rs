@@ -63,7 +63,8 @@ impl<const D: usize, S: Score<D>, Z: FnMut(Draw) -> Tensor<D>> Iterator for Inpa
         let step = *self.steps.get(self.n_done)?;
         let previous = self.n_done.checked_sub(1).map(|i| self.steps[i].level);
         if previous != Some(step.level) {
-            self.known.blurred = self.known.reference.clone() + (self.noise)(Draw::Known) * self.levels.sigmas()[step.level];
+            self.known.blurred =
+                self.known.reference.clone() + (self.noise)(Draw::Known) * self.levels.sigmas()[step.level];
             self.x = self.put_back(self.x.clone());
         }
         let x = update(&self.score, step, self.x.clone(), (self.noise)(Draw::Update));

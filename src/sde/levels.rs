@@ -61,9 +61,12 @@ mod tests {
 
     #[test]
     fn impossible_levels_are_refused_with_their_values() {
-        for (begin, end, n, needle) in
-            [(1.0, 2.0, 10, "sigma_end 2"), (0.0, -1.0, 10, "positive"), (1.0, f64::NAN, 3, "positive"), (1.0, 0.1, 0, "no noise level")]
-        {
+        for (begin, end, n, needle) in [
+            (1.0, 2.0, 10, "sigma_end 2"),
+            (0.0, -1.0, 10, "positive"),
+            (1.0, f64::NAN, 3, "positive"),
+            (1.0, 0.1, 0, "no noise level"),
+        ] {
             let message = NoiseLevels::geometric(begin, end, n).expect_err("invalid").to_string();
             assert!(message.contains(needle), "{message}");
         }

@@ -57,7 +57,9 @@ impl Rule {
 
     fn weight_decay(self) -> f64 {
         match self {
-            Rule::Adam { weight_decay, .. } | Rule::RmsProp { weight_decay, .. } | Rule::Sgd { weight_decay, .. } => weight_decay,
+            Rule::Adam { weight_decay, .. } | Rule::RmsProp { weight_decay, .. } | Rule::Sgd { weight_decay, .. } => {
+                weight_decay
+            }
         }
     }
 

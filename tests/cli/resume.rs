@@ -51,8 +51,10 @@ fn a_run_killed_twenty_times_equals_a_straight_run_byte_for_byte() {
     assert!(final_files(folder.path()) == expected);
     // The metrics, too, are those of one run.
     let metrics = fs::read_to_string(folder.path().join("run/logs/d/metrics.jsonl")).unwrap();
-    let steps: Vec<u64> =
-        metrics.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["step"].as_u64().unwrap()).collect();
+    let steps: Vec<u64> = metrics
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["step"].as_u64().unwrap())
+        .collect();
     assert_eq!(steps, (1..=24).collect::<Vec<_>>());
 }
 
@@ -82,7 +84,9 @@ fn an_existing_run_is_touched_only_when_asked() {
     succeeds(folder.path(), &TRAIN);
     let before = final_files(folder.path());
     let message = fails(folder.path(), &TRAIN);
-    assert!(message.contains("--resume") && message.contains("--overwrite") && message.contains("checkpoint at step 24"));
+    assert!(
+        message.contains("--resume") && message.contains("--overwrite") && message.contains("checkpoint at step 24")
+    );
     assert!(final_files(folder.path()) == before);
 
     let mut overwrite = TRAIN.to_vec();

@@ -32,7 +32,10 @@ fn an_image_of_a_seed_is_the_same_whatever_the_batch() {
     assert!(one_batch[..128] == draw("d", "2", "2")[..]);
     for k in 0..7 {
         let name = format!("images/{k:06}.png");
-        assert_eq!(fs::read(folder.path().join("a").join(&name)).unwrap(), fs::read(folder.path().join("b").join(&name)).unwrap());
+        assert_eq!(
+            fs::read(folder.path().join("a").join(&name)).unwrap(),
+            fs::read(folder.path().join("b").join(&name)).unwrap()
+        );
     }
     succeeds(folder.path(), &["sample", "--doc", "d", "-o", "e", "--n", "7", "--raw", "--seed", "5"]);
     assert!(one_batch != raw(folder.path(), "e"));
@@ -71,7 +74,20 @@ fn a_folder_of_other_samples_is_replaced_only_when_asked() {
 #[test]
 fn the_published_programs_flags_train_and_sample() {
     let folder = scratch();
-    let train = ["--runner", "AnnealRunner", "--config", "tiny.yml", "--doc", "p", "--seed", "3", "--verbose", "warning", "--comment", "c"];
+    let train = [
+        "--runner",
+        "AnnealRunner",
+        "--config",
+        "tiny.yml",
+        "--doc",
+        "p",
+        "--seed",
+        "3",
+        "--verbose",
+        "warning",
+        "--comment",
+        "c",
+    ];
     assert_eq!(succeeds(folder.path(), &train), "", "warnings only");
     assert!(folder.path().join("run/logs/p/checkpoint_24.safetensors").exists());
     let log = fs::read_to_string(folder.path().join("run/logs/p/stdout.txt")).unwrap();

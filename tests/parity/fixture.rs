@@ -12,12 +12,21 @@ pub struct Fixture {
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
 }
 
-/// The fixture, from the shared folder or from `tests/golden`.
-pub fn open(name: &str) -> Fixture {
+/// Where the fixture `name` lies: the shared folder, else `tests/golden`; `None` if in neither.
+pub fn find(name: &str) -> Option<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let candidates = [root.join("../shared/fixtures").join(name), root.join("tests/golden").join(name)];
-    let bytes = candidates.iter().find_map(|path| std::fs::read(path).ok());
-    let bytes = bytes.unwrap_or_else(|| panic!("fixture {name} found neither in ../shared/fixtures nor in tests/golden"));
+    candidates.into_iter().find(|path| path.exists())
+}
+
+/// Its bytes.
+pub fn read(name: &str) -> Vec<u8> {
+    std::fs::read(find(name).unwrap_or_else(|| panic!("no fixture {name}"))).unwrap()
+}
+
+/// Its tensors.
+pub fn open(name: &str) -> Fixture {
+    let bytes = read(name);
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensors = file.iter().map(|(name, view)| {
         let data = view.data();
@@ -83,8 +92,15 @@ impl Fixture {
 pub fn assert_close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}: number of values");
     let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    let difference = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0f64, |m, d| if d > m || d.is_nan() { d } else { m });
-    assert!(difference <= tolerance * largest, "{what}: largest difference {difference:.3e}, largest value {largest:.3e}, tolerance {tolerance:.0e}");
+    let difference = found
+        .iter()
+        .zip(expected)
+        .map(|(&a, &b)| (f64::from(a) - b).abs())
+        .fold(0.0f64, |m, d| if d > m || d.is_nan() { d } else { m });
+    assert!(
+        difference <= tolerance * largest,
+        "{what}: largest difference {difference:.3e}, largest value {largest:.3e}, tolerance {tolerance:.0e}"
+    );
 }
 
 pub fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {

@@ -5,14 +5,28 @@ use ncsn::net::InputRange;
 use ncsn::sample::{Draw, Inpainting, Langevin, annealed_steps, plain_steps};
 use ncsn::sde::NoiseLevels;
 
+use crate::Case;
 use crate::fixture::{assert_close, open, values};
 use crate::network::network;
 
 /// The reference's f32 error is 4e-7 after 20 steps.
 const TOLERANCE: f64 = 1e-5;
 
-#[test]
-fn annealed_langevin_follows_the_published_trajectory() {
+/// All questions about samplers.
+pub fn cases() -> Vec<Case> {
+    let case = |claim: &str, net: &str, file: &str, run: fn()| {
+        let files = [format!("ncsn/{net}/params.safetensors"), format!("ncsn/langevin/{file}.safetensors")];
+        Case::new(claim, &files, run)
+    };
+    let (grey, colour) = ("cond_refinenet_ch1_28", "cond_refinenet_ch3_32");
+    vec![
+        case("annealed Langevin follows the published trajectory", grey, "anneal_ch1_28", annealed),
+        case("plain Langevin follows the published trajectory", grey, "plain_conditional_label9", plain),
+        case("inpainting follows the published trajectory", colour, "inpainting_ch3_32", inpainting),
+    ]
+}
+
+fn annealed() {
     let device = Device::flex();
     let case = open("ncsn/langevin/anneal_ch1_28.safetensors");
     let net = network(&open("ncsn/cond_refinenet_ch1_28/params.safetensors"), InputRange::Unit, &device);
@@ -35,8 +49,7 @@ fn annealed_langevin_follows_the_published_trajectory() {
     assert_close("the sample", &last.unwrap(), case.f64("x_final"), TOLERANCE);
 }
 
-#[test]
-fn plain_langevin_at_one_level_follows_the_published_trajectory() {
+fn plain() {
     let device = Device::flex();
     let case = open("ncsn/langevin/plain_conditional_label9.safetensors");
     let net = network(&open("ncsn/cond_refinenet_ch1_28/params.safetensors"), InputRange::Unit, &device);
@@ -46,8 +59,7 @@ fn plain_langevin_at_one_level_follows_the_published_trajectory() {
     assert_close("the sample", &values(chain.finish()), case.f64("x_final"), TOLERANCE);
 }
 
-#[test]
-fn inpainting_follows_the_published_trajectory() {
+fn inpainting() {
     let device = Device::flex();
     let case = open("ncsn/langevin/inpainting_ch3_32.safetensors");
     let net = network(&open("ncsn/cond_refinenet_ch3_32/params.safetensors"), InputRange::Unit, &device);

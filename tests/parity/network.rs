@@ -6,13 +6,15 @@ use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet, params};
 use ncsn::noise::Noise;
 use ncsn::sde::NoiseLevels;
 
+use crate::Case;
 use crate::fixture::{Fixture, assert_close, open, values};
 
 /// A tenth of the bar of 1e-4; the reference's own f32 error is 1e-6.
 const TOLERANCE: f64 = 1e-5;
 
 pub fn network(params: &Fixture, input: InputRange, device: &Device) -> RefineNet {
-    let config = NetworkConfig::from_shapes(|name| params.tensors.get(name).map(|(shape, _)| shape.clone()), input).unwrap();
+    let config =
+        NetworkConfig::from_shapes(|name| params.tensors.get(name).map(|(shape, _)| shape.clone()), input).unwrap();
     let net = RefineNet::new(&config, &mut Noise::new(0).stream("init", 0), device).unwrap();
     assert_eq!(params::to_host(&net).len(), params.tensors.len(), "as many parameters as published");
     params.load(net, "")
@@ -20,40 +22,54 @@ pub fn network(params: &Fixture, input: InputRange, device: &Device) -> RefineNe
 
 fn outputs_agree(name: &str) {
     let device = Device::flex();
-    let (params, forward) = (open(&format!("ncsn/{name}/params.safetensors")), open(&format!("ncsn/{name}/forward.safetensors")));
+    let is_deeper = name == "cond_refinenet_deeper_32";
+    let (params, forward) =
+        (open(&format!("ncsn/{name}/params.safetensors")), open(&format!("ncsn/{name}/forward.safetensors")));
     for (x, labels, out, input) in [
         ("x", "labels", "out", InputRange::Unit),
         ("x10", "labels10", "out10", InputRange::Unit),
         ("x_logit", "labels", "out_logit_transform", InputRange::Logit),
     ] {
         if !forward.has(x) {
-            assert_eq!(name, "cond_refinenet_deeper_32", "only the deeper network's fixture holds one case");
+            assert!(is_deeper, "only the deeper network's fixture holds one case");
             continue;
         }
-        let found = network(&params, input, &device).forward(forward.tensor(x, &device), &forward.labels(labels, &device));
+        let net = network(&params, input, &device);
+        assert_eq!(net.config().architecture == Architecture::Deeper, is_deeper);
+        let found = net.forward(forward.tensor(x, &device), &forward.labels(labels, &device));
         assert_close(&format!("{name} {out}"), &values(found), forward.f64(out), TOLERANCE);
     }
 }
 
-#[test]
-fn the_grey_28_pixel_network_gives_the_published_output() {
-    outputs_agree("cond_refinenet_ch1_28");
+/// All questions about whole networks.
+pub fn cases() -> Vec<Case> {
+    let dir =
+        |name: &str, files: &[&str]| files.iter().map(|f| format!("ncsn/{name}/{f}.safetensors")).collect::<Vec<_>>();
+    let mut cases = Vec::new();
+    for (name, claim) in [
+        ("cond_refinenet_ch1_28", "the grey 28-pixel network gives the published output"),
+        ("cond_refinenet_ch3_32", "the colour 32-pixel network gives the published output"),
+        ("cond_refinenet_deeper_32", "the deeper network gives the published output"),
+    ] {
+        cases.push(Case::new(claim, &dir(name, &["params", "forward"]), move || outputs_agree(name)));
+    }
+    let trained =
+        ["ncsn/optimizers_smallest/final_adam.safetensors", "ncsn/optimizers_smallest/forward_adam.safetensors"];
+    cases.push(Case::new("a trained network gives the published output", &trained, trained_output_agrees));
+    let files = dir("cond_refinenet_ch1_28", &["params", "dsm_loss", "dsm_grads"]);
+    cases.push(Case::new("the denoising loss and every parameter's gradient agree", &files, loss_and_gradients_agree));
+    cases
 }
 
-#[test]
-fn the_colour_32_pixel_network_gives_the_published_output() {
-    outputs_agree("cond_refinenet_ch3_32");
+fn trained_output_agrees() {
+    let device = Device::flex();
+    let case = open("ncsn/optimizers_smallest/forward_adam.safetensors");
+    let net = network(&open("ncsn/optimizers_smallest/final_adam.safetensors"), InputRange::Unit, &device);
+    let found = net.forward(case.tensor("x", &device), &case.labels("labels", &device));
+    assert_close("out", &values(found), case.f64("out"), TOLERANCE);
 }
 
-#[test]
-fn the_deeper_network_gives_the_published_output() {
-    let params = open("ncsn/cond_refinenet_deeper_32/params.safetensors");
-    assert_eq!(network(&params, InputRange::Unit, &Device::flex()).config().architecture, Architecture::Deeper);
-    outputs_agree("cond_refinenet_deeper_32");
-}
-
-#[test]
-fn the_denoising_loss_and_every_parameters_gradient_agree() {
+fn loss_and_gradients_agree() {
     let device = Device::flex().autodiff();
     let dir = "ncsn/cond_refinenet_ch1_28";
     let case = open(&format!("{dir}/dsm_loss.safetensors"));
@@ -61,7 +77,14 @@ fn the_denoising_loss_and_every_parameters_gradient_agree() {
     let net = network(&open(&format!("{dir}/params.safetensors")), InputRange::Unit, &device);
     let levels = NoiseLevels::geometric(1.0, 0.01, 10).unwrap();
     let loss = |power| {
-        annealed_dsm(&net, &levels, case.tensor("X", &device), &case.labels("labels", &device), case.tensor("noise", &device), power)
+        annealed_dsm(
+            &net,
+            &levels,
+            case.tensor("X", &device),
+            &case.labels("labels", &device),
+            case.tensor("noise", &device),
+            power,
+        )
     };
     for (power, name) in [(2.0, "loss"), (1.0, "loss_anneal_power_1"), (0.0, "loss_anneal_power_0")] {
         // The published target is formed from rounded numbers; the fixture's README allows 1e-5.

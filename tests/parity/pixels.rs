@@ -1,12 +1,24 @@
 //! Resizing, cropping and grids, byte for byte as Pillow and torchvision.
 
+use crate::Case;
 use ncsn::data::resize::{Pixels, center_crop, prepare, resize_shorter_side};
 use ncsn::image::{grid, to_u8};
 use safetensors::{Dtype, SafeTensors};
 
+const FILE: &str = "ncsn/data/data.safetensors";
+
+/// All questions about pixels.
+pub fn cases() -> Vec<Case> {
+    let cases = [
+        ("resizing is pillows byte for byte", resizing_is_pillows_byte_for_byte as fn()),
+        ("planes are to tensors", planes_are_to_tensors as fn()),
+        ("grids are torchvisions byte for byte", grids_are_torchvisions_byte_for_byte as fn()),
+    ];
+    cases.into_iter().map(|(claim, run)| Case::new(claim, &[FILE], run)).collect()
+}
+
 fn file() -> Vec<u8> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/fixtures/ncsn/data/data.safetensors");
-    std::fs::read(path).unwrap()
+    crate::fixture::read(FILE)
 }
 
 /// A `u8` tensor, `[H, W]` or `[H, W, C]`.
@@ -27,7 +39,6 @@ fn bytes(file: &[u8], name: &str) -> (Vec<u8>, Vec<usize>) {
     (values, tensor.shape().to_vec())
 }
 
-#[test]
 fn resizing_is_pillows_byte_for_byte() {
     let file = file();
     let face = pixels(&file, "celeba_like.uint8_hwc");
@@ -52,7 +63,6 @@ fn resizing_is_pillows_byte_for_byte() {
     }
 }
 
-#[test]
 fn planes_are_to_tensors() {
     let file = file();
     for name in ["crop140_resize32", "resize32", "small_resize_down", "gray_28"] {
@@ -63,7 +73,6 @@ fn planes_are_to_tensors() {
     }
 }
 
-#[test]
 fn grids_are_torchvisions_byte_for_byte() {
     let file = file();
     for name in ["grid_gray", "grid_rgb", "grid_partial", "grid_single"] {
