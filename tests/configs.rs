@@ -5,14 +5,14 @@ use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer};
 
 fn parse(text: &str) -> Config {
     match Config::parse(text, "test.yml", &[]).unwrap() {
-        File::Images(config) => config,
+        File::Images(config) => *config,
         File::Toy => panic!("a configuration of images"),
     }
 }
 
 fn load(name: &str) -> Config {
     match Config::load(name, &[]).unwrap().0 {
-        File::Images(config) => config,
+        File::Images(config) => *config,
         File::Toy => panic!("{name} configures images"),
     }
 }

@@ -200,7 +200,7 @@ impl RunFolders {
 /// The images' part of a configuration file.
 fn images_config(file: File, name: &str) -> Result<Config> {
     match file {
-        File::Images(config) => Ok(config),
+        File::Images(config) => Ok(*config),
         File::Toy => {
             Err(Error::Usage(format!("{name} is the configuration of ToyRunner, expected one that trains on images")))
         }

@@ -223,7 +223,7 @@ impl Drawing {
     /// Draws into `folder`, batch by batch: `images/NUMBER.png`, `grid.png`, `samples.gif`. Images that are there
     /// already, from a call that was stopped, are not drawn again.
     pub fn to_folder(
-        &mut self,
+        &self,
         net: &RefineNet,
         folder: &Path,
         pictures: &Pictures,

@@ -265,7 +265,7 @@ impl Session<'_> {
 
     fn draw_samples(&mut self, trainer: &Trainer) -> Result<ExitCode> {
         let n = self.config.sampling.final_images;
-        let mut drawing = self.drawing(n)?;
+        let drawing = self.drawing(n)?;
         let pictures = Pictures::default();
         let folder = self.folders.samples.join(format!("step_{}", trainer.step_count()));
         let code = drawing.to_folder(&trainer.sampling_net(), &folder, &pictures, &mut self.log)?;

@@ -21,7 +21,7 @@ use crate::net::{InputRange, NetworkConfig};
 #[derive(Clone, Debug, PartialEq)]
 pub enum File {
     /// A run on images.
-    Images(Config),
+    Images(Box<Config>),
     /// The experiments in the plane, whose published file holds nothing but a placeholder.
     Toy,
 }
@@ -254,7 +254,7 @@ impl Config {
         let has_data = entries.iter().any(|entry| entry.key == "data");
         let mut root = Section::new(source, "", root.place, entries);
         let placeholder = root.value("placeholder", "a word", |text| Some(text.to_string()))?;
-        let file = if placeholder.is_some() && !has_data { File::Toy } else { File::Images(Self::read(&mut root)?) };
+        let file = if placeholder.is_some() && !has_data { File::Toy } else { File::Images(Box::new(Self::read(&mut root)?)) };
         root.finish()?;
         Ok(file)
     }

@@ -87,7 +87,7 @@ impl<'a> Pickle<'a> {
     /// Parses `bytes`, the whole content of `path` (which only errors use), in a pickle protocol from 2 to 5.
     ///
     /// # Errors
-    /// [`Error::Format`] when the pickle is broken, is too large, or needs anything but plain values and `u8` arrays.
+    /// [`crate::Error::Format`] when the pickle is broken, is too large, or needs anything but plain values and `u8` arrays.
     pub fn parse(path: &Path, bytes: &'a [u8]) -> Result<Self> {
         let (values, root) = Machine::new(path, bytes).run()?;
         Ok(Self { values, root })
