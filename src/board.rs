@@ -3,12 +3,15 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::file;
+
+/// For how long at most a report waits in memory while TensorBoard watches the file.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Writes a file of events that TensorBoard reads: records of protocol-buffer messages `Event`
 /// (tensorflow/core/util/event.proto), each with its length and checksums.
@@ -16,15 +19,16 @@ use crate::file;
 pub struct EventWriter {
     out: BufWriter<File>,
     path: PathBuf,
+    flushed: Instant,
 }
 
 impl EventWriter {
-    /// A new file in `folder`, beside those of earlier parts of the run. If the run goes on at `step` > 0, TensorBoard is
-    /// told to forget what an interrupted part reported after it.
+    /// A new file in `folder`, beside those of earlier parts of the run. If the run goes on after step `resumed`,
+    /// TensorBoard is told to forget what an interrupted part reported of later steps.
     ///
     /// # Errors
     /// When the folder or the file cannot be written.
-    pub fn create(folder: &Path, step: u64) -> Result<Self> {
+    pub fn create(folder: &Path, resumed: Option<u64>) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         // TensorBoard reads the files in the order of their names, which therefore begin with the time; the number
         // keeps two writers of one second apart, and their order.
@@ -36,11 +40,11 @@ impl EventWriter {
         let taken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::AlreadyExists;
         let opened = (0..1000).map(open).find(|file| !file.as_ref().is_err_and(taken));
         let (file, path) = opened.unwrap_or_else(|| open(1000)).map_err(Error::io(folder))?;
-        let mut writer = Self { out: BufWriter::new(file), path };
+        let mut writer = Self { out: BufWriter::new(file), path, flushed: Instant::now() };
         writer.event(0, |event| event.bytes(3, b"brain.Event:2"))?;
-        if step > 0 {
-            // SessionLog { status: START }: later steps seen before are void.
-            writer.event(step, |event| event.message(7, |log| log.varint(1, 1)))?;
+        if let Some(step) = resumed {
+            // SessionLog { status: START }: what was reported of this step and later ones is void.
+            writer.event(step + 1, |event| event.message(7, |log| log.varint(1, 1)))?;
         }
         Ok(writer)
     }
@@ -78,6 +82,7 @@ impl EventWriter {
     /// # Errors
     /// When the file cannot be written.
     pub fn flush(&mut self) -> Result<()> {
+        self.flushed = Instant::now();
         self.out.flush().map_err(Error::io(&self.path))
     }
 
@@ -97,7 +102,8 @@ impl EventWriter {
         event.double(1, wall_time());
         event.varint(2, step);
         content(&mut event);
-        write_record(&mut self.out, &event.0).map_err(Error::io(&self.path))
+        write_record(&mut self.out, &event.0).map_err(Error::io(&self.path))?;
+        if self.flushed.elapsed() > FLUSH_INTERVAL { self.flush() } else { Ok(()) }
     }
 }
 
@@ -254,7 +260,7 @@ mod tests {
     #[test]
     fn events_are_records_of_the_messages_that_tensorboard_defines() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = EventWriter::create(folder.path(), 300).unwrap();
+        let mut writer = EventWriter::create(folder.path(), Some(299)).unwrap();
         writer.scalar("loss", 1.5, 301).unwrap();
         let png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x82\0\0\0\x02";
         writer.image("samples", png, 302).unwrap();
@@ -275,7 +281,7 @@ mod tests {
     fn two_writers_in_one_second_get_a_file_each() {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..3 {
-            EventWriter::create(folder.path(), 0).unwrap();
+            EventWriter::create(folder.path(), None).unwrap();
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }

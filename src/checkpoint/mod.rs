@@ -210,6 +210,11 @@ impl Weights {
         self.header.as_ref()
     }
 
+    /// The MD5 of the file, which tells whether two sets of samples come from the same weights.
+    pub fn digest(&self) -> String {
+        self.file.md5()
+    }
+
     /// Whether it holds averaged weights too.
     pub fn has_ema(&self) -> bool {
         self.file.names().any(|name| name.starts_with(EMA))

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use md5::{Digest, Md5};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
@@ -52,6 +53,11 @@ impl TensorFile {
     /// Where it was read from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The MD5 of the whole file, in hexadecimal digits.
+    pub fn md5(&self) -> String {
+        Md5::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The names of its tensors, sorted.

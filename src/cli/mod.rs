@@ -88,8 +88,8 @@ struct Published {
     config: Option<String>,
     #[arg(long, hide = true)]
     doc: Option<String>,
-    #[arg(long, default_value_t = DEFAULT_SEED, hide = true)]
-    seed: u64,
+    #[arg(long, hide = true)]
+    seed: Option<u64>,
     #[arg(long, default_value = "", hide = true)]
     comment: String,
     #[arg(long, hide = true)]
@@ -121,7 +121,8 @@ impl Published {
             return Err(Error::Usage("found no command and no --doc; see ncsn --help".into()));
         };
         Ok(if self.test {
-            let args = sample::SampleArgs::published(doc, self.seed, self.image_folder, self.common);
+            let args =
+                sample::SampleArgs::published(doc, self.seed.unwrap_or(DEFAULT_SEED), self.image_folder, self.common);
             Command::Sample(args)
         } else {
             Command::Train(train::TrainArgs {

@@ -154,7 +154,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     drawing.batch = args.batch.min(args.n);
     drawing.columns = args.columns;
     drawing.overwrite = args.overwrite;
-    drawing.origin = Some(path.display().to_string());
+    drawing.weights = Some(weights.digest());
     let code = drawing.to_folder(&net, &output, &args.pictures, &mut log)?;
     if code == ExitCode::SUCCESS {
         let gif = if args.pictures.final_only { "" } else { ", samples.gif" };
@@ -167,7 +167,8 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
 /// What the images of a folder depend on; a folder is only added to when it is the same.
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Manifest {
-    checkpoint: Option<String>,
+    /// The MD5 of the checkpoint.
+    weights: Option<String>,
     step_lr: f64,
     n_steps_each: usize,
     seed: u64,
@@ -185,7 +186,8 @@ pub struct Drawing {
     batch: u64,
     columns: Option<u64>,
     overwrite: bool,
-    origin: Option<String>,
+    /// The MD5 of the checkpoint, for the folder's manifest.
+    pub weights: Option<String>,
     manifest_of_steps: (f64, usize),
 }
 
@@ -203,7 +205,7 @@ impl Drawing {
             batch: n,
             columns: None,
             overwrite: false,
-            origin: None,
+            weights: None,
             manifest_of_steps: (sampling.step_lr, sampling.n_steps_each),
         })
     }
@@ -222,13 +224,7 @@ impl Drawing {
 
     /// Draws into `folder`, batch by batch: `images/NUMBER.png`, `grid.png`, `samples.gif`. Images that are there
     /// already, from a call that was stopped, are not drawn again.
-    pub fn to_folder(
-        &self,
-        net: &RefineNet,
-        folder: &Path,
-        pictures: &Pictures,
-        log: &mut Log,
-    ) -> Result<ExitCode> {
+    pub fn to_folder(&self, net: &RefineNet, folder: &Path, pictures: &Pictures, log: &mut Log) -> Result<ExitCode> {
         let images = folder.join("images");
         create_folder(&images)?;
         let _lock = Lock::take(folder)?;
@@ -246,6 +242,7 @@ impl Drawing {
             let complete = (first > 0 || folder.join("grid.png").exists())
                 && numbers.clone().all(|k| image_path(&images, k).exists());
             if complete {
+                progress.skip(n_done);
                 continue;
             }
             let before = n_done - n_steps;
@@ -254,7 +251,7 @@ impl Drawing {
             for state in self.chain(net, numbers.clone()) {
                 if stop::asked() {
                     drop(progress);
-                    log.info(format!("stopped at image {first} of {}; the same command goes on", self.n));
+                    log.info(format!("stopped; {first} of {} images are drawn and kept", self.n));
                     return Ok(ExitCode::from(stop::INTERRUPTED));
                 }
                 let State { n_done, x, .. } = state;
@@ -333,7 +330,7 @@ impl Drawing {
         let path = folder.join("samples.json");
         let (step_lr, n_steps_each) = self.manifest_of_steps;
         let manifest = Manifest {
-            checkpoint: self.origin.clone(),
+            weights: self.weights.clone(),
             step_lr,
             n_steps_each,
             seed: self.noise.seed(),

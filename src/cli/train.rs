@@ -10,8 +10,8 @@ use clap::Args;
 use serde::Serialize;
 
 use ncsn::board::{EventWriter, JsonLines};
-use ncsn::checkpoint::{Checkpoints, Header};
-use ncsn::config::{Config, Optim, Optimizer as OptimizerName, Training};
+use ncsn::checkpoint::{Checkpoints, Header, Weights};
+use ncsn::config::{Algo, Config, Optim, Optimizer as OptimizerName, Training};
 use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
 use ncsn::image::write_png;
 use ncsn::net::RefineNet;
@@ -44,8 +44,9 @@ pub struct TrainArgs {
     #[arg(long)]
     pub overwrite: bool,
     /// Seed of all randomness
-    #[arg(long, default_value_t = DEFAULT_SEED)]
-    pub seed: u64,
+    /// [default: the configuration's, else 1234]
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// A remark for the log
     #[arg(long, default_value = "")]
     pub comment: String,
@@ -89,7 +90,9 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     if args.resume && !exists {
         return Err(Error::Usage(format!("found no run in {} to resume", folders.logs.display())));
     }
-    let config = load_config(&args, &folders)?;
+    let mut config = load_config(&args, &folders)?;
+    let seed = choose_seed(&args, &config)?;
+    config.training.seed = Some(seed);
 
     // Everything that can be refused is refused before a file of an existing run changes.
     let mut log = Log::terminal(args.common.verbose);
@@ -105,7 +108,6 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     log = Log::with_file(args.common.verbose, &folders.logs.join("stdout.txt"))?;
 
     let header = resumed.map(|step| checkpoints.header(step)).transpose()?;
-    let seed = header.as_ref().map_or(args.seed, |h| h.seed);
     let noise = Noise::new(seed);
     let mut trainer = new_trainer(&config, noise, &args.common)?;
     if let Some(step) = resumed {
@@ -152,7 +154,7 @@ impl Session<'_> {
         let Training { batch_size, snapshot_freq, test_freq, log_freq, .. } = self.config.training;
         let first = trainer.step_count();
         let n_steps = n_steps(&self.config.training, train_set.len());
-        let mut events = EventWriter::create(&self.folders.board, first)?;
+        let mut events = EventWriter::create(&self.folders.board, self.args.resume.then_some(first))?;
         let mut metrics = JsonLines::open(&self.folders.logs.join("metrics.jsonl"), first)?;
         let options = batch_options(self.config);
         let started = Instant::now();
@@ -210,11 +212,8 @@ impl Session<'_> {
             }
             if stopping && step < n_steps {
                 drop(progress);
-                self.log.info(format!(
-                    "stopped at step {step} of {n_steps}, saved; go on with: ncsn train --doc {}{} --resume",
-                    self.args.doc,
-                    run_flag(&self.args.common.run)
-                ));
+                let command = self.resume_command();
+                self.log.info(format!("stopped at step {step} of {n_steps}, saved; go on with: {command}"));
                 return Ok(Outcome::Stopped);
             }
         }
@@ -244,6 +243,12 @@ impl Session<'_> {
         Ok(())
     }
 
+    fn resume_command(&self) -> String {
+        let run = &self.args.common.run;
+        let flag = if run == Path::new("run") { String::new() } else { format!(" --run {}", run.display()) };
+        format!("ncsn train --doc {}{flag} --resume", self.args.doc)
+    }
+
     fn drawing(&self, n: u64) -> Result<Drawing> {
         Drawing::new(self.config, self.noise, n)
     }
@@ -265,12 +270,15 @@ impl Session<'_> {
 
     fn draw_samples(&mut self, trainer: &Trainer) -> Result<ExitCode> {
         let n = self.config.sampling.final_images;
-        let drawing = self.drawing(n)?;
+        let mut drawing = self.drawing(n)?;
+        drawing.weights = Some(Weights::open(&self.checkpoints.weights_path(trainer.step_count()))?.digest());
         let pictures = Pictures::default();
         let folder = self.folders.samples.join(format!("step_{}", trainer.step_count()));
         let code = drawing.to_folder(&trainer.sampling_net(), &folder, &pictures, &mut self.log)?;
-        if code == ExitCode::SUCCESS {
-            let mut events = EventWriter::create(&self.folders.board, trainer.step_count())?;
+        if code != ExitCode::SUCCESS {
+            self.log.info(format!("go on with: {}", self.resume_command()));
+        } else {
+            let mut events = EventWriter::create(&self.folders.board, None)?;
             report_picture(&mut events, &folder.join("grid.png"), trainer.step_count())?;
             self.log.info(format!(
                 "{n} samples: {}, how they came about: {}",
@@ -289,6 +297,16 @@ fn report_picture(events: &mut EventWriter, path: &Path, step: u64) -> Result<()
     events.flush()
 }
 
+/// The seed asked for, else the configuration's, else the published program's. A run that goes on keeps its own.
+fn choose_seed(args: &TrainArgs, config: &Config) -> Result<u64> {
+    match (args.seed, config.training.seed) {
+        (Some(asked), Some(saved)) if args.resume && asked != saved => Err(Error::Usage(format!(
+            "found --seed {asked}, expected none or {saved}: a run keeps the seed it began with"
+        ))),
+        (asked, configured) => Ok(asked.or(configured).unwrap_or(DEFAULT_SEED)),
+    }
+}
+
 fn load_config(args: &TrainArgs, folders: &RunFolders) -> Result<Config> {
     let name = match (&args.config, args.resume) {
         (_, true) => folders.config().display().to_string(),
@@ -298,7 +316,13 @@ fn load_config(args: &TrainArgs, folders: &RunFolders) -> Result<Config> {
         }
     };
     let (file, name) = Config::load(&name, &args.set)?;
-    images_config(file, &name)
+    let config = images_config(file, &name)?;
+    if config.training.algo != Algo::Dsm {
+        return Err(Error::Usage(format!(
+            "{name}: training.algo is ssm, expected dsm: this version has no other loss"
+        )));
+    }
+    Ok(config)
 }
 
 fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer> {
@@ -355,10 +379,6 @@ fn clear(folders: &RunFolders, checkpoints: &Checkpoints) -> Result<()> {
     ["metrics.jsonl", "stdout.txt"].iter().try_for_each(|name| remove(folders.logs.join(name)))?;
     let Ok(entries) = std::fs::read_dir(&folders.board) else { return Ok(()) };
     entries.flatten().map(|e| e.path()).filter(|p| p.to_string_lossy().contains("tfevents")).try_for_each(remove)
-}
-
-fn run_flag(run: &Path) -> String {
-    if run == Path::new("run") { String::new() } else { format!(" --run {}", run.display()) }
 }
 
 /// The most memory this program has had resident, where the system tells.

@@ -62,6 +62,8 @@ pub struct Training {
     pub anneal_power: f64,
     /// σ of the noise added by the ScoreNet runner.
     pub noise_std: f64,
+    /// Ours: the seed of all randomness; the program's `--seed` comes first.
+    pub seed: Option<u64>,
     /// Ours: rate of the moving average of the weights.
     pub ema_rate: Option<f64>,
     /// Ours: largest global norm of the gradient.
@@ -254,7 +256,8 @@ impl Config {
         let has_data = entries.iter().any(|entry| entry.key == "data");
         let mut root = Section::new(source, "", root.place, entries);
         let placeholder = root.value("placeholder", "a word", |text| Some(text.to_string()))?;
-        let file = if placeholder.is_some() && !has_data { File::Toy } else { File::Images(Box::new(Self::read(&mut root)?)) };
+        let file =
+            if placeholder.is_some() && !has_data { File::Toy } else { File::Images(Box::new(Self::read(&mut root)?)) };
         root.finish()?;
         Ok(file)
     }
@@ -306,6 +309,7 @@ impl Config {
                 ("n_particles", some(&t.n_particles)),
                 ("anneal_power", float(t.anneal_power)),
                 ("noise_std", float(t.noise_std)),
+                ("seed", t.seed.as_ref().and_then(|x| some(x))),
                 ("ema_rate", t.ema_rate.and_then(float)),
                 ("grad_clip", t.grad_clip.and_then(float)),
                 ("test_freq", some(&t.test_freq)),
@@ -423,6 +427,7 @@ impl Training {
             n_particles: s.count("n_particles", 1..=1024, 1)?,
             anneal_power: s.number("anneal_power", "a number from -10 to 10", |x| x.abs() <= 10.0, 2.0)?,
             noise_std: s.number("noise_std", "a number from 0", |x| x >= 0.0, 0.01)?,
+            seed: s.count_or_none("seed", 0..=u64::MAX)?,
             ema_rate: s.number_or_none("ema_rate", "a number between 0 and 1", |x| x > 0.0 && x < 1.0)?,
             grad_clip: s.number_or_none("grad_clip", POSITIVE, positive)?,
             test_freq: s.count("test_freq", any.clone(), 100)?,

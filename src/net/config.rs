@@ -72,9 +72,21 @@ impl NetworkConfig {
         };
         let begin = wanted("begin_conv.weight", 4)?;
         let table = wanted("normalizer.embed.weight", 2)?;
-        let architecture =
-            if shape("res5.0.conv1.weight").is_some() { Architecture::Deeper } else { Architecture::Ncsn };
+        let (architecture, columns) = match shape("res5.0.conv1.weight") {
+            Some(_) => (Architecture::Deeper, 2),
+            None => (Architecture::Ncsn, 3),
+        };
         let config = Self { architecture, channels: begin[1], width: begin[0], n_levels: table[0], input };
+        // A network is about a hundred of each of these two: what they claim and hold bounds what it will take.
+        for (name, expected) in [
+            ("res1.0.conv1.weight", vec![config.width, config.width, 3, 3]),
+            ("normalizer.embed.weight", vec![config.n_levels, config.width.saturating_mul(columns)]),
+        ] {
+            let found = wanted(name, expected.len())?;
+            if found != expected {
+                return Err(Error::Usage(format!("{name} has shape {found:?}, expected {expected:?}")));
+            }
+        }
         config.check()?;
         Ok(config)
     }

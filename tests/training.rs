@@ -1,0 +1,129 @@
+//! Batches and training steps.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use ncsn::data::digits::Digits;
+use ncsn::data::memory::InMemory;
+use ncsn::data::{Batch, BatchOptions, Batches, Source, Split};
+use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet, params};
+use ncsn::noise::Noise;
+use ncsn::sde::NoiseLevels;
+use ncsn::train::{Rule, Trainer, TrainingOptions};
+
+fn options(batch_size: usize) -> BatchOptions {
+    BatchOptions { batch_size, random_flip: false, logit_transform: false }
+}
+
+/// 20 images of one pixel, whose value is their number.
+fn numbered() -> Arc<dyn Source> {
+    Arc::new(InMemory::new((0..20).collect(), [1, 1, 1]).unwrap())
+}
+
+fn numbers(batch: &Batch) -> Vec<u8> {
+    batch.x.iter().map(|x| (x * 256.0) as u8).collect()
+}
+
+#[test]
+fn an_epoch_holds_every_image_once_though_batches_straddle_epochs() {
+    let batches = Batches::new(numbered(), options(7), Noise::new(1), "train", 0);
+    let seen: Vec<u8> = batches.take(20).flat_map(|b| numbers(&b.unwrap())).collect();
+    assert_eq!(seen.len(), 140);
+    let epochs: Vec<&[u8]> = seen.chunks(20).collect();
+    for epoch in &epochs {
+        let mut sorted = epoch.to_vec();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..20).collect::<Vec<_>>());
+    }
+    assert_ne!(epochs[0], epochs[1], "each epoch has its own order");
+}
+
+#[test]
+fn batches_from_any_number_on_are_those_of_the_whole_sequence() {
+    let from = |first| Batches::new(numbered(), options(3), Noise::new(1), "train", first).map(Result::unwrap);
+    let whole: Vec<Batch> = from(0).take(12).collect();
+    assert_eq!(from(5).take(7).collect::<Vec<_>>(), whole[5..]);
+    let other: Vec<Batch> =
+        Batches::new(numbered(), options(3), Noise::new(2), "train", 0).take(12).map(Result::unwrap).collect();
+    assert_ne!(other, whole, "another seed, another order");
+}
+
+#[test]
+fn flips_mirror_about_half_of_the_images() {
+    let pair: Arc<dyn Source> = Arc::new(InMemory::new(vec![0, 255], [1, 1, 2]).unwrap());
+    let options = BatchOptions { random_flip: true, ..options(1000) };
+    let batch = Batches::new(pair, options, Noise::new(1), "train", 0).next().unwrap().unwrap();
+    let n_flipped = batch.x.chunks(2).filter(|row| row[0] > row[1]).count();
+    // Binomial: standard deviation 16; five of them.
+    assert!(n_flipped.abs_diff(500) < 80, "{n_flipped}");
+}
+
+fn trainer(rule: Rule, options: TrainingOptions) -> Trainer {
+    let config =
+        NetworkConfig { architecture: Architecture::Ncsn, channels: 1, width: 4, n_levels: 3, input: InputRange::Unit };
+    let noise = Noise::new(3);
+    let net = RefineNet::new(&config, &mut noise.stream("init", 0), &Device::flex().autodiff()).unwrap();
+    Trainer::new(net, NoiseLevels::geometric(1.0, 0.1, 3).unwrap(), rule, options, noise)
+}
+
+const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
+const PLAIN: TrainingOptions = TrainingOptions { anneal_power: 2.0, grad_clip: None, ema_rate: None };
+
+fn digits(batch_size: usize) -> Batches {
+    Batches::new(Arc::new(Digits::new(8, 1, Split::Train).unwrap()), options(batch_size), Noise::new(3), "train", 0)
+}
+
+#[test]
+fn training_lowers_the_loss() {
+    let mut trainer = trainer(ADAM, PLAIN);
+    let losses: Vec<f64> = digits(16).take(150).map(|b| trainer.step(b.unwrap()).unwrap().loss).collect();
+    let last = losses[140..].iter().sum::<f64>() / 10.0;
+    // s = 0 has the loss E ½‖z‖² = 64/2, and so has, about, a fresh network.
+    assert!((losses[0] - 32.0).abs() < 8.0 && last < 0.7 * 32.0, "{} → {last}", losses[0]);
+}
+
+#[test]
+fn a_step_is_the_same_every_time() {
+    let weights = |_: u32| {
+        let mut trainer = trainer(ADAM, PLAIN);
+        digits(5).take(3).for_each(|b| drop(trainer.step(b.unwrap()).unwrap()));
+        params::to_host(trainer.net())
+    };
+    assert!(weights(0) == weights(1));
+}
+
+#[test]
+fn a_batch_that_is_not_finite_is_refused_and_changes_nothing() {
+    let mut trainer = trainer(ADAM, PLAIN);
+    let mut batches = digits(2);
+    trainer.step(batches.next().unwrap().unwrap()).unwrap();
+    let before = params::to_host(trainer.net());
+    let mut batch = batches.next().unwrap().unwrap();
+    batch.x[5] = f32::NAN;
+    let message = trainer.step(batch).unwrap_err().to_string();
+    assert!(message.contains("the loss is NaN at step 2"), "{message}");
+    assert!(params::to_host(trainer.net()) == before);
+    assert_eq!(trainer.step_count(), 1);
+}
+
+#[test]
+fn clipping_shortens_a_long_gradient_and_leaves_a_short_one() {
+    // One step of SGD moves the weights by lr·g, so the length of the move shows that of the gradient.
+    let moved = |grad_clip| {
+        let rule = Rule::Sgd { lr: 1.0, momentum: 0.0, weight_decay: 0.0 };
+        let mut trainer = trainer(rule, TrainingOptions { grad_clip, ..PLAIN });
+        let before = params::to_host(trainer.net());
+        trainer.step(digits(4).next().unwrap().unwrap()).unwrap();
+        let after = params::to_host(trainer.net());
+        let difference = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
+        let squares =
+            before.iter().zip(&after).flat_map(|((_, a), (_, b))| a.values.iter().zip(&b.values).map(difference));
+        squares.sum::<f64>().sqrt()
+    };
+    let free = moved(None);
+    assert!(free > 1.0, "{free}");
+    // f32 rounding of weights of size 1 moved by little.
+    assert!((moved(Some(0.5)) - 0.5).abs() < 1e-3);
+    assert!((moved(Some(2.0 * free)) - free).abs() < 1e-3 * free);
+}
