@@ -83,6 +83,8 @@ training: !!python/object:argparse.Namespace
   n_iters: 200001
   ngpu: 1
   snapshot_freq: 5000
+device: !!python/object/apply:torch.device
+- cuda
 ";
     let config = parse(saved);
     assert_eq!((config.data.dataset, config.data.random_flip), (Dataset::CelebA, true));
@@ -119,7 +121,7 @@ fn a_configuration_written_out_reads_back_equal() {
         config.model.sigma_end = float(1.0);
         config.training.n_iters = u64::MAX - random();
         config.data.logit_transform = random() % 2 == 0;
-        config.data.dataset = Dataset::Folder(format!("a: b's #{}\\n", random()).into());
+        config.data.dataset = Dataset::Folder(format!("a: b's \"#{}\n\\", random()).into());
         config.model.architecture = if random() % 2 == 0 { Architecture::Ncsn } else { Architecture::Deeper };
         config.training.n_particles = 1 + (random() % 9) as usize;
         assert_eq!(parse(&config.to_yaml()), config);
@@ -154,6 +156,10 @@ fn impossible_values_are_refused() {
         ("model.batch_norm=true", "instance norms only"),
         ("training.batch_size=99999999999999999999", "whole number"),
         ("training.batch_size=1.5", "whole number"),
+        ("training.batch_size='128'", "is \"128\", expected a whole number"),
+        ("training.batch_size=null", "whole number"),
+        ("training.n_iters=010", "whole number"),
+        ("model.sigma_end=1e-300", "expected a positive number"),
         ("training.ema_rate=1", "between 0 and 1"),
         ("optim.beta1=1", "below 1"),
         ("optim.optimizer=Adagrad", "Adam, RMSProp, SGD"),

@@ -225,6 +225,12 @@ impl Config {
     pub fn load(name: &str, overrides: &[String]) -> Result<(File, String)> {
         for path in [PathBuf::from(name), Path::new("configs").join(name)] {
             if path.exists() {
+                let length = fs::metadata(&path).map_err(Error::io(&path))?.len();
+                if length > yaml::MAX_BYTES as u64 {
+                    let message =
+                        format!("found {length} bytes, expected a configuration of at most {}", yaml::MAX_BYTES);
+                    return Err(Error::format(&path, message));
+                }
                 let bytes = fs::read(&path).map_err(Error::io(&path))?;
                 let text =
                     String::from_utf8(bytes).map_err(|_| Error::format(&path, "found bytes that are no UTF-8 text"))?;
@@ -258,6 +264,8 @@ impl Config {
         let placeholder = root.value("placeholder", "a word", |text| Some(text.to_string()))?;
         let file =
             if placeholder.is_some() && !has_data { File::Toy } else { File::Images(Box::new(Self::read(&mut root)?)) };
+        // The published program keeps its device in the same object; a saved file may hold it.
+        root.ignore("device");
         root.finish()?;
         Ok(file)
     }
@@ -293,8 +301,11 @@ impl Config {
                 let _ = writeln!(out, "  {key}: {}", value.as_deref().unwrap_or("null"));
             }
         };
-        // `{:?}` of a float is the shortest text that reads back as the same number.
-        let float = |x: f64| Some(format!("{x:?}"));
+        // `{:?}` of a float is the shortest text that reads back as the same number; PyYAML wants a point before an e.
+        let float = |x: f64| {
+            let text = format!("{x:?}");
+            Some(if text.contains('.') { text } else { text.replace('e', ".0e") })
+        };
         let some = |x: &dyn ToString| Some(x.to_string());
         let Self { training: t, data: d, model: m, optim: o, sampling: s } = self;
         section(
@@ -317,8 +328,8 @@ impl Config {
             ],
         );
         let path = match &d.dataset {
-            // Single quotes, doubled inside: the one YAML string without escapes.
-            Dataset::Folder(path) => Some(format!("'{}'", path.to_string_lossy().replace('\'', "''"))),
+            // A JSON string is a YAML string, whatever is in it.
+            Dataset::Folder(path) => serde_json::to_string(&path.to_string_lossy()).ok(),
             _ => None,
         };
         section(
@@ -406,8 +417,9 @@ fn apply(entries: &mut Vec<Entry>, text: &str) -> Result<()> {
 const POSITIVE: &str = "a positive number";
 const FRACTION: &str = "a number from 0 to below 1";
 
+/// In f32 too, as which most of them are used.
 fn positive(x: f64) -> bool {
-    x > 0.0
+    x as f32 > 0.0 && (x as f32).is_finite()
 }
 
 fn fraction(x: f64) -> bool {
@@ -448,7 +460,7 @@ const DATASETS: [(&str, &Dataset); 5] = [
 
 impl Data {
     fn read(mut s: Section<'_>, architecture: Architecture) -> Result<Self> {
-        let path = s.value("path", "a folder", |text| Some(PathBuf::from(text)))?;
+        let path = s.text_or_none("path", "a folder")?.map(PathBuf::from);
         let folder = Dataset::Folder(PathBuf::new());
         let names: Vec<(&str, &Dataset)> = DATASETS.into_iter().chain([("FOLDER", &folder)]).collect();
         let dataset = s.word("dataset", &names)?.cloned();

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::yaml::{Entry, Place, Value};
+use super::yaml::{Entry, Place, Value, printable};
 use crate::error::{Error, Result};
 
 /// One mapping being read: every key asked for is known, and what is left at the end is not.
@@ -40,7 +40,7 @@ impl<'a> Section<'a> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
-    /// The value of `key` as `read` understands its text; `None` if it is absent or null.
+    /// The value of `key` as `read` understands its text; `None` if it is absent.
     pub fn value<T>(
         &mut self,
         key: &'static str,
@@ -49,13 +49,29 @@ impl<'a> Section<'a> {
     ) -> Result<Option<T>> {
         let Some(entry) = self.get(key) else { return Ok(None) };
         let value = entry.node.value.clone();
-        match &value {
-            Value::Scalar { text, quoted: false } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL") => {
-                Ok(None)
-            }
-            Value::Scalar { text, .. } => read(text).map(Some).ok_or_else(|| self.expected(key, &value, expected)),
-            _ => Err(self.expected(key, &value, expected)),
-        }
+        let read = match &value {
+            Value::Scalar { text, .. } => read(text),
+            _ => None,
+        };
+        read.map(Some).ok_or_else(|| self.expected(key, &value, expected))
+    }
+
+    /// As [`Self::value`], of a text without quotes: `'128'` is no number.
+    fn plain<T>(&mut self, key: &'static str, expected: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+        let quoted = |entry: &Entry| matches!(entry.node.value, Value::Scalar { quoted: true, .. });
+        let quoted = self.get(key).is_some_and(quoted);
+        self.value(key, expected, |text| if quoted { None } else { read(text) })
+    }
+
+    /// Makes an absent value of `key: null`, for a value that may be missing.
+    fn drop_null(&mut self, key: &'static str) {
+        self.known.push(key);
+        self.entries.retain(|entry| entry.key != key || !entry.node.value.is_null());
+    }
+
+    /// Reads past `key`, whatever it holds.
+    pub fn ignore(&mut self, key: &'static str) {
+        self.known.push(key);
     }
 
     /// The sub-mapping `key`, empty if it is absent.
@@ -67,6 +83,7 @@ impl<'a> Section<'a> {
         let Entry { place, node, .. } = entry.clone();
         match node.value {
             Value::Mapping(entries) => Ok(Section::new(source, key, place, entries)),
+            value if value.is_null() => Ok(Section::new(source, key, place, Vec::new())),
             other => Err(self.expected(key, &other, "a mapping")),
         }
     }
@@ -76,22 +93,33 @@ impl<'a> Section<'a> {
     where
         T: std::str::FromStr + PartialOrd + std::fmt::Display,
     {
-        Ok(self.count_or_none(key, range)?.unwrap_or(default))
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        let read = |text: &str| {
+            // PyYAML allows 200_000, and takes 010 for eight.
+            let octal = text.len() > 1 && text.starts_with('0');
+            text.replace('_', "").parse().ok().filter(|n| !octal && range.contains(n))
+        };
+        Ok(self.plain(key, &expected, read)?.unwrap_or(default))
     }
 
     /// A whole number in `range`, or nothing.
     pub fn count_or_none<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> Result<Option<T>>
     where
-        T: std::str::FromStr + PartialOrd + std::fmt::Display,
+        T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
     {
-        let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        // PyYAML, like YAML 1.1, allows 200_000.
-        self.value(key, &expected, |text| text.replace('_', "").parse().ok().filter(|n| range.contains(n)))
+        self.drop_null(key);
+        let given = self.get(key).is_some();
+        let start = *range.start();
+        Ok(Some(self.count(key, range, start)?).filter(|_| given))
     }
 
     /// A number for which `valid` holds, `what` in words.
     pub fn number(&mut self, key: &'static str, what: &str, valid: impl Fn(f64) -> bool, default: f64) -> Result<f64> {
-        Ok(self.number_or_none(key, what, valid)?.unwrap_or(default))
+        let read = |text: &str| {
+            let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
+            text.parse().ok().filter(|x: &f64| plain && x.is_finite() && valid(*x))
+        };
+        Ok(self.plain(key, what, read)?.unwrap_or(default))
     }
 
     /// A number for which `valid` holds, or nothing.
@@ -101,15 +129,20 @@ impl<'a> Section<'a> {
         what: &str,
         valid: impl Fn(f64) -> bool,
     ) -> Result<Option<f64>> {
-        self.value(key, what, |text| {
-            let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
-            text.parse().ok().filter(|x: &f64| plain && x.is_finite() && valid(*x))
-        })
+        self.drop_null(key);
+        let given = self.get(key).is_some();
+        Ok(Some(self.number(key, what, valid, 0.0)?).filter(|_| given))
+    }
+
+    /// Any text, or nothing.
+    pub fn text_or_none(&mut self, key: &'static str, what: &str) -> Result<Option<String>> {
+        self.drop_null(key);
+        self.value(key, what, |text| Some(text.to_string()))
     }
 
     /// true or false.
     pub fn flag(&mut self, key: &'static str, default: bool) -> Result<bool> {
-        let value = self.value(key, "true or false", |text| match text.to_ascii_lowercase().as_str() {
+        let value = self.plain(key, "true or false", |text| match text.to_ascii_lowercase().as_str() {
             "true" => Some(true),
             "false" => Some(false),
             _ => None,
@@ -141,7 +174,7 @@ impl<'a> Section<'a> {
             Some(known) if edit_distance(known, &unknown.key) <= 3 => format!("did you mean {}?", self.full(known)),
             _ => format!("known are {}", self.known.join(", ")),
         };
-        Err(self.error(&unknown.key, format!("unknown key {}; {hint}", self.full(&unknown.key))))
+        Err(self.error(&unknown.key, format!("unknown key {}; {hint}", self.full(&printable(&unknown.key)))))
     }
 }
 

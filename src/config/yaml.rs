@@ -8,7 +8,8 @@ use saphyr_parser::{Event, Parser, ScalarStyle};
 
 use crate::error::{Error, Result};
 
-const MAX_BYTES: usize = 1 << 20;
+/// The largest file.
+pub const MAX_BYTES: usize = 1 << 20;
 const MAX_DEPTH: usize = 16;
 const MAX_VALUES: usize = 10_000;
 
@@ -54,16 +55,31 @@ pub struct Entry {
 }
 
 impl Value {
+    /// `null` and its other spellings.
+    pub fn is_null(&self) -> bool {
+        let Value::Scalar { text, quoted: false } = self else { return false };
+        matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL")
+    }
+
     /// What an error calls it.
     pub fn describe(&self) -> String {
         match self {
-            Value::Scalar { text, quoted: true } => format!("\"{text}\""),
+            Value::Scalar { text, quoted: true } => format!("\"{}\"", printable(text)),
             Value::Scalar { text, quoted: false } if text.is_empty() => "nothing".into(),
-            Value::Scalar { text, .. } => text.clone(),
+            Value::Scalar { text, .. } => printable(text),
             Value::Sequence(_) => "a list".into(),
             Value::Mapping(_) => "a mapping".into(),
         }
     }
+}
+
+/// The beginning of a hostile file's text, fit for a terminal.
+pub fn printable(text: &str) -> String {
+    let mut short: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+    if text.chars().nth(80).is_some() {
+        short.push('…');
+    }
+    short
 }
 
 /// Reads the one document of `text`; `source` names it in errors.
@@ -123,7 +139,8 @@ pub fn parse(text: &str, source: &str) -> Result<Node> {
                     (Some((key, place)), node) => entries.push(Entry { key, place, node }),
                     (None, Node { place, value: Value::Scalar { text: key, .. } }) => {
                         if let Some(first) = entries.iter().find(|entry| entry.key == key) {
-                            let message = format!("found {key} twice, first at {}", first.place.show(source));
+                            let message =
+                                format!("found {} twice, first at {}", printable(&key), first.place.show(source));
                             return Err(fail(line, message));
                         }
                         *pending_key = Some((key, place));
