@@ -3,7 +3,7 @@
 //! Source: <https://www.cs.toronto.edu/~kriz/cifar.html>.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::GzDecoder;
@@ -12,6 +12,7 @@ use crate::data::bounded::{self, read_exactly};
 use crate::data::memory::InMemory;
 use crate::data::pickle::{Pickle, Value};
 use crate::error::{Error, Result};
+use crate::file::write_atomically;
 
 /// Red, green and blue, each 32 rows of 32 pixels.
 const SHAPE: [usize; 3] = [3, 32, 32];
@@ -127,7 +128,7 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
         let path = folder.join(missing.swap_remove(i));
         let bytes = read_exactly(&mut entry, n_bytes, archive, "its tar.gz")?;
         if !path.exists() {
-            write_whole(&path, &bytes)?;
+            write_atomically(&path, |out| out.write_all(&bytes))?;
         } else if read_file(&path)? != bytes {
             let message = format!("differs from the file in {}: move one of them away", archive.display());
             return Err(Error::format(&path, message));
@@ -139,14 +140,6 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
         return Err(Error::format(archive, message));
     }
     Ok(())
-}
-
-/// A file with this name is complete: it is written under another and then renamed.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension("bin.part");
-    fs::write(&part, bytes).map_err(Error::io(&part))?;
-    File::open(&part).and_then(|file| file.sync_all()).map_err(Error::io(&part))?;
-    fs::rename(&part, path).map_err(Error::io(path))
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>> {

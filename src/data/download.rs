@@ -9,6 +9,7 @@ use md5::{Digest, Md5};
 use ureq::http::{StatusCode, header};
 
 use crate::error::{Error, Result};
+use crate::file::sync_folder;
 
 /// A published file: where it is and how to know it.
 #[derive(Clone, Copy, Debug)]
@@ -102,10 +103,7 @@ pub fn fetch(file: &RemoteFile<'_>, folder: &Path, progress: &mut dyn FnMut(u64,
     }
     part.sync_all().map_err(Error::io(&part_path))?;
     fs::rename(&part_path, &path).map_err(Error::io(&path))?;
-    // The new name itself must reach the disk; where a folder cannot be opened (Windows), the system sees to it.
-    if let Ok(folder) = File::open(folder) {
-        folder.sync_all().map_err(Error::io(&path))?;
-    }
+    sync_folder(&path).map_err(Error::io(&path))?;
     Ok(path)
 }
 

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use ncsn::checkpoint::{TensorFile, write_tensors};
-use ncsn::net::params::HostTensor;
+use ncsn::device::DeviceKind;
+use ncsn::net::params::{self, HostTensor};
+use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet};
+use ncsn::noise::Noise;
 
 use crate::{TRAIN, fails, scratch, succeeds};
 
@@ -65,10 +68,26 @@ fn info_tells_what_a_run_and_a_checkpoint_hold() {
 #[test]
 fn weights_alone_can_be_described() {
     let folder = scratch();
-    let one = |shape: &[usize]| HostTensor { shape: shape.to_vec(), values: vec![0.0; shape.iter().product()] };
-    let path = folder.path().join("w.safetensors");
-    let tensors = [("begin_conv.weight", one(&[2, 1, 3, 3])), ("normalizer.embed.weight", one(&[3, 6]))];
-    write_tensors(&path, &tensors.map(|(name, t)| (name.to_string(), t)), &BTreeMap::new()).unwrap();
-    let message = fails(folder.path(), &["info", "--checkpoint", "w.safetensors"]);
-    assert!(message.contains("found no tensor begin_conv.bias"), "{message}");
+    let info = |tensors: &[(String, HostTensor)]| {
+        write_tensors(&folder.path().join("w.safetensors"), tensors, &BTreeMap::new()).unwrap();
+        ["info", "--checkpoint", "w.safetensors"]
+    };
+    let net =
+        NetworkConfig { architecture: Architecture::Ncsn, channels: 1, width: 2, n_levels: 3, input: InputRange::Unit };
+    let mut tensors =
+        params::to_host(&RefineNet::new(&net, &mut Noise::new(1).stream("init", 0), &DeviceKind::Cpu.open()).unwrap());
+    let described = succeeds(folder.path(), &info(&tensors));
+    for needle in ["Ncsn: 1 channels, ngf 2, 3 noise levels", "the file holds weights only"] {
+        assert!(described.contains(needle), "{needle} in {described}");
+    }
+
+    // One tensor missing anywhere, and a width that the file's other tensors do not bear out.
+    let last = tensors.pop().unwrap();
+    let message = fails(folder.path(), &info(&tensors));
+    assert!(message.contains(&format!("found no tensor {}", last.0)), "{message}");
+    tensors.push(last);
+    let begin = tensors.iter_mut().find(|(name, _)| name == "begin_conv.weight").unwrap();
+    begin.1 = HostTensor { shape: vec![4096, 1, 1, 1], values: vec![0.0; 4096] };
+    let message = fails(folder.path(), &info(&tensors));
+    assert!(message.contains("res1.0.conv1.weight has shape [2, 2, 3, 3], expected [4096, 4096, 3, 3]"), "{message}");
 }
