@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData, activation::softmax};
 
-use crate::net::RefineNet;
+use crate::net::{Dual, Mlp, RefineNet};
 use crate::sde::NoiseLevels;
 
 /// The score of data blurred to one of several noise levels, for `D`-dimensional tensors (4 for images, 2 for points).
@@ -20,7 +20,34 @@ impl<const D: usize, S: Score<D>> Score<D> for &S {
 
 impl Score<4> for RefineNet {
     fn score(&self, x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
-        self.forward(x, labels)
+        self.forward(x.into(), labels).value
+    }
+}
+
+/// A score whose product with a direction is known exactly.
+pub trait Differentiable<const D: usize>: Score<D> {
+    /// s(x, i) and (∂s/∂x)·v, both differentiable with respect to parameters.
+    ///
+    /// # Shapes
+    /// `x`, `v`: `[batch, …]`; `labels`: `[batch]`; results as `x`.
+    fn jvp(&self, x: Tensor<D>, labels: &Tensor<1, Int>, v: Tensor<D>) -> [Tensor<D>; 2];
+}
+
+impl Score<2> for Mlp {
+    fn score(&self, x: Tensor<2>, _: &Tensor<1, Int>) -> Tensor<2> {
+        self.forward(x.into()).value
+    }
+}
+
+impl Differentiable<2> for Mlp {
+    fn jvp(&self, x: Tensor<2>, _: &Tensor<1, Int>, v: Tensor<2>) -> [Tensor<2>; 2] {
+        self.forward(Dual::along(x, v)).parts()
+    }
+}
+
+impl Differentiable<4> for RefineNet {
+    fn jvp(&self, x: Tensor<4>, labels: &Tensor<1, Int>, v: Tensor<4>) -> [Tensor<4>; 2] {
+        self.forward(Dual::along(x, v), labels).parts()
     }
 }
 

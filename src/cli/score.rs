@@ -10,6 +10,7 @@ use clap::Args;
 use ncsn::checkpoint::{TensorFile, Weights, write_tensors};
 use ncsn::net::InputRange;
 use ncsn::net::params::{HostTensor, upload};
+use ncsn::score::Score;
 use ncsn::{Error, Result};
 
 use super::{Common, saved_config};
@@ -77,7 +78,7 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     for (x, labels) in x.values.chunks(BATCH * image_len).zip(labels.chunks(BATCH)) {
         let x: Tensor<4> = upload(x.to_vec(), [labels.len(), channels, height, width], &device);
         let labels = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [labels.len()]), &device);
-        score.extend(net.forward(x, &labels).try_into_vec_as::<f32>().expect("scores are f32"));
+        score.extend(net.score(x, &labels).try_into_vec_as::<f32>().expect("scores are f32"));
     }
     let score = HostTensor { shape: x.shape, values: score };
     write_tensors(&args.output, &[("score".into(), score)], &BTreeMap::new())?;

@@ -1,7 +1,8 @@
 //! Denoising score matching (Vincent 2011) over many noise levels.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 
+use super::per_example;
 use crate::score::Score;
 use crate::sde::NoiseLevels;
 
@@ -23,17 +24,21 @@ pub fn annealed_dsm<const D: usize>(
     anneal_power: f64,
 ) -> Tensor<1> {
     let n_batch = x.dims()[0];
-    let per_example = |value: &dyn Fn(f64) -> f64| {
-        let values: Vec<f32> = levels.sigmas().iter().map(|&sigma| value(sigma) as f32).collect();
-        let table = Tensor::<1>::from_data(TensorData::new(values, [levels.n_levels()]), &x.device());
-        let mut shape = [1; D];
-        shape[0] = n_batch;
-        table.select(0, labels.clone()).reshape(shape)
-    };
-    let sigma = per_example(&|sigma| sigma);
-    let weight = per_example(&|sigma| 0.5 * sigma.powf(anneal_power));
+    let sigma: Tensor<D> = per_example(levels, labels, |sigma| sigma);
+    let weight = per_example(levels, labels, |sigma| 0.5 * sigma.powf(anneal_power));
 
     let x_tilde = x + z.clone() * sigma.clone();
     let residual = score.score(x_tilde, labels) + z / sigma;
     (residual.square() * weight).sum() / n_batch as f64
+}
+
+/// Denoising score matching at one noise level: the mean over the batch of ½‖s(x̃) + (x̃ − x)/σ²‖², with x̃ = x + σ·z.
+///
+/// # Shapes
+/// `x`, `z`: `[batch, …]` → `[1]`. The score is asked for level 0.
+pub fn dsm<const D: usize>(score: &impl Score<D>, sigma: f64, x: Tensor<D>, z: Tensor<D>) -> Tensor<1> {
+    let n_batch = x.dims()[0];
+    let labels = Tensor::zeros([n_batch], &x.device());
+    let residual = score.score(x + z.clone() * sigma, &labels) + z / sigma;
+    residual.square().sum() * (0.5 / n_batch as f64)
 }

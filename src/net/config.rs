@@ -9,13 +9,15 @@ pub enum Architecture {
     Ncsn,
     /// Five stages, plain conditional instance norm: for larger images.
     Deeper,
+    /// As [`Self::Ncsn`], for one noise level: the norms have no table.
+    Baseline,
 }
 
 impl Architecture {
     /// The sides of an image must be divisible by this: each halving needs an even size.
     pub fn size_multiple(self) -> usize {
         match self {
-            Architecture::Ncsn => 2,
+            Architecture::Ncsn | Architecture::Baseline => 2,
             Architecture::Deeper => 4,
         }
     }
@@ -71,17 +73,20 @@ impl NetworkConfig {
             None => Err(Error::Usage(format!("found no tensor {name}: these are not the weights of an NCSN"))),
         };
         let begin = wanted("begin_conv.weight", 4)?;
-        let table = wanted("normalizer.embed.weight", 2)?;
-        let (architecture, columns) = match shape("res5.0.conv1.weight") {
-            Some(_) => (Architecture::Deeper, 2),
-            None => (Architecture::Ncsn, 3),
+        let [width, channels] = [begin[0], begin[1]];
+        let (architecture, n_levels, scales) = if shape("normalizer.gamma").is_some() {
+            (Architecture::Baseline, 1, ("normalizer.gamma", vec![width]))
+        } else {
+            let n_levels = wanted("normalizer.embed.weight", 2)?[0];
+            let (architecture, columns) = match shape("res5.0.conv1.weight") {
+                Some(_) => (Architecture::Deeper, 2),
+                None => (Architecture::Ncsn, 3),
+            };
+            (architecture, n_levels, ("normalizer.embed.weight", vec![n_levels, width.saturating_mul(columns)]))
         };
-        let config = Self { architecture, channels: begin[1], width: begin[0], n_levels: table[0], input };
+        let config = Self { architecture, channels, width, n_levels, input };
         // A network is about a hundred of each of these two: what they claim and hold bounds what it will take.
-        for (name, expected) in [
-            ("res1.0.conv1.weight", vec![config.width, config.width, 3, 3]),
-            ("normalizer.embed.weight", vec![config.n_levels, config.width.saturating_mul(columns)]),
-        ] {
+        for (name, expected) in [("res1.0.conv1.weight", vec![width, width, 3, 3]), scales] {
             let found = wanted(name, expected.len())?;
             if found != expected {
                 return Err(Error::Usage(format!("{name} has shape {found:?}, expected {expected:?}")));

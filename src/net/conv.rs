@@ -3,8 +3,10 @@
 use burn::module::{Module, Param};
 use burn::tensor::module::{avg_pool2d, conv2d};
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
+use super::params::upload;
+use super::{Dual, uniform};
 use crate::noise::Stream;
 
 /// A square, stride-1 convolution that keeps the size: padding = dilation·(k − 1)/2.
@@ -29,25 +31,21 @@ impl Conv2d {
         noise: &mut Stream,
         device: &Device,
     ) -> Self {
-        let bound = 1.0 / ((n_in * kernel * kernel) as f32).sqrt();
-        let mut draw = |shape: &[usize]| {
-            let mut values = vec![0.0; shape.iter().product()];
-            noise.uniform(&mut values);
-            values.iter_mut().for_each(|u| *u = bound * (2.0 * *u - 1.0));
-            TensorData::new(values, shape.to_vec())
-        };
-        let weight = Param::from_data(draw(&[n_out, n_in, kernel, kernel]), device);
-        let bias = bias.then(|| Param::from_data(draw(&[n_out]), device));
+        let fan_in = n_in * kernel * kernel;
+        let weight = upload(uniform(n_out * fan_in, fan_in, noise), [n_out, n_in, kernel, kernel], device);
+        let bias = bias.then(|| Param::from_tensor(upload(uniform(n_out, fan_in, noise), [n_out], device)));
+        let weight = Param::from_tensor(weight);
         Self { weight, bias, dilation }
     }
 
     /// # Shapes
     /// `[batch, in, height, width]` → `[batch, out, height, width]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let weight = self.weight.val();
         let padding = self.dilation * (weight.dims()[2] - 1) / 2;
         let options = ConvOptions::new([1, 1], [padding; 2], [self.dilation; 2], 1);
-        conv2d(x, weight, self.bias.as_ref().map(Param::val), options)
+        let tangent = x.tangent.map(|t| conv2d(t, weight.clone(), None, options.clone()));
+        Dual { value: conv2d(x.value, weight, self.bias.as_ref().map(Param::val), options), tangent }
     }
 }
 
@@ -61,7 +59,7 @@ pub struct MeanPoolConv {
 impl MeanPoolConv {
     /// # Shapes
     /// `[batch, in, height, width]` → `[batch, out, height/2, width/2]`; height and width must be even.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        avg_pool2d(self.conv.forward(x), AvgPoolOptions::new([2, 2]).with_stride([2, 2]))
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        self.conv.forward(x).linear(|h| avg_pool2d(h, AvgPoolOptions::new([2, 2]).with_stride([2, 2])))
     }
 }

@@ -5,6 +5,8 @@
 
 mod config;
 mod conv;
+mod dual;
+mod mlp;
 mod norm;
 pub mod params;
 mod refine;
@@ -13,12 +15,14 @@ mod residual;
 
 pub use config::{Architecture, InputRange, NetworkConfig};
 pub use conv::{Conv2d, MeanPoolConv};
+pub use dual::Dual;
+pub use mlp::{Linear, Mlp, softplus};
 pub use norm::{Norm, NormKind};
 pub use refine::{ChainedPool, Fusion, RefineBlock, ResidualConvUnit, average_pool_5};
 pub use refinenet::RefineNet;
 pub use residual::{Resample, ResidualBlock};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
 use crate::noise::Stream;
 
@@ -45,10 +49,21 @@ impl Parts<'_> {
     }
 }
 
+/// Draws from U(±1/√fan_in), PyTorch's default for weights and biases.
+fn uniform(n: usize, fan_in: usize, noise: &mut Stream) -> Vec<f32> {
+    let bound = 1.0 / (fan_in as f32).sqrt();
+    let mut values = vec![0.0; n];
+    noise.uniform(&mut values);
+    values.iter_mut().for_each(|u| *u = bound * (2.0 * *u - 1.0));
+    values
+}
+
 /// ELU with α = 1: x for x > 0, eˣ − 1 otherwise.
 ///
 /// Written with the exponent clamped: Burn's own `elu` takes exp of every x, and its gradient is then 0·∞ for large x.
-pub fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let negative = x.clone().clamp_max(0.0).exp() - 1.0;
-    burn::tensor::activation::relu(x) + negative
+pub fn elu<const D: usize>(x: Dual<D>) -> Dual<D> {
+    // e^min(x, 0) is the derivative too.
+    let exp = x.value.clone().clamp_max(0.0).exp();
+    let tangent = x.tangent.map(|t| t * exp.clone());
+    Dual { value: burn::tensor::activation::relu(x.value) + (exp - 1.0), tangent }
 }

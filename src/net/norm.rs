@@ -1,17 +1,21 @@
-//! Conditional instance normalisation: plain and ++ (spec of Song & Ermon 2019, appendix A.1).
+//! Instance normalisation, plain and ++, with scales by noise level or without (Song & Ermon 2019, appendix A.1).
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 
+use super::Dual;
+use super::params::upload;
 use crate::noise::Stream;
 
 /// Which normalisation a network uses everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// Conditional instance norm++, which keeps the channels' means: table rows (γ, α, β).
-    InstancePlus,
+    ConditionalPlus,
     /// Conditional instance norm: table rows (γ, β).
-    Instance,
+    Conditional,
+    /// Instance norm++ with one γ, α and β for all levels.
+    Plus,
 }
 
 /// A table with one row a noise level.
@@ -21,13 +25,31 @@ pub struct Embedding {
     pub weight: Param<Tensor<2>>,
 }
 
-/// Conditional instance normalisation.
+/// Scales and shifts by noise level.
 #[derive(Module, Debug)]
-pub struct Norm {
-    /// Scales and shifts by level.
+pub struct ByLevel {
+    /// Rows (γ, α, β) or (γ, β).
     pub embed: Embedding,
-    #[module(skip)]
-    kind: NormKind,
+}
+
+/// The same scales and shifts at every level, each `[features]`.
+#[derive(Module, Debug)]
+pub struct ForAll {
+    /// Of the channels' means.
+    pub alpha: Param<Tensor<1>>,
+    /// Of everything but the shift.
+    pub gamma: Param<Tensor<1>>,
+    /// Shift.
+    pub beta: Param<Tensor<1>>,
+}
+
+/// Instance normalisation.
+#[derive(Module, Debug)]
+pub enum Norm {
+    /// Conditional.
+    ByLevel(ByLevel),
+    /// Unconditional.
+    ForAll(ForAll),
 }
 
 /// Added to variances before the square root, as in PyTorch.
@@ -37,53 +59,74 @@ impl Norm {
     /// For `n_features` channels and `n_levels` levels. Instance norm++ starts with γ, α ~ N(1, 0.02²) and β = 0;
     /// plain instance norm with γ ~ U[0, 1) and β = 0.
     pub fn new(kind: NormKind, n_features: usize, n_levels: usize, noise: &mut Stream, device: &Device) -> Self {
+        let near_one = |noise: &mut Stream, values: &mut [f32]| {
+            noise.normal(values);
+            values.iter_mut().for_each(|z| *z = 1.0 + 0.02 * *z);
+        };
         let (n_random, n_columns) = match kind {
-            NormKind::InstancePlus => (2 * n_features, 3 * n_features),
-            NormKind::Instance => (n_features, 2 * n_features),
+            NormKind::ConditionalPlus => (2 * n_features, 3 * n_features),
+            NormKind::Conditional => (n_features, 2 * n_features),
+            NormKind::Plus => {
+                let param = |values| Param::from_tensor(upload(values, [n_features], device));
+                let mut random = || {
+                    let mut values = vec![0.0; n_features];
+                    near_one(noise, &mut values);
+                    param(values)
+                };
+                let (alpha, gamma) = (random(), random());
+                return Self::ForAll(ForAll { alpha, gamma, beta: param(vec![0.0; n_features]) });
+            }
         };
         let mut table = vec![0.0; n_levels * n_columns];
         for row in table.chunks_mut(n_columns) {
             let scales = &mut row[..n_random];
-            match kind {
-                NormKind::InstancePlus => {
-                    noise.normal(scales);
-                    scales.iter_mut().for_each(|z| *z = 1.0 + 0.02 * *z);
-                }
-                NormKind::Instance => noise.uniform(scales),
-            }
+            if kind == NormKind::ConditionalPlus { near_one(noise, scales) } else { noise.uniform(scales) }
         }
-        let weight = Param::from_data(TensorData::new(table, vec![n_levels, n_columns]), device);
-        Self { embed: Embedding { weight }, kind }
+        let weight = Param::from_tensor(upload(table, [n_levels, n_columns], device));
+        Self::ByLevel(ByLevel { embed: Embedding { weight } })
     }
 
     /// Instance norm++: out = γ·(h + α·μ̂) + β, where h has mean 0 and variance 1 over each channel's pixels (biased
     /// variance) and μ̂ are the channels' means, themselves normalised over the channels (unbiased variance). The
-    /// paper adds α·μ̂ beside γ·h; the published program, which we follow, multiplies it by γ too.
+    /// paper adds α·μ̂ beside γ·h; the published program, which we follow, multiplies it by γ too. Without α it is
+    /// instance norm.
     ///
     /// # Shapes
     /// `x`: `[batch, features, height, width]`; `labels`: `[batch]`, level indices; result as `x`.
-    pub fn forward(&self, x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
+    pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
         let [n, c, h, w] = x.dims();
-        let row = self.embed.weight.val().select(0, labels.clone());
-        let part = |i: usize| row.clone().slice([0..n, i * c..(i + 1) * c]);
+        let (gamma, alpha, beta) = self.scales([n, c], labels);
         let x = x.reshape([n, c, h * w]);
         let mu = x.clone().mean_dim(2);
         let centred = x - mu.clone();
-        let variance = centred.clone().square().mean_dim(2);
-        let h_scale = (variance + EPSILON).sqrt().recip();
-        let (gamma, shift) = match self.kind {
-            NormKind::Instance => (part(0), part(1)),
-            NormKind::InstancePlus => {
-                let (gamma, alpha, beta) = (part(0), part(1), part(2));
+        let h_scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
+        let shift: Dual<2> = match alpha {
+            None => beta.into(),
+            Some(alpha) => {
                 let mu = mu.reshape([n, c]);
                 let centred = mu.clone() - mu.mean_dim(1);
-                let variance = centred.clone().square().sum_dim(1) / (c as f64 - 1.0);
-                let mu_hat = centred / (variance + EPSILON).sqrt();
-                (gamma.clone(), gamma * alpha * mu_hat + beta)
+                let variance = centred.clone().square().linear(|s| s.sum_dim(1) / (c as f64 - 1.0));
+                let mu_hat = centred * (variance + EPSILON).rsqrt();
+                Dual::from(gamma.clone() * alpha) * mu_hat + Dual::from(beta)
             }
         };
         // γ·h + shift as one product and one sum over the pixels.
-        let scale = gamma.reshape([n, c, 1]) * h_scale;
+        let scale = Dual::from(gamma.reshape([n, c, 1])) * h_scale;
         (centred * scale + shift.reshape([n, c, 1])).reshape([n, c, h, w])
+    }
+
+    /// γ, α (`None` for instance norm) and β of each example: `[batch, features]`.
+    fn scales(&self, [n, c]: [usize; 2], labels: &Tensor<1, Int>) -> (Tensor<2>, Option<Tensor<2>>, Tensor<2>) {
+        match self {
+            Self::ByLevel(ByLevel { embed }) => {
+                let row = embed.weight.val().select(0, labels.clone());
+                let part = |i: usize| row.clone().slice([0..n, i * c..(i + 1) * c]);
+                if row.dims()[1] == 3 * c { (part(0), Some(part(1)), part(2)) } else { (part(0), None, part(1)) }
+            }
+            Self::ForAll(ForAll { alpha, gamma, beta }) => {
+                let all = |values: &Param<Tensor<1>>| values.val().reshape([1, c]).expand([n, c]);
+                (all(gamma), Some(all(alpha)), all(beta))
+            }
+        }
     }
 }

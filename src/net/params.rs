@@ -34,7 +34,7 @@ impl Path {
 }
 
 /// Field names to published names: `res.0.1` → `res1.1`, `refine.2` → `refine3`, and an RCU's `blocks.0.1.norm` →
-/// `1_2_norm`, which is no Rust identifier.
+/// `1_2_norm`, which is no Rust identifier; a perceptron's `layers.1` → `2`.
 fn published_name(parts: &[&str]) -> String {
     let count = |i: usize| parts.get(i).and_then(|p| p.parse::<usize>().ok()).map(|p| p + 1);
     let mut name: Vec<String> = Vec::with_capacity(parts.len());
@@ -48,6 +48,11 @@ fn published_name(parts: &[&str]) -> String {
             ("blocks", Some(block), Some(stage)) if i + 3 < parts.len() => {
                 name.push(format!("{block}_{stage}_{}", parts[i + 3]));
                 i += 4;
+            }
+            // A sequence in which every other member is an activation.
+            ("layers", Some(k), _) => {
+                name.push((2 * (k - 1)).to_string());
+                i += 2;
             }
             (part, ..) => {
                 name.push(part.to_string());
@@ -183,6 +188,7 @@ mod tests {
             ("res.0.1.normalize2.embed.weight", "res1.1.normalize2.embed.weight"),
             ("refine.3.adapt_convs.1.blocks.0.1.norm.embed.weight", "refine4.adapt_convs.1.1_2_norm.embed.weight"),
             ("refine.0.output_convs.blocks.2.0.conv.weight", "refine1.output_convs.3_1_conv.weight"),
+            ("layers.2.bias", "4.bias"),
             ("refine.0.crp.convs.1.weight", "refine1.crp.convs.1.weight"),
         ] {
             assert_eq!(published_name(&path.split('.').collect::<Vec<_>>()), name);

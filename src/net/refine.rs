@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::{Conv2d, Norm, Parts, elu};
+use super::{Conv2d, Dual, Norm, Parts, elu};
 
 /// Norm → ELU → convolution (no bias). Published as `{i}_{j}_norm`, `{i}_{j}_conv`, counted from 1.
 #[derive(Module, Debug)]
@@ -28,7 +28,7 @@ impl ResidualConvUnit {
 
     /// # Shapes
     /// `[batch, features, height, width]`, unchanged.
-    pub fn forward(&self, mut x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
+    pub fn forward(&self, mut x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
         for stages in &self.blocks {
             let residual = x.clone();
             for stage in stages {
@@ -57,11 +57,11 @@ impl ChainedPool {
 
     /// # Shapes
     /// `[batch, features, height, width]`, unchanged.
-    pub fn forward(&self, x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
+    pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
         let mut x = elu(x);
         let mut path = x.clone();
         for (conv, norm) in self.convs.iter().zip(&self.norms) {
-            path = conv.forward(average_pool_5(norm.forward(path, labels)));
+            path = conv.forward(norm.forward(path, labels).linear(average_pool_5));
             x = x + path.clone();
         }
         x
@@ -85,9 +85,9 @@ impl Fusion {
 
     /// # Shapes
     /// `xs`: `[batch, in[i], hᵢ, wᵢ]` → `[batch, features, size[0], size[1]]`
-    pub fn forward(&self, xs: Vec<Tensor<4>>, labels: &Tensor<1, Int>, size: [usize; 2]) -> Tensor<4> {
+    pub fn forward(&self, xs: Vec<Dual<4>>, labels: &Tensor<1, Int>, size: [usize; 2]) -> Dual<4> {
         let terms = self.convs.iter().zip(&self.norms).zip(xs);
-        let terms = terms.map(|((conv, norm), x)| bilinear(conv.forward(norm.forward(x, labels)), size));
+        let terms = terms.map(|((conv, norm), x)| conv.forward(norm.forward(x, labels)).linear(|h| bilinear(h, size)));
         terms.reduce(|sum, term| sum + term).expect("a fusion has inputs")
     }
 }
@@ -170,7 +170,7 @@ impl RefineBlock {
 
     /// # Shapes
     /// `xs`: `[batch, in[i], hᵢ, wᵢ]` → `[batch, features, size[0], size[1]]`; without fusion `size` is that of the input.
-    pub fn forward(&self, xs: Vec<Tensor<4>>, labels: &Tensor<1, Int>, size: [usize; 2]) -> Tensor<4> {
+    pub fn forward(&self, xs: Vec<Dual<4>>, labels: &Tensor<1, Int>, size: [usize; 2]) -> Dual<4> {
         let mut adapted: Vec<_> = self.adapt_convs.iter().zip(xs).map(|(rcu, x)| rcu.forward(x, labels)).collect();
         let h = match &self.msf {
             Some(msf) => msf.forward(adapted, labels, size),

@@ -1,11 +1,12 @@
-//! The two networks of NCSN: a RefineNet with dilated residual blocks, conditional on the noise level, and its deeper
-//! variant (Song & Ermon 2019, appendix A).
+//! The networks of NCSN: a RefineNet with dilated residual blocks, conditional on the noise level, its deeper variant, and
+//! the baseline without noise levels (Song & Ermon 2019, appendix A).
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
 use super::{
-    Architecture, Conv2d, InputRange, NetworkConfig, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock, elu,
+    Architecture, Conv2d, Dual, InputRange, NetworkConfig, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock,
+    elu,
 };
 use crate::error::Result;
 use crate::noise::Stream;
@@ -39,8 +40,8 @@ impl RefineNet {
         let dilated = |dilation| (Resample::Dilate { dilation }, Resample::Keep { dilation });
         let (d2, d4) = (dilated(2), dilated(4));
         let (norm, stages): (_, Vec<StageSpec>) = match config.architecture {
-            Architecture::Ncsn => (
-                NormKind::InstancePlus,
+            Architecture::Ncsn | Architecture::Baseline => (
+                if config.architecture == Architecture::Baseline { NormKind::Plus } else { NormKind::ConditionalPlus },
                 vec![
                     (width, plain, plain),
                     (2 * width, Resample::Halve, plain),
@@ -49,7 +50,7 @@ impl RefineNet {
                 ],
             ),
             Architecture::Deeper => (
-                NormKind::Instance,
+                NormKind::Conditional,
                 vec![
                     (width, plain, plain),
                     (2 * width, Resample::Halve, plain),
@@ -96,9 +97,9 @@ impl RefineNet {
     /// `x`: `[batch, channels, height, width]`, sides divisible by [`Architecture::size_multiple`]; `labels`: `[batch]`,
     /// level indices → the score, as `x`. It is the score with respect to `x` as given: no chain-rule factor for the
     /// 2x − 1 inside.
-    pub fn forward(&self, x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
+    pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
         let x = match self.config.input {
-            InputRange::Unit => x * 2.0 - 1.0,
+            InputRange::Unit => x * 2.0 + -1.0,
             InputRange::Logit => x,
         };
         let mut h = self.begin_conv.forward(x);

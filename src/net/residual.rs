@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 
-use super::{Conv2d, MeanPoolConv, Norm, Parts, elu};
+use super::{Conv2d, Dual, MeanPoolConv, Norm, Parts, elu};
 
 /// What a residual block does to the size of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Conv {
 }
 
 impl Conv {
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, x: Dual<4>) -> Dual<4> {
         match self {
             Conv::Same(conv) => conv.forward(x),
             Conv::Pooled(conv) => conv.forward(x),
@@ -82,7 +82,7 @@ impl ResidualBlock {
 
     /// # Shapes
     /// `x`: `[batch, in, height, width]`, `labels`: `[batch]` → `[batch, out, height, width]`, or half of both.
-    pub fn forward(&self, x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
+    pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
         let h = self.conv1.forward(elu(self.normalize1.forward(x.clone(), labels)));
         let h = self.conv2.forward(elu(self.normalize2.forward(h, labels)));
         match &self.shortcut {

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use ncsn::net::{
-    ChainedPool, Conv2d, Fusion, MeanPoolConv, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock,
+    ChainedPool, Conv2d, Dual, Fusion, MeanPoolConv, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock,
     ResidualConvUnit, params,
 };
 use ncsn::noise::{Noise, Stream};
@@ -21,12 +21,12 @@ fn autodiff() -> Device {
 fn check<M: Module>(
     name: &str,
     build: impl Fn(&mut Parts<'_>) -> M,
-    forward: impl Fn(&M, Vec<Tensor<4>>, &Tensor<1, Int>) -> Tensor<4>,
+    forward: impl Fn(&M, Vec<Dual<4>>, &Tensor<1, Int>) -> Dual<4>,
 ) {
     let device = autodiff();
     let case = open(&format!("ncsn/blocks/{name}.safetensors"));
     let mut noise: Stream = Noise::new(0).stream("init", 0);
-    let norm = if name.contains("InstanceNorm2d_") { NormKind::Instance } else { NormKind::InstancePlus };
+    let norm = if name.contains("InstanceNorm2d_") { NormKind::Conditional } else { NormKind::ConditionalPlus };
     let module = build(&mut Parts { norm, n_levels: 10, noise: &mut noise, device: &device });
     let n_params = case.tensors.keys().filter(|key| key.starts_with("param.")).count();
     assert_eq!(params::to_host(&module).len(), n_params, "{name}: number of parameters");
@@ -39,7 +39,7 @@ fn check<M: Module>(
     assert!(!keys.is_empty(), "{name}: no inputs among {:?}", case.tensors.keys());
     let inputs: Vec<Tensor<4>> = keys.iter().map(|key| case.tensor(key, &device).require_grad()).collect();
     let labels = if case.has("y") { case.labels("y", &device) } else { Tensor::zeros([1], &device) };
-    let out = forward(&module, inputs.clone(), &labels);
+    let out = forward(&module, inputs.iter().cloned().map(Dual::from).collect(), &labels).value;
     assert_close(&format!("{name} out"), &values(out.clone()), case.f64("out"), TOLERANCE);
 
     let grads = (out * case.tensor("vjp_w", &device)).sum().backward();
@@ -58,7 +58,7 @@ fn check<M: Module>(
     }
 }
 
-fn one(mut xs: Vec<Tensor<4>>) -> Tensor<4> {
+fn one(mut xs: Vec<Dual<4>>) -> Dual<4> {
     assert_eq!(xs.len(), 1);
     xs.remove(0)
 }
@@ -67,7 +67,7 @@ fn one(mut xs: Vec<Tensor<4>>) -> Tensor<4> {
 fn case<M: Module>(
     name: &str,
     build: impl Fn(&mut Parts<'_>) -> M + Send + 'static,
-    forward: impl Fn(&M, Vec<Tensor<4>>, &Tensor<1, Int>) -> Tensor<4> + Send + 'static,
+    forward: impl Fn(&M, Vec<Dual<4>>, &Tensor<1, Int>) -> Dual<4> + Send + 'static,
 ) -> Case {
     let name = name.to_string();
     let file = format!("ncsn/blocks/{name}.safetensors");
@@ -80,6 +80,8 @@ pub fn cases() -> Vec<Case> {
     for name in ["ConditionalInstanceNorm2dPlus_bias", "ConditionalInstanceNorm2d_bias"] {
         cases.push(case(name, |p| Norm::new(p.norm, 4, 10, p.noise, p.device), |norm, x, y| norm.forward(one(x), y)));
     }
+    let plus = |p: &mut Parts<'_>| Norm::new(NormKind::Plus, 4, 10, p.noise, p.device);
+    cases.push(case("InstanceNorm2dPlus_bias", plus, |norm, x, y| norm.forward(one(x), y)));
     let keep = |dilation| Resample::Keep { dilation };
     let dilate = |dilation| Resample::Dilate { dilation };
     for (name, n_out, resample) in [

@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case("annealed Langevin follows the published trajectory", grey, "anneal_ch1_28", annealed),
         case("plain Langevin follows the published trajectory", grey, "plain_conditional_label9", plain),
+        case("the baseline follows the published trajectory", "refinenet_baseline_ch1_28", "plain_baseline", baseline),
         case("inpainting follows the published trajectory", colour, "inpainting_ch3_32", inpainting),
     ]
 }
@@ -56,6 +57,16 @@ fn plain() {
     let mut draws = 0..;
     let noise = || case.row("noise", draws.next().unwrap(), &device);
     let chain = Langevin::new(&net, plain_steps(9, 5, 2e-5), case.tensor::<4>("x_init", &device), noise);
+    assert_close("the sample", &values(chain.finish()), case.f64("x_final"), TOLERANCE);
+}
+
+fn baseline() {
+    let device = Device::flex();
+    let case = open("ncsn/langevin/plain_baseline.safetensors");
+    let net = network(&open("ncsn/refinenet_baseline_ch1_28/params.safetensors"), InputRange::Unit, &device);
+    let mut draws = 0..;
+    let noise = || case.row("noise", draws.next().unwrap(), &device);
+    let chain = Langevin::new(&net, plain_steps(0, 5, 2e-5), case.tensor::<4>("x_init", &device), noise);
     assert_close("the sample", &values(chain.finish()), case.f64("x_final"), TOLERANCE);
 }
 

@@ -11,6 +11,7 @@ mod langevin;
 mod network;
 mod optimizers;
 mod pixels;
+mod sliced;
 mod transform;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -36,6 +37,7 @@ fn main() {
         network::cases(),
         langevin::cases(),
         optimizers::cases(),
+        sliced::cases(),
         pixels::cases(),
         transform::cases(),
     ];

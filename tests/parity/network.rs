@@ -1,9 +1,10 @@
 //! Whole networks: outputs, the annealed denoising loss, and its gradient for every parameter.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use ncsn::loss::annealed_dsm;
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet, params};
 use ncsn::noise::Noise;
+use ncsn::score::Score;
 use ncsn::sde::NoiseLevels;
 
 use crate::Case;
@@ -22,7 +23,11 @@ pub fn network(params: &Fixture, input: InputRange, device: &Device) -> RefineNe
 
 fn outputs_agree(name: &str) {
     let device = Device::flex();
-    let is_deeper = name == "cond_refinenet_deeper_32";
+    let architecture = match name {
+        "cond_refinenet_deeper_32" => Architecture::Deeper,
+        _ if name.starts_with("refinenet_baseline") => Architecture::Baseline,
+        _ => Architecture::Ncsn,
+    };
     let (params, forward) =
         (open(&format!("ncsn/{name}/params.safetensors")), open(&format!("ncsn/{name}/forward.safetensors")));
     for (x, labels, out, input) in [
@@ -31,12 +36,15 @@ fn outputs_agree(name: &str) {
         ("x_logit", "labels", "out_logit_transform", InputRange::Logit),
     ] {
         if !forward.has(x) {
-            assert!(is_deeper, "only the deeper network's fixture holds one case");
+            assert_ne!(architecture, Architecture::Ncsn, "the others' fixtures hold one case");
             continue;
         }
         let net = network(&params, input, &device);
-        assert_eq!(net.config().architecture == Architecture::Deeper, is_deeper);
-        let found = net.forward(forward.tensor(x, &device), &forward.labels(labels, &device));
+        assert_eq!(net.config().architecture, architecture);
+        let x = forward.tensor(x, &device);
+        let no_labels = || Tensor::zeros([x.dims()[0]], &device);
+        let labels = if forward.has(labels) { forward.labels(labels, &device) } else { no_labels() };
+        let found = net.score(x, &labels);
         assert_close(&format!("{name} {out}"), &values(found), forward.f64(out), TOLERANCE);
     }
 }
@@ -50,6 +58,8 @@ pub fn cases() -> Vec<Case> {
         ("cond_refinenet_ch1_28", "the grey 28-pixel network gives the published output"),
         ("cond_refinenet_ch3_32", "the colour 32-pixel network gives the published output"),
         ("cond_refinenet_deeper_32", "the deeper network gives the published output"),
+        ("refinenet_baseline_ch1_28", "the grey baseline gives the published output"),
+        ("refinenet_baseline_ch3_32", "the colour baseline gives the published output"),
     ] {
         cases.push(Case::new(claim, &dir(name, &["params", "forward"]), move || outputs_agree(name)));
     }
@@ -65,7 +75,7 @@ fn trained_output_agrees() {
     let device = Device::flex();
     let case = open("ncsn/optimizers_smallest/forward_adam.safetensors");
     let net = network(&open("ncsn/optimizers_smallest/final_adam.safetensors"), InputRange::Unit, &device);
-    let found = net.forward(case.tensor("x", &device), &case.labels("labels", &device));
+    let found = net.score(case.tensor("x", &device), &case.labels("labels", &device));
     assert_close("out", &values(found), case.f64("out"), TOLERANCE);
 }
 

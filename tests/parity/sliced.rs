@@ -1,0 +1,127 @@
+//! Sliced and one-level denoising losses: value, both terms, and every parameter's gradient.
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
+use ncsn::loss::{Sliced, Slicing, annealed_dsm, annealed_ssm_vr, dsm, ssm, ssm_vr};
+use ncsn::net::{InputRange, Mlp, params};
+use ncsn::noise::Noise;
+use ncsn::score::Differentiable;
+use ncsn::sde::NoiseLevels;
+
+use crate::Case;
+use crate::fixture::{Fixture, assert_close, open, values};
+use crate::network::network;
+
+/// The reference's f32 error is 8e-7 in the values and 3e-6 in the gradients, of the largest.
+const TOLERANCE: f64 = 2e-5;
+
+/// Every other value of these losses is a difference of much larger sums.
+const EXACT: Slicing = Slicing::Exact;
+
+fn file(name: &str) -> String {
+    format!("ncsn/sliced_losses/{name}.safetensors")
+}
+
+fn mlp(device: &Device) -> Mlp {
+    let net = Mlp::new(&[2, 128, 128, 2], &mut Noise::new(0).stream("init", 0), device);
+    open(&file("toy_mlp_params")).load(net, "")
+}
+
+/// Compares a loss, its terms if there are any, and its gradients with those of `case`.
+fn check<M: Module>(case: &Fixture, net: &M, loss: Tensor<1>, terms: Option<Sliced>) {
+    assert_close("loss", &values(loss.clone()), case.f64("loss"), TOLERANCE);
+    if let Some(Sliced { square, slope }) = terms {
+        assert_close("½‖s‖²", &values(square), case.f64("loss1"), TOLERANCE);
+        assert_close("vᵀ(∂s/∂x)v", &values(slope), case.f64("loss2"), TOLERANCE);
+    }
+    let expected = |name: &str| case.tensors.get(&format!("grad.{name}")).map(|(_, values)| values);
+    let n_expected = case.tensors.keys().filter(|key| key.starts_with("grad.")).count();
+    if n_expected == 0 {
+        return;
+    }
+    let found = params::gradients(net, &loss.backward());
+    assert_eq!(found.len(), n_expected);
+    let largest = found.iter().flat_map(|(name, _)| expected(name).unwrap()).fold(0.0f64, |m, v| m.max(v.abs()));
+    assert!(largest > 0.0);
+    for (name, gradient) in found {
+        let expected = expected(&name).unwrap();
+        let gradient = gradient.map_or_else(|| vec![0.0; expected.len()], values);
+        let differences = gradient.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - b).abs());
+        let difference = differences.fold(0.0f64, |m, d| if d > m || d.is_nan() { d } else { m });
+        assert!(difference <= 1e-4 * largest, "{name}: largest difference {difference:.3e}, of {largest:.3e}");
+    }
+}
+
+fn zeros(case: &Fixture, device: &Device) -> Tensor<1, Int> {
+    Tensor::zeros([case.shape("samples")[0]], device)
+}
+
+fn mlp_ssm(name: &str) {
+    let device = Device::flex().autodiff();
+    let (case, net) = (open(&file(name)), mlp(&device));
+    let (x, labels) = (case.tensor("samples", &device), zeros(&case, &device));
+    let sliced = match case.has("vectors") {
+        true => ssm_vr(&net, x, &labels, case.tensor("vectors", &device), EXACT),
+        false => ssm(&net, x, &labels, case.tensor("vectors_before_normalisation", &device), EXACT),
+    };
+    check(&case, &net, sliced.loss(), Some(sliced));
+}
+
+fn annealed<const D: usize, M: Module + Differentiable<D>>(name: &str, net: &M, device: &Device) {
+    let case = open(&file(name));
+    let sigmas = case.f64("sigmas");
+    let levels = NoiseLevels::geometric(sigmas[0], sigmas[sigmas.len() - 1], sigmas.len()).unwrap();
+    assert!(levels.sigmas().iter().zip(sigmas).all(|(a, b)| (a / b - 1.0).abs() < 1e-6));
+    let noise = [case.tensor("noise", device), case.tensor("vectors", device)];
+    let labels = case.labels("labels", device);
+    check(&case, net, annealed_ssm_vr(net, &levels, case.tensor("samples", device), &labels, noise, EXACT), None);
+}
+
+fn denoising<const D: usize, M: Module + Differentiable<D>>(name: &str, net: &M, sigma: f64, device: &Device) {
+    let case = open(&file(name));
+    check(&case, net, dsm(net, sigma, case.tensor("samples", device), case.tensor("noise", device)), None);
+    // The annealed loss at one level is the same times σ²... which a power of 0 leaves away.
+    let (x, z) = (case.tensor("samples", device), case.tensor("noise", device));
+    let levels = NoiseLevels::geometric(sigma, sigma / 2.0, 1).unwrap();
+    let same = annealed_dsm(net, &levels, x, &zeros(&case, device), z, 0.0);
+    assert_close("annealed loss of one level", &values(same), case.f64("loss"), TOLERANCE);
+}
+
+/// All questions about these losses.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let files = |params: &str, name: &str| [params.to_string(), file(name)];
+    let device = || Device::flex().autodiff();
+    let mlp_params = file("toy_mlp_params");
+    for particles in ["p1", "p4"] {
+        for kind in ["sliced_score_estimation", "sliced_score_estimation_vr"] {
+            let name = format!("toy_{kind}_{particles}");
+            cases
+                .push(Case::new(format!("{name}, with gradients"), &files(&mlp_params, &name), move || mlp_ssm(&name)));
+        }
+        let name = format!("toy_anneal_sliced_score_estimation_vr_{particles}");
+        let run = move || annealed::<2, _>(&name, &mlp(&device()), &device());
+        let name = format!("toy_anneal_sliced_score_estimation_vr_{particles}");
+        cases.push(Case::new(format!("{name}, with gradients"), &files(&mlp_params, &name), run));
+
+        let particles = if particles == "p1" { "p1" } else { "p2" };
+        let name = format!("condrefinenet_anneal_sliced_score_estimation_vr_{particles}");
+        let params = file("condrefinenet_params");
+        let question = format!("{name}, with gradients");
+        cases.push(Case::new(question, &files(&params.clone(), &name.clone()), move || {
+            annealed::<4, _>(&name, &network(&open(&params), InputRange::Unit, &device()), &device());
+        }));
+    }
+    for sigma in [0.01, 0.5] {
+        let name = format!("toy_dsm_score_estimation_sigma{sigma}");
+        let question = format!("{name}, with gradients");
+        cases.push(Case::new(question, &files(&mlp_params, &name.clone()), move || {
+            denoising::<2, _>(&name, &mlp(&device()), sigma, &device());
+        }));
+    }
+    let (name, params) = ("refinenet_baseline_dsm_score_estimation", file("refinenet_baseline_params"));
+    cases.push(Case::new(format!("{name}, with gradients"), &files(&params.clone(), name), move || {
+        denoising::<4, _>(name, &network(&open(&params), InputRange::Unit, &device()), 0.01, &device());
+    }));
+    cases
+}
