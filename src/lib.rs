@@ -80,6 +80,7 @@ pub mod noise;
 pub mod sample;
 pub mod score;
 pub mod sde;
+pub mod toy;
 pub mod train;
 
 pub use error::{Error, Result};

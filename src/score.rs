@@ -3,6 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData, activation::softmax};
 
 use crate::net::{Dual, Mlp, RefineNet};
+use crate::noise::Stream;
 use crate::sde::NoiseLevels;
 
 /// The score of data blurred to one of several noise levels, for `D`-dimensional tensors (4 for images, 2 for points).
@@ -101,6 +102,34 @@ impl GaussianMixture {
             std,
             sigmas: levels.sigmas().to_vec(),
         }
+    }
+
+    /// ln p_σ(x) at level `level`.
+    pub fn log_density(&self, x: &[f64], level: usize) -> f64 {
+        let variance = self.std * self.std + self.sigmas[level] * self.sigmas[level];
+        let log_scale = -0.5 * x.len() as f64 * (std::f64::consts::TAU * variance).ln();
+        let terms = self.means.iter().zip(&self.weights).map(|(mean, weight)| {
+            let square: f64 = x.iter().zip(mean).map(|(x, m)| (x - m).powi(2)).sum();
+            weight.ln() - square / (2.0 * variance)
+        });
+        let terms: Vec<f64> = terms.collect();
+        let largest = terms.iter().fold(f64::NEG_INFINITY, |m, t| m.max(*t));
+        largest + terms.iter().map(|t| (t - largest).exp()).sum::<f64>().ln() + log_scale
+    }
+
+    /// A point of p_σ at level `level`; `D` is the mixture's dimension.
+    pub fn sample<const D: usize>(&self, level: usize, stream: &mut Stream) -> [f64; D] {
+        let (mut u, mut z) = ([0.0], [0.0; D]);
+        stream.uniform(&mut u);
+        stream.normal(&mut z);
+        let mut left = f64::from(u[0]);
+        let chosen = self.weights.iter().position(|weight| {
+            left -= weight;
+            left < 0.0
+        });
+        let mean = &self.means[chosen.unwrap_or(self.means.len() - 1)];
+        let std = self.std.hypot(self.sigmas[level]);
+        std::array::from_fn(|i| mean[i] + std * f64::from(z[i]))
     }
 }
 

@@ -12,6 +12,7 @@ mod network;
 mod optimizers;
 mod pixels;
 mod sliced;
+mod toy;
 mod transform;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -39,6 +40,7 @@ fn main() {
         optimizers::cases(),
         sliced::cases(),
         pixels::cases(),
+        toy::cases(),
         transform::cases(),
     ];
     let mut n_missing = 0;

@@ -1,0 +1,55 @@
+//! Training a small perceptron on points of the plane by sliced score matching.
+
+use burn::module::Module as _;
+use burn::tensor::{Device, Tensor};
+
+use crate::loss::{Slicing, ssm_vr};
+use crate::net::Mlp;
+use crate::net::params::{gradients, upload};
+use crate::noise::{Noise, Stream};
+use crate::train::{Optimizer, Rule};
+
+/// How the perceptron is trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ToyTraining {
+    /// Steps of Adam.
+    pub n_steps: usize,
+    /// Points a step.
+    pub batch_size: usize,
+    /// Learning rate.
+    pub lr: f64,
+}
+
+impl Default for ToyTraining {
+    /// The published program's: 10,000 steps of 128 points at 10⁻³.
+    fn default() -> Self {
+        Self { n_steps: 10_000, batch_size: 128, lr: 1e-3 }
+    }
+}
+
+/// A perceptron 2–128–128–2 with softplus, trained by SSM-VR on points that `sample` draws; `report` hears of every step,
+/// counted from 1, and its loss. The result has no gradients.
+pub fn train(
+    options: ToyTraining,
+    mut sample: impl FnMut(&mut Stream) -> [f64; 2],
+    noise: Noise,
+    device: &Device,
+    mut report: impl FnMut(usize, f64),
+) -> Mlp {
+    let ToyTraining { n_steps, batch_size: n, lr } = options;
+    let device = device.clone().autodiff();
+    let mut net = Mlp::new(&[2, 128, 128, 2], &mut noise.stream("toy/init", 0), &device);
+    let rule = Rule::Adam { lr, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
+    let mut optimizer = Optimizer::new(rule);
+    let labels = Tensor::zeros([n], &device);
+    for step in 1..=n_steps {
+        let x = super::draw(n, &mut sample, noise.stream("toy/data", step as u64), &device);
+        let mut v = vec![0.0; 2 * n];
+        noise.stream("toy/v", step as u64).normal(&mut v);
+        let loss = ssm_vr(&net, x, &labels, upload(v, [n, 2], &device), Slicing::Exact).loss();
+        let gradients = gradients(&net, &loss.backward()).into_iter().map(|(_, gradient)| gradient).collect();
+        report(step, f64::from(loss.into_scalar::<f32>()));
+        net = optimizer.step(net, gradients);
+    }
+    net.valid()
+}
