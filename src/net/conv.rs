@@ -9,7 +9,7 @@ use super::params::upload;
 use super::{Dual, uniform};
 use crate::noise::Stream;
 
-/// A square, stride-1 convolution that keeps the size: padding = dilation·(k − 1)/2.
+/// A square convolution that keeps the size, or divides it by its stride: padding = dilation·(k − 1)/2.
 #[derive(Module, Debug)]
 pub struct Conv2d {
     /// `[out, in, k, k]`
@@ -18,6 +18,8 @@ pub struct Conv2d {
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     dilation: usize,
+    #[module(skip)]
+    stride: usize,
 }
 
 impl Conv2d {
@@ -35,15 +37,27 @@ impl Conv2d {
         let weight = upload(uniform(n_out * fan_in, fan_in, noise), [n_out, n_in, kernel, kernel], device);
         let bias = bias.then(|| Param::from_tensor(upload(uniform(n_out, fan_in, noise), [n_out], device)));
         let weight = Param::from_tensor(weight);
-        Self { weight, bias, dilation }
+        Self { weight, bias, dilation, stride: 1 }
+    }
+
+    /// Without dilation, with bias, and every `stride`-th pixel of the result.
+    pub fn strided(
+        n_in: usize,
+        n_out: usize,
+        kernel: usize,
+        stride: usize,
+        noise: &mut Stream,
+        device: &Device,
+    ) -> Self {
+        Self { stride, ..Self::new(n_in, n_out, kernel, 1, true, noise, device) }
     }
 
     /// # Shapes
-    /// `[batch, in, height, width]` → `[batch, out, height, width]`
+    /// `[batch, in, height, width]` → `[batch, out, ⌈height/stride⌉, ⌈width/stride⌉]`
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let weight = self.weight.val();
         let padding = self.dilation * (weight.dims()[2] - 1) / 2;
-        let options = ConvOptions::new([1, 1], [padding; 2], [self.dilation; 2], 1);
+        let options = ConvOptions::new([self.stride; 2], [padding; 2], [self.dilation; 2], 1);
         let tangent = x.tangent.map(|t| conv2d(t, weight.clone(), None, options.clone()));
         Dual { value: conv2d(x.value, weight, self.bias.as_ref().map(Param::val), options), tangent }
     }

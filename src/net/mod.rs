@@ -12,6 +12,7 @@ pub mod params;
 mod refine;
 mod refinenet;
 mod residual;
+mod resscore;
 
 pub use config::{Architecture, InputRange, NetworkConfig};
 pub use conv::{Conv2d, MeanPoolConv};
@@ -21,6 +22,7 @@ pub use norm::{Norm, NormKind};
 pub use refine::{ChainedPool, Fusion, RefineBlock, ResidualConvUnit, average_pool_5};
 pub use refinenet::RefineNet;
 pub use residual::{Resample, ResidualBlock};
+pub use resscore::{ConvTranspose2d, GroupNorm, GroupNormBlock, ResScore, Side};
 
 use burn::tensor::Device;
 

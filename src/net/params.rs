@@ -34,7 +34,8 @@ impl Path {
 }
 
 /// Field names to published names: `res.0.1` → `res1.1`, `refine.2` → `refine3`, and an RCU's `blocks.0.1.norm` →
-/// `1_2_norm`, which is no Rust identifier; a perceptron's `layers.1` → `2`.
+/// `1_2_norm`, which is no Rust identifier; a perceptron's `layers.1` → `2`; `main_3` →
+/// `main.3`.
 fn published_name(parts: &[&str]) -> String {
     let count = |i: usize| parts.get(i).and_then(|p| p.parse::<usize>().ok()).map(|p| p + 1);
     let mut name: Vec<String> = Vec::with_capacity(parts.len());
@@ -55,12 +56,18 @@ fn published_name(parts: &[&str]) -> String {
                 i += 2;
             }
             (part, ..) => {
-                name.push(part.to_string());
+                name.push(member_of_sequence(part).unwrap_or_else(|| part.to_string()));
                 i += 1;
             }
         }
     }
     name.join(".")
+}
+
+/// `main_3` → `main.3`: a field that is a numbered member of a published sequence.
+fn member_of_sequence(field: &str) -> Option<String> {
+    let (sequence, number) = field.rsplit_once('_')?;
+    number.parse::<usize>().ok().map(|_| format!("{sequence}.{number}"))
 }
 
 /// Calls `f` with each parameter's name and value, flattened to `[n]`, and its shape, in registration order.
@@ -189,6 +196,7 @@ mod tests {
             ("refine.3.adapt_convs.1.blocks.0.1.norm.embed.weight", "refine4.adapt_convs.1.1_2_norm.embed.weight"),
             ("refine.0.output_convs.blocks.2.0.conv.weight", "refine1.output_convs.3_1_conv.weight"),
             ("layers.2.bias", "4.bias"),
+            ("convs.1.main_3.weight", "convs.1.main.3.weight"),
             ("refine.0.crp.convs.1.weight", "refine1.crp.convs.1.weight"),
         ] {
             assert_eq!(published_name(&path.split('.').collect::<Vec<_>>()), name);

@@ -1,0 +1,213 @@
+//! ResScore, the network of the sliced-score-matching experiments (Song & Ermon 2019, figure 1): an encoder and a decoder of
+//! residual blocks with group norm.
+
+use burn::module::{Module, Param};
+use burn::tensor::module::conv_transpose2d;
+use burn::tensor::ops::ConvTransposeOptions;
+use burn::tensor::{Device, Tensor};
+
+use super::params::upload;
+use super::{Conv2d, Dual, elu, uniform};
+use crate::noise::Stream;
+
+/// Added to variances before the square root, as in PyTorch.
+const EPSILON: f64 = 1e-5;
+const N_GROUPS: usize = 8;
+
+/// Group normalisation (Wu & He 2018) in 8 groups: mean 0 and variance 1 over each group's channels and pixels, then a
+/// scale and a shift for each channel.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// `[features]`
+    pub weight: Param<Tensor<1>>,
+    /// `[features]`
+    pub bias: Param<Tensor<1>>,
+}
+
+impl GroupNorm {
+    /// Scales 1, shifts 0. `n_features` is a multiple of 8.
+    pub fn new(n_features: usize, device: &Device) -> Self {
+        assert!(n_features.is_multiple_of(N_GROUPS), "{n_features} channels in {N_GROUPS} groups");
+        let param = |value| Param::from_tensor(upload(vec![value; n_features], [n_features], device));
+        Self { weight: param(1.0), bias: param(0.0) }
+    }
+
+    /// # Shapes
+    /// `[batch, features, height, width]`, unchanged.
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        let [n, c, h, w] = x.dims();
+        let x = x.reshape([n, N_GROUPS, c / N_GROUPS * h * w]);
+        let centred = x.clone() - x.mean_dim(2);
+        let scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
+        let by_channel = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, c, 1, 1]));
+        (centred * scale).reshape([n, c, h, w]) * by_channel(&self.weight) + by_channel(&self.bias)
+    }
+}
+
+/// A transposed 3×3 convolution that keeps the size (stride 1) or doubles it (stride 2).
+#[derive(Module, Debug)]
+pub struct ConvTranspose2d {
+    /// `[in, out, 3, 3]`
+    pub weight: Param<Tensor<4>>,
+    /// `[out]`
+    pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    stride: usize,
+}
+
+impl ConvTranspose2d {
+    /// Weights and bias from U(±1/√(9·out)): PyTorch takes the second dimension for the fan-in.
+    pub fn new(n_in: usize, n_out: usize, stride: usize, noise: &mut Stream, device: &Device) -> Self {
+        let fan_in = 9 * n_out;
+        let weight = upload(uniform(n_in * fan_in, fan_in, noise), [n_in, n_out, 3, 3], device);
+        let bias = upload(uniform(n_out, fan_in, noise), [n_out], device);
+        Self { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias), stride }
+    }
+
+    /// # Shapes
+    /// `[batch, in, height, width]` → `[batch, out, stride·height, stride·width]`
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        let weight = self.weight.val();
+        let options = ConvTransposeOptions::new([self.stride; 2], [1, 1], [self.stride - 1; 2], [1, 1], 1);
+        let tangent = x.tangent.map(|t| conv_transpose2d(t, weight.clone(), None, options.clone()));
+        Dual { value: conv_transpose2d(x.value, weight, Some(self.bias.val()), options), tangent }
+    }
+}
+
+/// A convolution of the encoder or of the decoder.
+#[derive(Module, Debug)]
+pub enum AnyConv {
+    /// Keeps the size or halves it.
+    Down(Conv2d),
+    /// Keeps the size or doubles it.
+    Up(ConvTranspose2d),
+}
+
+impl AnyConv {
+    fn forward(&self, x: Dual<4>) -> Dual<4> {
+        match self {
+            Self::Down(conv) => conv.forward(x),
+            Self::Up(conv) => conv.forward(x),
+        }
+    }
+}
+
+/// elu(norm(conv(elu(norm(conv(x))))) + residual(x)).
+#[derive(Module, Debug)]
+pub struct GroupNormBlock {
+    main_0: AnyConv,
+    main_1: GroupNorm,
+    main_3: AnyConv,
+    main_4: GroupNorm,
+    /// `None` is the identity.
+    residual: Option<AnyConv>,
+}
+
+/// Whether a block belongs to the encoder or the decoder, and whether it changes the size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Convolutions; with `resize`, the size is halved.
+    Encoder {
+        /// Whether it halves the size.
+        resize: bool,
+    },
+    /// Transposed convolutions; with `resize`, the size is doubled.
+    Decoder {
+        /// Whether it doubles the size.
+        resize: bool,
+    },
+}
+
+impl GroupNormBlock {
+    /// A block `n_in → n_out`; without a change of size the two are equal.
+    pub fn new([n_in, n_out]: [usize; 2], side: Side, noise: &mut Stream, device: &Device) -> Self {
+        let (is_encoder, resize) = match side {
+            Side::Encoder { resize } => (true, resize),
+            Side::Decoder { resize } => (false, resize),
+        };
+        assert!(resize || n_in == n_out, "{n_in} channels to {n_out}, by the identity");
+        let mut conv = |n_in, resize| {
+            let stride = if resize { 2 } else { 1 };
+            match is_encoder {
+                true => AnyConv::Down(Conv2d::strided(n_in, n_out, 3, stride, noise, device)),
+                false => AnyConv::Up(ConvTranspose2d::new(n_in, n_out, stride, noise, device)),
+            }
+        };
+        Self {
+            main_0: conv(n_in, resize && is_encoder),
+            main_1: GroupNorm::new(n_out, device),
+            main_3: conv(n_out, resize && !is_encoder),
+            main_4: GroupNorm::new(n_out, device),
+            residual: resize.then(|| conv(n_in, true)),
+        }
+    }
+
+    /// # Shapes
+    /// `[batch, in, height, width]` → `[batch, out, …]`, the size as [`Side`] says.
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        let h = elu(self.main_1.forward(self.main_0.forward(x.clone())));
+        let h = self.main_4.forward(self.main_3.forward(h));
+        elu(h + self.residual.as_ref().map_or(x.clone(), |conv| conv.forward(x)))
+    }
+}
+
+/// A member of the encoder or the decoder.
+#[derive(Module, Debug)]
+pub enum Layer {
+    /// The first of the encoder, the last of the decoder.
+    Conv(Conv2d),
+    /// All others.
+    Block(GroupNormBlock),
+}
+
+impl Layer {
+    fn forward(&self, x: Dual<4>) -> Dual<4> {
+        match self {
+            Self::Conv(conv) => conv.forward(x),
+            Self::Block(block) => block.forward(x),
+        }
+    }
+}
+
+/// s(x) of images of three channels, whose sides are multiples of 4.
+#[derive(Module, Debug)]
+pub struct ResScore {
+    convs: Vec<Layer>,
+    deconvs: Vec<Layer>,
+}
+
+impl ResScore {
+    /// With `nef` channels in the encoder's first stage and `ndf` in the decoder's last, multiples of 8; the middle has
+    /// 4·nef = 4·ndf.
+    pub fn new([nef, ndf]: [usize; 2], noise: &mut Stream, device: &Device) -> Self {
+        assert_eq!(nef, ndf, "the decoder takes what the encoder gives");
+        let mut convs = vec![Layer::Conv(Conv2d::new(3, nef, 3, 1, true, noise, device))];
+        for (channels, resize) in [
+            ([nef, nef], false),
+            ([nef, 2 * nef], true),
+            ([2 * nef, 2 * nef], false),
+            ([2 * nef, 4 * nef], true),
+            ([4 * nef, 4 * nef], false),
+        ] {
+            convs.push(Layer::Block(GroupNormBlock::new(channels, Side::Encoder { resize }, noise, device)));
+        }
+        let mut deconvs = Vec::new();
+        for (channels, resize) in [
+            ([4 * ndf, 4 * ndf], false),
+            ([4 * ndf, 2 * ndf], true),
+            ([2 * ndf, 2 * ndf], false),
+            ([2 * ndf, ndf], true),
+            ([ndf, ndf], false),
+        ] {
+            deconvs.push(Layer::Block(GroupNormBlock::new(channels, Side::Decoder { resize }, noise, device)));
+        }
+        deconvs.push(Layer::Conv(Conv2d::new(ndf, 3, 3, 1, true, noise, device)));
+        Self { convs, deconvs }
+    }
+
+    /// # Shapes
+    /// `[batch, 3, height, width]` in [0, 1] → the score, of the same shape.
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        self.convs.iter().chain(&self.deconvs).fold(x * 2.0 + -1.0, |h, layer| layer.forward(h))
+    }
+}
