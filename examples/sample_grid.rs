@@ -13,7 +13,7 @@ use ncsn::noise::Noise;
 use ncsn::sample::{annealed_steps, image_chain};
 use ncsn::score::ByParts;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Rule, Trainer, TrainingOptions};
+use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
 
 const SIZE: usize = 16;
 
@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &device.clone().autodiff())?;
     let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
-    let options = TrainingOptions { anneal_power: 2.0, grad_clip: None, ema_rate: Some(0.99) };
+    let options =
+        TrainingOptions { objective: Objective::Denoising, anneal_power: 2.0, grad_clip: None, ema_rate: Some(0.99) };
     let mut trainer = Trainer::new(net, levels.clone(), rule, options, noise);
 
     let digits = Arc::new(Digits::new(SIZE, 1, Split::Train)?);

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData, activation::softmax};
 
-use crate::net::{Dual, Mlp, RefineNet};
+use crate::net::{Dual, Mlp, Network, RefineNet, ResScore};
 use crate::noise::Stream;
 use crate::sde::NoiseLevels;
 
@@ -19,12 +19,6 @@ impl<const D: usize, S: Score<D>> Score<D> for &S {
     }
 }
 
-impl Score<4> for RefineNet {
-    fn score(&self, x: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<4> {
-        self.forward(x.into(), labels).value
-    }
-}
-
 /// A score whose product with a direction is known exactly.
 pub trait Differentiable<const D: usize>: Score<D> {
     /// s(x, i) and (∂s/∂x)·v, both differentiable with respect to parameters.
@@ -34,22 +28,30 @@ pub trait Differentiable<const D: usize>: Score<D> {
     fn jvp(&self, x: Tensor<D>, labels: &Tensor<1, Int>, v: Tensor<D>) -> [Tensor<D>; 2];
 }
 
-impl Score<2> for Mlp {
-    fn score(&self, x: Tensor<2>, _: &Tensor<1, Int>) -> Tensor<2> {
-        self.forward(x.into()).value
-    }
+/// What a network's forward pass gives, as a score.
+macro_rules! score_of {
+    ($($network:ty: $rank:literal, $forward:expr;)*) => {$(
+        impl Score<$rank> for $network {
+            fn score(&self, x: Tensor<$rank>, labels: &Tensor<1, Int>) -> Tensor<$rank> {
+                let forward: fn(&Self, Dual<$rank>, &Tensor<1, Int>) -> Dual<$rank> = $forward;
+                forward(self, x.into(), labels).value
+            }
+        }
+
+        impl Differentiable<$rank> for $network {
+            fn jvp(&self, x: Tensor<$rank>, labels: &Tensor<1, Int>, v: Tensor<$rank>) -> [Tensor<$rank>; 2] {
+                let forward: fn(&Self, Dual<$rank>, &Tensor<1, Int>) -> Dual<$rank> = $forward;
+                forward(self, Dual::along(x, v), labels).parts()
+            }
+        }
+    )*};
 }
 
-impl Differentiable<2> for Mlp {
-    fn jvp(&self, x: Tensor<2>, _: &Tensor<1, Int>, v: Tensor<2>) -> [Tensor<2>; 2] {
-        self.forward(Dual::along(x, v)).parts()
-    }
-}
-
-impl Differentiable<4> for RefineNet {
-    fn jvp(&self, x: Tensor<4>, labels: &Tensor<1, Int>, v: Tensor<4>) -> [Tensor<4>; 2] {
-        self.forward(Dual::along(x, v), labels).parts()
-    }
+score_of! {
+    Network: 4, Network::forward;
+    RefineNet: 4, RefineNet::forward;
+    ResScore: 4, |net, x, _| net.forward(x);
+    Mlp: 2, |net, x, _| net.forward(x);
 }
 
 /// A score evaluated on parts of the batch, each on a thread of its own. Every example is computed by itself, so the

@@ -4,14 +4,14 @@
 use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer};
 
 fn parse(text: &str) -> Config {
-    match Config::parse(text, "test.yml", &[]).unwrap() {
+    match Config::parse(text, "test.yml", &[], None).unwrap() {
         File::Images(config) => *config,
         File::Toy => panic!("a configuration of images"),
     }
 }
 
 fn load(name: &str) -> Config {
-    match Config::load(name, &[]).unwrap().0 {
+    match Config::load(name, &[], None).unwrap().0 {
         File::Images(config) => *config,
         File::Toy => panic!("{name} configures images"),
     }
@@ -50,7 +50,7 @@ fn the_published_files_hold_the_published_values() {
         (50_001, Algo::Ssm, 0.01)
     );
     assert_eq!((scorenet.data.image_size, scorenet.model.nef, scorenet.model.ndf), (32, 32, 32));
-    assert_eq!(Config::load("toy.yml", &[]).unwrap().0, File::Toy);
+    assert_eq!(Config::load("toy.yml", &[], None).unwrap().0, File::Toy);
 }
 
 #[test]
@@ -95,7 +95,7 @@ device: !!python/object/apply:torch.device
 fn overrides_replace_one_value_and_may_add_one() {
     let overrides = ["training.batch_size=64", "optim.eps=1e-3", "data.dataset=FOLDER", "data.path=it's here"];
     let overrides = overrides.map(String::from);
-    let File::Images(config) = Config::load("anneal.yml", &overrides).unwrap().0 else { panic!("images") };
+    let File::Images(config) = Config::load("anneal.yml", &overrides, None).unwrap().0 else { panic!("images") };
     let expected = load("anneal.yml");
     assert_eq!((config.training.batch_size, config.optim.eps), (64, 1e-3));
     assert_eq!(config.data.dataset, Dataset::Folder("it's here".into()));
@@ -135,11 +135,11 @@ fn every_file_in_the_folder_of_configurations_loads_and_is_built_in() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        let (by_path, _) = Config::load(path.to_str().unwrap(), &[]).unwrap();
+        let (by_path, _) = Config::load(path.to_str().unwrap(), &[], None).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(Config::parse(&text, name, &[]).unwrap(), by_path);
+        assert_eq!(Config::parse(&text, name, &[], None).unwrap(), by_path);
         // An error that lists the built-in names must list this one.
-        let message = Config::load("no such file", &[]).unwrap_err().to_string();
+        let message = Config::load("no such file", &[], None).unwrap_err().to_string();
         assert!(message.contains(name), "{name} is not built in: {message}");
         n += 1;
     }
@@ -168,9 +168,9 @@ fn impossible_values_are_refused() {
         ("data.dataset=FOLDER", "found no data.path"),
         ("sampling.n_steps_each=0", "from 1"),
     ] {
-        let message = Config::load("anneal.yml", &[set.to_string()]).unwrap_err().to_string();
+        let message = Config::load("anneal.yml", &[set.to_string()], None).unwrap_err().to_string();
         assert!(message.contains(needle), "{set}: {message}");
     }
     let deeper = ["model.architecture=deeper".to_string(), "data.image_size=30".to_string()];
-    assert!(Config::load("anneal.yml", &deeper).unwrap_err().to_string().contains("multiple of 4"));
+    assert!(Config::load("anneal.yml", &deeper, None).unwrap_err().to_string().contains("multiple of 4"));
 }

@@ -4,7 +4,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use ncsn::loss::{Slicing, ssm, ssm_vr};
 use ncsn::net::params::{Replace, replace};
-use ncsn::net::{Architecture, InputRange, Mlp, NetworkConfig, RefineNet};
+use ncsn::net::{Architecture, InputRange, Mlp, NetworkConfig, RefineNet, ResScore};
 use ncsn::noise::{Noise, Stream};
 use ncsn::score::Differentiable;
 
@@ -61,6 +61,13 @@ fn products_of_random_networks_equal_central_differences() {
         let shape = [2, config.channels, size[0], size[1]];
         let error = error(&net, normal(shape, &mut stream), &labels, normal(shape, &mut stream));
         assert!(error < 1e-6, "{config:?}, {size:?}: {error:.1e}");
+    }
+    for seed in 0..2 {
+        let mut stream = Noise::new(seed).stream("test", 2);
+        let (net, _) = replace(ResScore::new(8, &mut stream, &device), ToF64);
+        let labels = Tensor::zeros([2], &device);
+        let error = error(&net, normal([2, 3, 8, 12], &mut stream), &labels, normal([2, 3, 8, 12], &mut stream));
+        assert!(error < 1e-6, "{error:.1e}");
     }
     for seed in 0..4 {
         let mut stream = Noise::new(seed).stream("test", 1);

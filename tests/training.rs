@@ -10,7 +10,7 @@ use ncsn::data::{Batch, BatchOptions, Batches, Source, Split};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet, params};
 use ncsn::noise::Noise;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Rule, Trainer, TrainingOptions};
+use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
 
 fn options(batch_size: usize) -> BatchOptions {
     BatchOptions { batch_size, random_flip: false, logit_transform: false }
@@ -59,7 +59,7 @@ fn flips_mirror_about_half_of_the_images() {
     assert!(n_flipped.abs_diff(500) < 80, "{n_flipped}");
 }
 
-fn trainer(rule: Rule, options: TrainingOptions) -> Trainer {
+fn trainer(rule: Rule, options: TrainingOptions) -> Trainer<RefineNet> {
     let config =
         NetworkConfig { architecture: Architecture::Ncsn, channels: 1, width: 4, n_levels: 3, input: InputRange::Unit };
     let noise = Noise::new(3);
@@ -68,7 +68,8 @@ fn trainer(rule: Rule, options: TrainingOptions) -> Trainer {
 }
 
 const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
-const PLAIN: TrainingOptions = TrainingOptions { anneal_power: 2.0, grad_clip: None, ema_rate: None };
+const PLAIN: TrainingOptions =
+    TrainingOptions { objective: Objective::Denoising, anneal_power: 2.0, grad_clip: None, ema_rate: None };
 
 fn digits(batch_size: usize) -> Batches {
     Batches::new(Arc::new(Digits::new(8, 1, Split::Train).unwrap()), options(batch_size), Noise::new(3), "train", 0)

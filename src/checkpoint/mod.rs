@@ -10,17 +10,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::net::params::{self, HostTensor};
-use crate::net::{InputRange, NetworkConfig, RefineNet};
+use crate::net::{InputRange, Network, NetworkConfig};
 use crate::noise::Noise;
+use crate::score::Differentiable;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
 pub use tensors::{TensorFile, TensorWriter, write_tensors};
-
-use burn::tensor::Device;
 
 /// Written into the header of the weights, so that a foreign file is told from ours.
 const FORMAT: &str = "ncsn-1";
@@ -99,7 +100,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When a file cannot be written; the earlier checkpoints are then untouched.
-    pub fn save(&self, trainer: &Trainer, header: &Header) -> Result<PathBuf> {
+    pub fn save<N: Module + Differentiable<4> + Sync>(&self, trainer: &Trainer<N>, header: &Header) -> Result<PathBuf> {
         let weights = params::to_host(trainer.net());
         let names: Vec<_> = weights.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
         let state = trainer.optimizer().to_host(&names);
@@ -157,7 +158,12 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When a file is missing, truncated, foreign, or of another network.
-    pub fn resume(&self, step: u64, rule: Rule, trainer: Trainer) -> Result<Trainer> {
+    pub fn resume<N: Module + Differentiable<4> + Sync>(
+        &self,
+        step: u64,
+        rule: Rule,
+        trainer: Trainer<N>,
+    ) -> Result<Trainer<N>> {
         let path = self.state_path(step);
         let mut state = TensorFile::open(&path)?;
         let header = header(&state)?;
@@ -233,7 +239,7 @@ impl Weights {
     ///
     /// # Errors
     /// When one is missing or has another shape, or the file holds weights that the network lacks.
-    pub fn load(&self, net: RefineNet, ema: bool) -> Result<RefineNet> {
+    pub fn load<N: Module>(&self, net: N, ema: bool) -> Result<N> {
         let prefix = if ema { EMA } else { "" };
         let bad = |message| Error::format(self.file.path(), message);
         let mut n_used = 0;
@@ -258,8 +264,8 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Self::network`] and [`Self::load`].
-    pub fn build(&self, input: InputRange, ema: bool, device: &Device) -> Result<RefineNet> {
-        let fresh = RefineNet::new(&self.network(input)?, &mut Noise::new(0).stream("init", 0), device)?;
+    pub fn build(&self, input: InputRange, ema: bool, device: &Device) -> Result<Network> {
+        let fresh = Network::new(&self.network(input)?, &mut Noise::new(0).stream("init", 0), device)?;
         self.load(fresh, ema && self.has_ema())
     }
 }

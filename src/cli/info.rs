@@ -8,9 +8,9 @@ use clap::Args;
 use ncsn::Result;
 use ncsn::checkpoint::Weights;
 use ncsn::device::DeviceKind;
-use ncsn::net::{InputRange, NetworkConfig, params};
+use ncsn::net::{Architecture, InputRange, NetworkConfig, params};
 
-use super::{Common, RunFolders, saved_config, say};
+use super::{Common, RunFolders, noise_levels, saved_config, say};
 
 #[derive(Debug, Args)]
 pub struct InfoArgs {
@@ -49,9 +49,10 @@ fn describe(path: &Path) -> Result<()> {
     let input = if logit { InputRange::Logit } else { InputRange::Unit };
     let net = weights.build(input, false, &DeviceKind::Cpu.open())?;
     let n_parameters = params::count(&net);
-    let NetworkConfig { architecture, channels, width, n_levels, .. } = net.config();
+    let NetworkConfig { architecture, channels, width, n_levels, .. } = weights.network(input)?;
+    let width_name = if architecture == Architecture::ResScore { "nef" } else { "ngf" };
     say(format!("checkpoint   {}", path.display()));
-    say(format!("network      {architecture:?}: {channels} channels, ngf {width}, {n_levels} noise levels"));
+    say(format!("network      {architecture:?}: {channels} channels, {width_name} {width}, {n_levels} noise levels"));
     say(format!("parameters   {n_parameters}{}", if weights.has_ema() { ", and their moving average" } else { "" }));
     let (Some(header), Some(config)) = (weights.header(), saved) else {
         say("training     unknown: the file holds weights only");
@@ -61,6 +62,10 @@ fn describe(path: &Path) -> Result<()> {
     say(format!("loss         {:.3} (smoothed)", header.loss));
     let data = &config.data;
     say(format!("data         {}, {} × {} pixels", data.dataset.name(), data.image_size, data.image_size));
-    say(format!("noise        σ from {} to {}", config.model.sigma_begin, config.model.sigma_end));
+    let levels = noise_levels(&config)?;
+    say(match levels.n_levels() {
+        1 => format!("noise        σ = {}", levels.sigma_min()),
+        _ => format!("noise        σ from {} to {}", config.model.sigma_begin, config.model.sigma_end),
+    });
     Ok(())
 }

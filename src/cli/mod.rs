@@ -16,8 +16,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ncsn::checkpoint::{Checkpoints, Weights};
-use ncsn::config::{Config, File};
+use ncsn::config::{Config, File, Runner};
 use ncsn::device::{DeviceKind, Precision};
+use ncsn::net::Architecture;
 use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
 
@@ -82,8 +83,8 @@ struct Common {
 #[derive(Debug, Args)]
 struct Published {
     /// The runner
-    #[arg(long, default_value = "AnnealRunner", hide = true)]
-    runner: String,
+    #[arg(long, default_value = "AnnealRunner", hide = true, value_parser = parse::<Runner>)]
+    runner: Runner,
     #[arg(long, hide = true)]
     config: Option<String>,
     #[arg(long, hide = true)]
@@ -113,10 +114,6 @@ fn parse<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T, String> {
 
 impl Published {
     fn command(self) -> Result<Command> {
-        if self.runner != "AnnealRunner" {
-            let message = format!("found --runner {}, expected AnnealRunner: this version has no other", self.runner);
-            return Err(Error::Usage(message));
-        }
         let Some(doc) = self.doc else {
             return Err(Error::Usage("found no command and no --doc; see ncsn --help".into()));
         };
@@ -126,6 +123,7 @@ impl Published {
             Command::Sample(args)
         } else {
             Command::Train(train::TrainArgs {
+                runner: Some(self.runner),
                 config: self.config,
                 doc,
                 resume: self.resume_training,
@@ -212,11 +210,19 @@ fn images_config(file: File, name: &str) -> Result<Config> {
 fn saved_config(weights: &Weights, path: &Path) -> Result<Option<Config>> {
     let Some(header) = weights.header() else { return Ok(None) };
     let name = format!("{} (saved configuration)", path.display());
-    let file = Config::parse(&header.config, &name, &[])?;
+    let file = Config::parse(&header.config, &name, &[], None)?;
     images_config(file, &name).map(Some)
 }
 
+/// The levels of a run; a network that is not given the level knows one.
 fn noise_levels(config: &Config) -> Result<NoiseLevels> {
     let model = &config.model;
-    NoiseLevels::geometric(model.sigma_begin, model.sigma_end, model.num_classes)
+    match model.architecture {
+        Architecture::Ncsn | Architecture::Deeper => {
+            NoiseLevels::geometric(model.sigma_begin, model.sigma_end, model.num_classes)
+        }
+        // The published program's baseline has 0.01, which is sigma_end of its file.
+        Architecture::Baseline => NoiseLevels::single(model.sigma_end),
+        Architecture::ResScore => NoiseLevels::single(config.training.noise_std),
+    }
 }

@@ -15,7 +15,7 @@ use ncsn::config::Config;
 use ncsn::data::Pixels;
 use ncsn::data::transform::sigmoid;
 use ncsn::image::{GifWriter, grid, to_u8, write_png};
-use ncsn::net::RefineNet;
+use ncsn::net::Network;
 use ncsn::noise::Noise;
 use ncsn::sample::{State, Step, annealed_steps, image_chain};
 use ncsn::score::ByParts;
@@ -211,7 +211,7 @@ impl Drawing {
     }
 
     /// The grid of all images in one batch; `None` if the user asked to stop.
-    pub fn grid_only(&self, net: &RefineNet) -> Result<Option<Pixels>> {
+    pub fn grid_only(&self, net: &Network) -> Result<Option<Pixels>> {
         let mut last = None;
         for state in self.chain(net, 0..self.n) {
             if stop::asked() {
@@ -224,7 +224,7 @@ impl Drawing {
 
     /// Draws into `folder`, batch by batch: `images/NUMBER.png`, `grid.png`, `samples.gif`. Images that are there
     /// already, from a call that was stopped, are not drawn again.
-    pub fn to_folder(&self, net: &RefineNet, folder: &Path, pictures: &Pictures, log: &mut Log) -> Result<ExitCode> {
+    pub fn to_folder(&self, net: &Network, folder: &Path, pictures: &Pictures, log: &mut Log) -> Result<ExitCode> {
         let images = folder.join("images");
         create_folder(&images)?;
         let _lock = Lock::take(folder)?;
@@ -300,7 +300,7 @@ impl Drawing {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn chain<'a>(&self, net: &'a RefineNet, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
+    fn chain<'a>(&self, net: &'a Network, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
         let device = net.devices().into_iter().next().expect("a network lives somewhere");
         image_chain(ByParts::new(net), self.steps.clone(), numbers, self.shape, self.noise, &device)
     }

@@ -23,7 +23,8 @@ pub struct ScoreArgs {
     /// Weights: a checkpoint, or any safetensors file with the published names
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// Tensors `x` [batch, channels, height, width] (f32) and `labels` [batch] (integers)
+    /// Tensors `x` [batch, channels, height, width] (f32) and `labels` [batch] (integers; a network
+    /// without noise levels needs none)
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Where to write the tensor `score`, as `x`
@@ -46,12 +47,12 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let input = if logit { InputRange::Logit } else { InputRange::Unit };
     let device = args.common.device.open();
     let net = weights.build(input, !args.no_ema, &device)?;
-    let config = net.config();
+    let config = weights.network(input)?;
 
     let file = TensorFile::open(&args.input)?;
     let bad = |message: String| Error::format(&args.input, message);
     let x = file.get("x")?.ok_or_else(|| bad("found no tensor x".into()))?;
-    let (labels_shape, labels) = file.integers("labels")?.ok_or_else(|| bad("found no tensor labels".into()))?;
+    let labels = file.integers("labels")?;
     let [n, channels, height, width] = x.shape[..] else {
         return Err(bad(format!("x has shape {:?}, expected [batch, channels, height, width]", x.shape)));
     };
@@ -66,6 +67,11 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
             x.shape, config.channels
         )));
     }
+    let (labels_shape, labels) = match labels {
+        _ if !config.architecture.is_conditional() => (vec![n], vec![0; n]),
+        Some(labels) => labels,
+        None => return Err(bad("found no tensor labels".into())),
+    };
     if labels_shape != [n] {
         return Err(bad(format!("labels has shape {labels_shape:?}, expected [{n}]")));
     }

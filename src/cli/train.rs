@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights};
-use ncsn::config::{Algo, Config, Optim, Optimizer as OptimizerName, Training};
+use ncsn::config::{Algo, Config, Optim, Optimizer as OptimizerName, Runner, Training};
 use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
 use ncsn::image::write_png;
-use ncsn::net::RefineNet;
+use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::train::{Report, Rule, Trainer, TrainingOptions};
+use ncsn::train::{Objective, Report, Rule, Trainer, TrainingOptions};
 use ncsn::{Error, Result};
 
 use super::data;
@@ -31,6 +31,10 @@ const SMOOTHING: f64 = 0.98;
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
+    /// AnnealRunner, BaselineRunner or ScoreNetRunner (anneal, baseline, scorenet): the network, where the file leaves it
+    /// open [default: anneal]
+    #[arg(long, value_parser = super::parse::<Runner>)]
+    pub runner: Option<Runner>,
     /// YAML file: a path, a file in configs/, or a built-in name (quickstart.yml, anneal.yml, cifar10.yml, …)
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
@@ -150,7 +154,12 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn train(&mut self, trainer: &mut Trainer, train_set: Arc<dyn Source>, test_set: &dyn Source) -> Result<Outcome> {
+    fn train(
+        &mut self,
+        trainer: &mut Trainer<Network>,
+        train_set: Arc<dyn Source>,
+        test_set: &dyn Source,
+    ) -> Result<Outcome> {
         let Training { batch_size, snapshot_freq, test_freq, log_freq, .. } = self.config.training;
         let first = trainer.step_count();
         let n_steps = n_steps(&self.config.training, train_set.len());
@@ -193,7 +202,7 @@ impl Session<'_> {
 
             let test_loss = step.is_multiple_of(test_freq).then(|| self.test_loss(trainer, test_set)).transpose()?;
             if let Some(test_loss) = test_loss {
-                events.scalar("test_dsm_loss", test_loss as f32, step)?;
+                events.scalar(test_objective(self.config).1, test_loss as f32, step)?;
             }
             if step.is_multiple_of(log_freq) || test_loss.is_some() {
                 events.scalar("loss", loss as f32, step)?;
@@ -224,13 +233,13 @@ impl Session<'_> {
         Ok(Outcome::Finished)
     }
 
-    fn test_loss(&self, trainer: &Trainer, test_set: &dyn Source) -> Result<f64> {
+    fn test_loss(&self, trainer: &Trainer<Network>, test_set: &dyn Source) -> Result<f64> {
         let index = trainer.step_count() / self.config.training.test_freq;
         let batch = read_batch(test_set, batch_options(self.config), self.noise, "test", index)?;
-        Ok(trainer.test_loss(batch))
+        Ok(trainer.test_loss(batch, test_objective(self.config).0))
     }
 
-    fn save(&mut self, trainer: &Trainer) -> Result<()> {
+    fn save(&mut self, trainer: &Trainer<Network>) -> Result<()> {
         let header = Header {
             step: trainer.step_count(),
             seed: self.noise.seed(),
@@ -254,7 +263,7 @@ impl Session<'_> {
     }
 
     /// A grid of samples for TensorBoard, and as a picture beside the run's other samples.
-    fn snapshot(&mut self, trainer: &Trainer, events: &mut EventWriter, progress: &Progress) -> Result<()> {
+    fn snapshot(&mut self, trainer: &Trainer<Network>, events: &mut EventWriter, progress: &Progress) -> Result<()> {
         let n = self.config.sampling.snapshot_images;
         if n == 0 {
             return Ok(());
@@ -268,7 +277,7 @@ impl Session<'_> {
         report_picture(events, &path, step)
     }
 
-    fn draw_samples(&mut self, trainer: &Trainer) -> Result<ExitCode> {
+    fn draw_samples(&mut self, trainer: &Trainer<Network>) -> Result<ExitCode> {
         let n = self.config.sampling.final_images;
         let mut drawing = self.drawing(n)?;
         drawing.weights = Some(Weights::open(&self.checkpoints.weights_path(trainer.step_count()))?.digest());
@@ -315,22 +324,43 @@ fn load_config(args: &TrainArgs, folders: &RunFolders) -> Result<Config> {
             return Err(Error::Usage("found no --config, expected one (or --resume for a run that exists)".into()));
         }
     };
-    let (file, name) = Config::load(&name, &args.set)?;
+    if args.runner == Some(Runner::Toy) {
+        return Err(Error::Usage("found ToyRunner, whose command is: ncsn toy".into()));
+    }
+    let (file, name) = Config::load(&name, &args.set, args.runner)?;
     let config = images_config(file, &name)?;
-    if config.training.algo != Algo::Dsm {
-        return Err(Error::Usage(format!(
-            "{name}: training.algo is ssm, expected dsm: this version has no other loss"
-        )));
+    let levels = noise_levels(&config)?;
+    if config.training.algo == Algo::Dsm && levels.sigma_min() == 0.0 {
+        let message = "training.noise_std is 0, expected a positive number for training.algo dsm";
+        return Err(Error::Config { place: name, message: message.into() });
     }
     Ok(config)
 }
 
-fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer> {
+fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer<Network>> {
     let device = common.device.open().autodiff();
-    let net = RefineNet::new(&config.network(), &mut noise.stream("init", 0), &device)?;
+    let net = Network::new(&config.network(), &mut noise.stream("init", 0), &device)?;
     let Training { anneal_power, grad_clip, ema_rate, .. } = config.training;
-    let options = TrainingOptions { anneal_power, grad_clip, ema_rate };
+    // One level needs no weight among others.
+    let anneal_power = if config.model.architecture.is_conditional() { anneal_power } else { 0.0 };
+    let options = TrainingOptions { objective: objective(config), anneal_power, grad_clip, ema_rate };
     Ok(Trainer::new(net, noise_levels(config)?, rule(&config.optim), options, noise))
+}
+
+fn objective(config: &Config) -> Objective {
+    let Training { algo, n_particles, slicing, .. } = config.training;
+    match algo {
+        Algo::Dsm => Objective::Denoising,
+        Algo::Ssm => Objective::Sliced { n_particles, slicing },
+    }
+}
+
+/// The loss of test batches and its tag. The published AnnealRunner's is the denoising one, whatever it trains on.
+fn test_objective(config: &Config) -> (Objective, &'static str) {
+    match objective(config) {
+        sliced @ Objective::Sliced { .. } if !config.model.architecture.is_conditional() => (sliced, "test_ssm_loss"),
+        _ => (Objective::Denoising, "test_dsm_loss"),
+    }
 }
 
 fn rule(optim: &Optim) -> Rule {

@@ -14,6 +14,7 @@ use section::Section;
 use yaml::{Entry, Node, Place, Value};
 
 use crate::error::{Error, Result};
+pub use crate::loss::Slicing;
 pub use crate::net::Architecture;
 use crate::net::{InputRange, NetworkConfig};
 
@@ -41,6 +42,62 @@ pub struct Config {
     pub sampling: Sampling,
 }
 
+/// A family of experiments of the published program, which names the network and the loss that a file leaves open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runner {
+    /// NCSN: a network conditional on many noise levels.
+    Anneal,
+    /// One noise level, plain Langevin dynamics.
+    Baseline,
+    /// Sliced score matching with and without a little noise.
+    ScoreNet,
+    /// The plane.
+    Toy,
+}
+
+const RUNNERS: [(Runner, [&str; 2]); 4] = [
+    (Runner::Anneal, ["AnnealRunner", "anneal"]),
+    (Runner::Baseline, ["BaselineRunner", "baseline"]),
+    (Runner::ScoreNet, ["ScoreNetRunner", "scorenet"]),
+    (Runner::Toy, ["ToyRunner", "toy"]),
+];
+
+impl std::str::FromStr for Runner {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = RUNNERS.iter().find(|(_, names)| names.contains(&name));
+        found.map(|(runner, _)| *runner).ok_or_else(|| {
+            let names: Vec<&str> = RUNNERS.iter().map(|(_, names)| names[0]).collect();
+            Error::Usage(format!("found runner {name:?}, expected one of {}", names.join(", ")))
+        })
+    }
+}
+
+impl Runner {
+    /// The published program's name.
+    pub fn name(self) -> &'static str {
+        RUNNERS.iter().find(|(runner, _)| *runner == self).map_or("", |(_, names)| names[0])
+    }
+
+    /// Whose networks these are.
+    fn of(architecture: Architecture) -> Self {
+        match architecture {
+            Architecture::Ncsn | Architecture::Deeper => Self::Anneal,
+            Architecture::Baseline => Self::Baseline,
+            Architecture::ResScore => Self::ScoreNet,
+        }
+    }
+
+    fn default_architecture(self) -> Architecture {
+        match self {
+            Self::Anneal | Self::Toy => Architecture::Ncsn,
+            Self::Baseline => Architecture::Baseline,
+            Self::ScoreNet => Architecture::ResScore,
+        }
+    }
+}
+
 /// How long and on what loss.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Training {
@@ -58,6 +115,8 @@ pub struct Training {
     pub algo: Algo,
     /// Projections of sliced score matching.
     pub n_particles: usize,
+    /// Ours: how sliced score matching finds its products with the Jacobian.
+    pub slicing: Slicing,
     /// p of the loss weight σᵖ.
     pub anneal_power: f64,
     /// σ of the noise added by the ScoreNet runner.
@@ -218,11 +277,12 @@ const BUILT_IN: [(&str, &str); 6] = [
 
 impl Config {
     /// Reads the file `name`: as given, else in `configs/`, else among those built in. `overrides` are
-    /// `section.key=value`. Gives the configuration and where it was found.
+    /// `section.key=value`; `runner` decides on the network where the file leaves it open. Gives the configuration and
+    /// where it was found.
     ///
     /// # Errors
     /// When there is no such file, or it is refused by [`Config::parse`].
-    pub fn load(name: &str, overrides: &[String]) -> Result<(File, String)> {
+    pub fn load(name: &str, overrides: &[String], runner: Option<Runner>) -> Result<(File, String)> {
         for path in [PathBuf::from(name), Path::new("configs").join(name)] {
             if path.exists() {
                 let length = fs::metadata(&path).map_err(Error::io(&path))?.len();
@@ -235,7 +295,7 @@ impl Config {
                 let text =
                     String::from_utf8(bytes).map_err(|_| Error::format(&path, "found bytes that are no UTF-8 text"))?;
                 let place = path.display().to_string();
-                return Ok((Self::parse(&text, &place, overrides)?, place));
+                return Ok((Self::parse(&text, &place, overrides, runner)?, place));
             }
         }
         let Some((name, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) else {
@@ -243,14 +303,14 @@ impl Config {
             let message = format!("found no {name}, neither here nor in configs/; built in are {}", names.join(", "));
             return Err(Error::Usage(message));
         };
-        Ok((Self::parse(text, name, overrides)?, (*name).to_string()))
+        Ok((Self::parse(text, name, overrides, runner)?, (*name).to_string()))
     }
 
     /// Reads `text`, the content of the file `source`.
     ///
     /// # Errors
     /// On anything unknown, of the wrong type or impossible, with its line.
-    pub fn parse(text: &str, source: &str, overrides: &[String]) -> Result<File> {
+    pub fn parse(text: &str, source: &str, overrides: &[String], runner: Option<Runner>) -> Result<File> {
         let root = yaml::parse(text, source)?;
         let Value::Mapping(mut entries) = root.value else {
             let message = format!("found {}, expected a mapping", root.value.describe());
@@ -262,22 +322,25 @@ impl Config {
         let has_data = entries.iter().any(|entry| entry.key == "data");
         let mut root = Section::new(source, "", root.place, entries);
         let placeholder = root.value("placeholder", "a word", |text| Some(text.to_string()))?;
-        let file =
-            if placeholder.is_some() && !has_data { File::Toy } else { File::Images(Box::new(Self::read(&mut root)?)) };
+        let file = if placeholder.is_some() && !has_data {
+            File::Toy
+        } else {
+            File::Images(Box::new(Self::read(&mut root, runner)?))
+        };
         // The published program keeps its device in the same object; a saved file may hold it.
         root.ignore("device");
         root.finish()?;
         Ok(file)
     }
 
-    fn read(root: &mut Section<'_>) -> Result<Self> {
-        let model = Model::read(root.section("model")?)?;
+    fn read(root: &mut Section<'_>, runner: Option<Runner>) -> Result<Self> {
+        let model = Model::read(root.section("model")?, runner)?;
         Ok(Self {
             training: Training::read(root.section("training")?)?,
             data: Data::read(root.section("data")?, model.architecture)?,
+            sampling: Sampling::read(root.section("sampling")?, model.architecture)?,
             model,
             optim: Optim::read(root.section("optim")?)?,
-            sampling: Sampling::read(root.section("sampling")?)?,
         })
     }
 
@@ -286,8 +349,8 @@ impl Config {
         NetworkConfig {
             architecture: self.model.architecture,
             channels: self.data.channels,
-            width: self.model.ngf,
-            n_levels: self.model.num_classes,
+            width: if self.model.architecture == Architecture::ResScore { self.model.nef } else { self.model.ngf },
+            n_levels: if self.model.architecture.is_conditional() { self.model.num_classes } else { 1 },
             input: if self.data.logit_transform { InputRange::Logit } else { InputRange::Unit },
         }
     }
@@ -318,6 +381,7 @@ impl Config {
                 ("snapshot_freq", some(&t.snapshot_freq)),
                 ("algo", some(&if t.algo == Algo::Dsm { "dsm" } else { "ssm" })),
                 ("n_particles", some(&t.n_particles)),
+                ("slicing", Some(name_in(&SLICINGS, &t.slicing))),
                 ("anneal_power", float(t.anneal_power)),
                 ("noise_std", float(t.noise_std)),
                 ("seed", t.seed.as_ref().and_then(|x| some(x))),
@@ -346,7 +410,7 @@ impl Config {
         section(
             "model",
             &[
-                ("architecture", some(&if m.architecture == Architecture::Ncsn { "ncsn" } else { "deeper" })),
+                ("architecture", Some(name_in(&ARCHITECTURES, &m.architecture))),
                 ("sigma_begin", float(m.sigma_begin)),
                 ("sigma_end", float(m.sigma_end)),
                 ("num_classes", some(&m.num_classes)),
@@ -359,11 +423,10 @@ impl Config {
                 ("z_dim", m.unused.z_dim.as_ref().and_then(|x| some(x))),
             ],
         );
-        let optimizer = OPTIMIZERS.iter().find(|(_, known)| *known == o.optimizer).map(|(name, _)| (*name).to_string());
         section(
             "optim",
             &[
-                ("optimizer", optimizer),
+                ("optimizer", Some(name_in(&OPTIMIZERS, &o.optimizer))),
                 ("lr", float(o.lr)),
                 ("beta1", float(o.beta1)),
                 ("beta2", float(o.beta2)),
@@ -384,6 +447,10 @@ impl Config {
         );
         out
     }
+}
+
+fn name_in<T: PartialEq>(names: &[(&str, T)], value: &T) -> String {
+    names.iter().find(|(_, known)| known == value).map_or_else(String::new, |(name, _)| (*name).to_string())
 }
 
 /// Puts `section.key=value` into the tree.
@@ -426,6 +493,8 @@ fn fraction(x: f64) -> bool {
     (0.0..1.0).contains(&x)
 }
 
+const SLICINGS: [(&str, Slicing); 2] = [("exact", Slicing::Exact), ("finite_difference", Slicing::FiniteDifference)];
+
 impl Training {
     fn read(mut s: Section<'_>) -> Result<Self> {
         let any = 1..=u64::MAX;
@@ -437,6 +506,7 @@ impl Training {
             snapshot_freq: s.count("snapshot_freq", any.clone(), 5_000)?,
             algo: s.word("algo", &[("dsm", Algo::Dsm), ("ssm", Algo::Ssm)])?.unwrap_or(Algo::Dsm),
             n_particles: s.count("n_particles", 1..=1024, 1)?,
+            slicing: s.word("slicing", &SLICINGS)?.unwrap_or_default(),
             anneal_power: s.number("anneal_power", "a number from -10 to 10", |x| x.abs() <= 10.0, 2.0)?,
             noise_std: s.number("noise_std", "a number from 0", |x| x >= 0.0, 0.01)?,
             seed: s.count_or_none("seed", 0..=u64::MAX)?,
@@ -497,10 +567,22 @@ impl Data {
     }
 }
 
+const ARCHITECTURES: [(&str, Architecture); 4] = [
+    ("ncsn", Architecture::Ncsn),
+    ("deeper", Architecture::Deeper),
+    ("baseline", Architecture::Baseline),
+    ("resscore", Architecture::ResScore),
+];
+
 impl Model {
-    fn read(mut s: Section<'_>) -> Result<Self> {
-        let architectures = [("ncsn", Architecture::Ncsn), ("deeper", Architecture::Deeper)];
-        let architecture = s.word("architecture", &architectures)?.unwrap_or(Architecture::Ncsn);
+    fn read(mut s: Section<'_>, runner: Option<Runner>) -> Result<Self> {
+        let default = runner.unwrap_or(Runner::Anneal).default_architecture();
+        let architecture = s.word("architecture", &ARCHITECTURES)?.unwrap_or(default);
+        if let Some(runner) = runner.filter(|runner| *runner != Runner::of(architecture)) {
+            let name = name_in(&ARCHITECTURES, &architecture);
+            let message = format!("model.architecture is {name}, which is not one of {}'s", runner.name());
+            return Err(s.error("architecture", message));
+        }
         let sigma_begin = s.number("sigma_begin", POSITIVE, positive, 1.0)?;
         let sigma_end = s.number("sigma_end", POSITIVE, positive, 0.01)?;
         if sigma_end >= sigma_begin {
@@ -526,6 +608,12 @@ impl Model {
                 z_dim: s.count_or_none("z_dim", 1..=1_000_000)?,
             },
         };
+        if architecture == Architecture::ResScore && (model.nef != model.ndf || !model.nef.is_multiple_of(8)) {
+            let (nef, ndf) = (model.nef, model.ndf);
+            let message =
+                format!("model.nef is {nef} and model.ndf {ndf}, expected the same multiple of 8 for ResScore");
+            return Err(s.error("nef", message));
+        }
         s.finish()?;
         Ok(model)
     }
@@ -552,9 +640,11 @@ impl Optim {
 }
 
 impl Sampling {
-    fn read(mut s: Section<'_>) -> Result<Self> {
+    fn read(mut s: Section<'_>, architecture: Architecture) -> Result<Self> {
+        // The published runners' numbers: 100 steps at each of 10 levels, or 1000 at the only one.
+        let n_steps_each = if architecture.is_conditional() { 100 } else { 1000 };
         let sampling = Self {
-            n_steps_each: s.count("n_steps_each", 1..=1_000_000, 100)?,
+            n_steps_each: s.count("n_steps_each", 1..=1_000_000, n_steps_each)?,
             step_lr: s.number("step_lr", POSITIVE, positive, 2e-5)?,
             snapshot_images: s.count("snapshot_images", 0..=400, 9)?,
             final_images: s.count("final_images", 1..=400, 25)?,

@@ -75,8 +75,8 @@ pub fn ssm_vr<const D: usize>(
     Sliced { square: square.mean(), slope: slope.mean() }
 }
 
-/// [`ssm_vr`] at many noise levels: at x̃ = x + σᵢz, weighted by σᵢ². Its minimum is the score of the blurred data, as
-/// that of [`super::annealed_dsm`].
+/// [`ssm_vr`] at many noise levels: at x̃ = x + σᵢz, weighted by σᵢ^p. Its minimum is the score of the blurred data, as
+/// that of [`super::annealed_dsm`]. The published program's p is 2, whatever its configuration says.
 ///
 /// # Shapes
 /// As [`ssm`]; `z`: standard normals shaped as `x` → `[1]`.
@@ -86,12 +86,13 @@ pub fn annealed_ssm_vr<const D: usize>(
     x: Tensor<D>,
     labels: &Tensor<1, Int>,
     [z, v]: [Tensor<D>; 2],
+    anneal_power: f64,
     slicing: Slicing,
 ) -> Tensor<1> {
     let n_particles = v.dims()[0] / x.dims()[0];
     let x_tilde = x + z * per_example(levels, labels, |sigma| sigma);
     let [square, slope] = reduced(score, x_tilde, labels, v, slicing);
-    let weight = per_example::<1>(levels, &labels.clone().repeat_dim(0, n_particles), |sigma| sigma * sigma);
+    let weight = per_example::<1>(levels, &labels.clone().repeat_dim(0, n_particles), |sigma| sigma.powf(anneal_power));
     ((square + slope) * weight).mean()
 }
 

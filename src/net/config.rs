@@ -11,6 +11,8 @@ pub enum Architecture {
     Deeper,
     /// As [`Self::Ncsn`], for one noise level: the norms have no table.
     Baseline,
+    /// An encoder and a decoder with group norm, for one noise level and three channels.
+    ResScore,
 }
 
 impl Architecture {
@@ -18,8 +20,13 @@ impl Architecture {
     pub fn size_multiple(self) -> usize {
         match self {
             Architecture::Ncsn | Architecture::Baseline => 2,
-            Architecture::Deeper => 4,
+            Architecture::Deeper | Architecture::ResScore => 4,
         }
+    }
+
+    /// Whether the network is given the noise level; one that is not knows a single level.
+    pub fn is_conditional(self) -> bool {
+        matches!(self, Architecture::Ncsn | Architecture::Deeper)
     }
 }
 
@@ -39,7 +46,7 @@ pub struct NetworkConfig {
     pub architecture: Architecture,
     /// Channels of the images.
     pub channels: usize,
-    /// Channels of the first stage; `ngf` in the published program.
+    /// Channels of the first stage; `ngf` in the published program, `nef` for [`Architecture::ResScore`].
     pub width: usize,
     /// Noise levels; `num_classes` in the published program.
     pub n_levels: usize,
@@ -51,12 +58,18 @@ impl NetworkConfig {
     /// Whether such a network can be built.
     ///
     /// # Errors
-    /// On zero channels or levels, or a width below 2 (instance norm++ takes the variance over channels).
+    /// On zero channels or levels, a width below 2 (instance norm++ takes the variance over channels), or what ResScore
+    /// cannot do.
     pub fn check(&self) -> Result<()> {
         let Self { channels, width, n_levels, .. } = self;
         if *channels == 0 || *n_levels == 0 || *width < 2 {
             return Err(Error::Usage(format!(
                 "a network needs channels ≥ 1, levels ≥ 1 and width ≥ 2, found {channels}, {n_levels} and {width}"
+            )));
+        }
+        if self.architecture == Architecture::ResScore && (*channels != 3 || !width.is_multiple_of(8)) {
+            return Err(Error::Usage(format!(
+                "ResScore needs 3 channels and a width that is a multiple of 8, found {channels} and {width}"
             )));
         }
         Ok(())
@@ -72,6 +85,18 @@ impl NetworkConfig {
             Some(dims) => Err(Error::Usage(format!("{name} has shape {dims:?}, expected {rank} dimensions"))),
             None => Err(Error::Usage(format!("found no tensor {name}: these are not the weights of an NCSN"))),
         };
+        if shape("deconvs.5.weight").is_some() {
+            let width = wanted("convs.0.weight", 4)?[0];
+            // The largest of its tensors bounds what the network will take.
+            let (name, expected) = ("convs.5.main.0.weight", [width.saturating_mul(4); 2].to_vec());
+            let found = wanted(name, 4)?;
+            if found[..2] != expected {
+                return Err(Error::Usage(format!("{name} has shape {found:?}, expected {expected:?} channels")));
+            }
+            let config = Self { architecture: Architecture::ResScore, channels: 3, width, n_levels: 1, input };
+            config.check()?;
+            return Ok(config);
+        }
         let begin = wanted("begin_conv.weight", 4)?;
         let [width, channels] = [begin[0], begin[1]];
         let (architecture, n_levels, scales) = if shape("normalizer.gamma").is_some() {

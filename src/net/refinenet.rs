@@ -8,7 +8,7 @@ use super::{
     Architecture, Conv2d, Dual, InputRange, NetworkConfig, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock,
     elu,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::noise::Stream;
 
 /// s(x, i): an image to an image, given the index of its noise level.
@@ -40,6 +40,9 @@ impl RefineNet {
         let dilated = |dilation| (Resample::Dilate { dilation }, Resample::Keep { dilation });
         let (d2, d4) = (dilated(2), dilated(4));
         let (norm, stages): (_, Vec<StageSpec>) = match config.architecture {
+            Architecture::ResScore => {
+                return Err(Error::Usage("found the configuration of ResScore, expected that of a RefineNet".into()));
+            }
             Architecture::Ncsn | Architecture::Baseline => (
                 if config.architecture == Architecture::Baseline { NormKind::Plus } else { NormKind::ConditionalPlus },
                 vec![

@@ -106,12 +106,12 @@ pub struct GroupNormBlock {
 /// Whether a block belongs to the encoder or the decoder, and whether it changes the size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Convolutions; with `resize`, the size is halved.
+    /// Convolutions; with `resize`, the size is halved, in the first one.
     Encoder {
         /// Whether it halves the size.
         resize: bool,
     },
-    /// Transposed convolutions; with `resize`, the size is doubled.
+    /// Transposed convolutions; with `resize`, the size is doubled, in the second one.
     Decoder {
         /// Whether it doubles the size.
         resize: bool,
@@ -177,10 +177,10 @@ pub struct ResScore {
 }
 
 impl ResScore {
-    /// With `nef` channels in the encoder's first stage and `ndf` in the decoder's last, multiples of 8; the middle has
-    /// 4·nef = 4·ndf.
-    pub fn new([nef, ndf]: [usize; 2], noise: &mut Stream, device: &Device) -> Self {
-        assert_eq!(nef, ndf, "the decoder takes what the encoder gives");
+    /// With `width` channels in the encoder's first stage and the decoder's last (published as `nef` and `ndf`, which must
+    /// be equal), a multiple of 8; the middle has 4 times as many.
+    pub fn new(width: usize, noise: &mut Stream, device: &Device) -> Self {
+        let (nef, ndf) = (width, width);
         let mut convs = vec![Layer::Conv(Conv2d::new(3, nef, 3, 1, true, noise, device))];
         for (channels, resize) in [
             ([nef, nef], false),

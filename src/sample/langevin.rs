@@ -20,7 +20,12 @@ pub struct Step {
 /// The published program steps by α·s + √(2α)·z where the paper has α/2·s + √α·z; with the same `step_lr` its steps are
 /// twice the paper's, and we follow the program.
 pub fn annealed_steps(levels: &NoiseLevels, n_steps_each: usize, step_lr: f64) -> Vec<Step> {
-    let at = |level: usize| Step { level, alpha: step_lr * (levels.sigmas()[level] / levels.sigma_min()).powi(2) };
+    let at = |level: usize| {
+        let sigma = levels.sigmas()[level];
+        // The smallest level's ratio is 1 even if it is 0.
+        let ratio = if sigma == levels.sigma_min() { 1.0 } else { sigma / levels.sigma_min() };
+        Step { level, alpha: step_lr * ratio.powi(2) }
+    };
     (0..levels.n_levels()).flat_map(|level| std::iter::repeat_n(at(level), n_steps_each)).collect()
 }
 

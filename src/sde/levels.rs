@@ -30,6 +30,17 @@ impl NoiseLevels {
         Ok(Self { sigmas: (0..n).map(at).collect() })
     }
 
+    /// A single level; 0 leaves the data as they are.
+    ///
+    /// # Errors
+    /// When `sigma` is negative or not finite.
+    pub fn single(sigma: f64) -> Result<Self> {
+        if !(sigma >= 0.0 && sigma.is_finite()) {
+            return Err(Error::Usage(format!("a noise level must not be negative, found {sigma}")));
+        }
+        Ok(Self { sigmas: vec![sigma] })
+    }
+
     /// σ₁ … σ_L, from the largest to the smallest.
     pub fn sigmas(&self) -> &[f64] {
         &self.sigmas

@@ -6,4 +6,4 @@ mod run;
 
 pub use ema::Ema;
 pub use optimizer::{Optimizer, Rule};
-pub use run::{Report, Trainer, TrainerState, TrainingOptions};
+pub use run::{Objective, Report, Trainer, TrainerState, TrainingOptions};

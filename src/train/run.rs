@@ -6,14 +6,31 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::{Ema, Optimizer, Rule};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::loss::annealed_dsm;
-use crate::net::{RefineNet, params};
+use crate::loss::{Slicing, annealed_dsm, annealed_ssm_vr};
+use crate::net::params;
 use crate::noise::Noise;
+use crate::score::Differentiable;
 use crate::sde::NoiseLevels;
 
-/// What a step does besides following the gradient.
+/// What is minimised, over the noise levels of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objective {
+    /// Denoising score matching.
+    Denoising,
+    /// Sliced score matching with variance reduction.
+    Sliced {
+        /// Directions for each image.
+        n_particles: usize,
+        /// How their products with the Jacobian are found.
+        slicing: Slicing,
+    },
+}
+
+/// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainingOptions {
+    /// The loss.
+    pub objective: Objective,
     /// p of the weight σᵖ in the loss; the paper's λ(σ) = σ² is 2.
     pub anneal_power: f64,
     /// Largest global norm of the gradient; `None` leaves it as it is.
@@ -30,6 +47,8 @@ const N_PARTS: usize = 2;
 struct Draws {
     x: Vec<f32>,
     z: Vec<f32>,
+    /// The directions of an image beside each other; none for the denoising loss.
+    v: Vec<f32>,
     labels: Vec<i64>,
     image_shape: [usize; 3],
 }
@@ -38,14 +57,21 @@ impl Draws {
     /// Parts of `n` images, the last perhaps smaller.
     fn split(self, n: usize) -> Vec<Draws> {
         let image_len: usize = self.image_shape.iter().product();
-        let images = self.x.chunks(n * image_len).zip(self.z.chunks(n * image_len));
-        let part = |((x, z), labels): ((&[f32], &[f32]), &[i64])| Draws {
-            x: x.to_vec(),
-            z: z.to_vec(),
-            labels: labels.to_vec(),
-            image_shape: self.image_shape,
+        let n_particles = self.v.len() / self.x.len();
+        let part = |(i, labels): (usize, &[i64])| {
+            let of = |values: &[f32], per_image: usize| {
+                let first = i * n * per_image;
+                values[first..first + labels.len() * per_image].to_vec()
+            };
+            Draws {
+                x: of(&self.x, image_len),
+                z: of(&self.z, image_len),
+                v: of(&self.v, n_particles * image_len),
+                labels: labels.to_vec(),
+                image_shape: self.image_shape,
+            }
         };
-        images.zip(self.labels.chunks(n)).map(part).collect()
+        self.labels.chunks(n).enumerate().map(part).collect()
     }
 }
 
@@ -60,11 +86,11 @@ pub struct Report {
 
 /// A network in training. Noise is addressed by step, so the step number is all there is to remember of it.
 #[derive(Debug)]
-pub struct Trainer {
-    net: RefineNet,
+pub struct Trainer<N> {
+    net: N,
     levels: NoiseLevels,
     optimizer: Optimizer,
-    ema: Option<Ema<RefineNet>>,
+    ema: Option<Ema<N>>,
     options: TrainingOptions,
     noise: Noise,
     step: u64,
@@ -72,24 +98,24 @@ pub struct Trainer {
 
 /// Where a resumed run goes on, beside the weights.
 #[derive(Debug)]
-pub struct TrainerState {
+pub struct TrainerState<N> {
     /// Steps made.
     pub step: u64,
     /// The optimiser with its state.
     pub optimizer: Optimizer,
     /// The averaged weights.
-    pub ema: Option<RefineNet>,
+    pub ema: Option<N>,
 }
 
-impl Trainer {
+impl<N: Module + Differentiable<4> + Sync> Trainer<N> {
     /// A run before its first step. `net` lives on an autodiff device.
-    pub fn new(net: RefineNet, levels: NoiseLevels, rule: Rule, options: TrainingOptions, noise: Noise) -> Self {
+    pub fn new(net: N, levels: NoiseLevels, rule: Rule, options: TrainingOptions, noise: Noise) -> Self {
         let ema = options.ema_rate.map(|rate| Ema::new(rate, &net));
         Self { net, levels, optimizer: Optimizer::new(rule), ema, options, noise, step: 0 }
     }
 
     /// The run at a saved state.
-    pub fn resume(self, state: TrainerState) -> Self {
+    pub fn resume(self, state: TrainerState<N>) -> Self {
         let TrainerState { step, optimizer, ema } = state;
         let ema = self.options.ema_rate.map(|rate| match ema {
             Some(shadow) => Ema::resume(rate, shadow),
@@ -102,23 +128,23 @@ impl Trainer {
     ///
     /// # Errors
     /// Those of `f`.
-    pub fn map_net(mut self, f: impl FnOnce(RefineNet) -> Result<RefineNet>) -> Result<Self> {
+    pub fn map_net(mut self, f: impl FnOnce(N) -> Result<N>) -> Result<Self> {
         self.net = f(self.net)?;
         Ok(self)
     }
 
     /// The network as trained so far.
-    pub fn net(&self) -> &RefineNet {
+    pub fn net(&self) -> &N {
         &self.net
     }
 
     /// The averaged network, if the options ask for one.
-    pub fn ema(&self) -> Option<&RefineNet> {
+    pub fn ema(&self) -> Option<&N> {
         self.ema.as_ref().map(Ema::module)
     }
 
     /// The network to draw samples from: the average if there is one; without gradients.
-    pub fn sampling_net(&self) -> RefineNet {
+    pub fn sampling_net(&self) -> N {
         self.ema().cloned().unwrap_or_else(|| self.net.valid())
     }
 
@@ -167,23 +193,25 @@ impl Trainer {
         Ok(Report { step, loss })
     }
 
-    /// The denoising loss of a batch of held-out images, without gradient.
-    pub fn test_loss(&self, batch: Batch) -> f64 {
+    /// The loss of a batch of held-out images, without gradient, perhaps another than the one in training.
+    pub fn test_loss(&self, batch: Batch, objective: Objective) -> f64 {
         let device = self.device().inner();
-        let part = self.draws(batch, ["test/level", "test/z"], self.step);
-        scalar(self.loss(&self.net.valid(), part, &device))
+        let part = self.draws(batch, objective, ["test/level", "test/z", "test/v"], self.step);
+        scalar(self.loss(&self.net.valid(), objective, part, &device))
     }
 
     /// The loss of a batch and its gradient, the batch cut into [`N_PARTS`] and each part on a thread of its own.
     fn gradients(&self, batch: Batch, step: u64) -> (f64, Vec<(String, Option<Tensor<1>>)>) {
         let device = self.device();
         let n = batch.shape[0];
-        let parts = self.draws(batch, ["train/level", "train/z"], step).split(n.div_ceil(N_PARTS));
+        let objective = self.options.objective;
+        let draws = self.draws(batch, objective, ["train/level", "train/z", "train/v"], step);
+        let parts = draws.split(n.div_ceil(N_PARTS));
         let work = |part: Draws| {
             let share = part.labels.len() as f64 / n as f64;
             // Leaves of its own: graphs that share a leaf would wait for each other.
             let net = self.net.clone().fork(&device);
-            let loss = self.loss(&net, part, &device) * share;
+            let loss = self.loss(&net, objective, part, &device) * share;
             let gradients = params::gradients(&net, &loss.backward());
             (scalar(loss.inner()), gradients)
         };
@@ -205,23 +233,38 @@ impl Trainer {
             .expect("a batch has images")
     }
 
-    /// The level and the noise of each image of a batch.
-    fn draws(&self, batch: Batch, streams: [&str; 2], index: u64) -> Draws {
+    /// The level, the noise and the directions of each image of a batch.
+    fn draws(&self, batch: Batch, objective: Objective, streams: [&str; 3], index: u64) -> Draws {
         let mut level_stream = self.noise.stream(streams[0], index);
         let n_levels = self.levels.n_levels() as u64;
         let labels = (0..batch.shape[0]).map(|_| level_stream.below(n_levels) as i64).collect();
         let mut z = vec![0.0; batch.x.len()];
         self.noise.stream(streams[1], index).normal(&mut z);
+        let n_particles = match objective {
+            Objective::Denoising => 0,
+            Objective::Sliced { n_particles, .. } => n_particles,
+        };
+        let mut v = vec![0.0; n_particles * batch.x.len()];
+        self.noise.stream(streams[2], index).normal(&mut v);
         let [_, channels, height, width] = batch.shape;
-        Draws { x: batch.x, z, labels, image_shape: [channels, height, width] }
+        Draws { x: batch.x, z, v, labels, image_shape: [channels, height, width] }
     }
 
-    fn loss(&self, net: &RefineNet, draws: Draws, device: &Device) -> Tensor<1> {
-        let Draws { x, z, labels, image_shape: [channels, height, width] } = draws;
-        let shape = [labels.len(), channels, height, width];
-        let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [shape[0]]), device);
+    fn loss(&self, net: &N, objective: Objective, draws: Draws, device: &Device) -> Tensor<1> {
+        let Draws { x, z, v, labels, image_shape: [channels, height, width] } = draws;
+        let n = labels.len();
+        let shape = [n, channels, height, width];
+        let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [n]), device);
         let (x, z) = (params::upload(x, shape, device), params::upload(z, shape, device));
-        annealed_dsm(net, &self.levels, x, &labels, z, self.options.anneal_power)
+        let (levels, power) = (&self.levels, self.options.anneal_power);
+        match objective {
+            Objective::Denoising => annealed_dsm(net, levels, x, &labels, z, power),
+            Objective::Sliced { n_particles, slicing } => {
+                let v = params::upload(v, [n, n_particles, channels * height * width], device);
+                let v = v.swap_dims(0, 1).reshape([n_particles * n, channels, height, width]);
+                annealed_ssm_vr(net, levels, x, &labels, [z, v], power, slicing)
+            }
+        }
     }
 
     fn device(&self) -> Device {

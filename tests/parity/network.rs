@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use ncsn::loss::annealed_dsm;
-use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet, params};
+use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
 use ncsn::score::Score;
 use ncsn::sde::NoiseLevels;
@@ -13,10 +13,10 @@ use crate::fixture::{Fixture, assert_close, open, values};
 /// A tenth of the bar of 1e-4; the reference's own f32 error is 1e-6.
 const TOLERANCE: f64 = 1e-5;
 
-pub fn network(params: &Fixture, input: InputRange, device: &Device) -> RefineNet {
+pub fn network(params: &Fixture, input: InputRange, device: &Device) -> Network {
     let config =
         NetworkConfig::from_shapes(|name| params.tensors.get(name).map(|(shape, _)| shape.clone()), input).unwrap();
-    let net = RefineNet::new(&config, &mut Noise::new(0).stream("init", 0), device).unwrap();
+    let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), device).unwrap();
     assert_eq!(params::to_host(&net).len(), params.tensors.len(), "as many parameters as published");
     params.load(net, "")
 }
@@ -25,28 +25,34 @@ fn outputs_agree(name: &str) {
     let device = Device::flex();
     let architecture = match name {
         "cond_refinenet_deeper_32" => Architecture::Deeper,
+        "resscore_32" => Architecture::ResScore,
         _ if name.starts_with("refinenet_baseline") => Architecture::Baseline,
         _ => Architecture::Ncsn,
     };
     let (params, forward) =
         (open(&format!("ncsn/{name}/params.safetensors")), open(&format!("ncsn/{name}/forward.safetensors")));
+    let mut n_compared = 0;
     for (x, labels, out, input) in [
         ("x", "labels", "out", InputRange::Unit),
         ("x10", "labels10", "out10", InputRange::Unit),
+        ("x_other_size", "labels", "out_other_size", InputRange::Unit),
         ("x_logit", "labels", "out_logit_transform", InputRange::Logit),
     ] {
         if !forward.has(x) {
-            assert_ne!(architecture, Architecture::Ncsn, "the others' fixtures hold one case");
             continue;
         }
         let net = network(&params, input, &device);
-        assert_eq!(net.config().architecture, architecture);
+        let shape = |name: &str| params.tensors.get(name).map(|(shape, _)| shape.clone());
+        assert_eq!(NetworkConfig::from_shapes(shape, input).unwrap().architecture, architecture);
         let x = forward.tensor(x, &device);
         let no_labels = || Tensor::zeros([x.dims()[0]], &device);
         let labels = if forward.has(labels) { forward.labels(labels, &device) } else { no_labels() };
         let found = net.score(x, &labels);
         assert_close(&format!("{name} {out}"), &values(found), forward.f64(out), TOLERANCE);
+        n_compared += 1;
     }
+    let n_expected = forward.tensors.keys().filter(|key| key.starts_with("out")).count();
+    assert_eq!(n_compared, n_expected, "every output of the fixture");
 }
 
 /// All questions about whole networks.
@@ -60,6 +66,7 @@ pub fn cases() -> Vec<Case> {
         ("cond_refinenet_deeper_32", "the deeper network gives the published output"),
         ("refinenet_baseline_ch1_28", "the grey baseline gives the published output"),
         ("refinenet_baseline_ch3_32", "the colour baseline gives the published output"),
+        ("resscore_32", "ResScore gives the published output"),
     ] {
         cases.push(Case::new(claim, &dir(name, &["params", "forward"]), move || outputs_agree(name)));
     }

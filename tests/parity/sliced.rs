@@ -74,7 +74,7 @@ fn annealed<const D: usize, M: Module + Differentiable<D>>(name: &str, net: &M, 
     assert!(levels.sigmas().iter().zip(sigmas).all(|(a, b)| (a / b - 1.0).abs() < 1e-6));
     let noise = [case.tensor("noise", device), case.tensor("vectors", device)];
     let labels = case.labels("labels", device);
-    check(&case, net, annealed_ssm_vr(net, &levels, case.tensor("samples", device), &labels, noise, EXACT), None);
+    check(&case, net, annealed_ssm_vr(net, &levels, case.tensor("samples", device), &labels, noise, 2.0, EXACT), None);
 }
 
 fn denoising<const D: usize, M: Module + Differentiable<D>>(name: &str, net: &M, sigma: f64, device: &Device) {
@@ -117,6 +117,21 @@ pub fn cases() -> Vec<Case> {
         let question = format!("{name}, with gradients");
         cases.push(Case::new(question, &files(&mlp_params, &name.clone()), move || {
             denoising::<2, _>(&name, &mlp(&device()), sigma, &device());
+        }));
+    }
+    let resscore = "ncsn/resscore_32/params.safetensors";
+    for (particles, sigma) in [("p1", 0.01), ("p2", 0.3)] {
+        let name = format!("resscore_sliced_score_estimation_vr_{particles}");
+        let question = format!("{name}, with gradients");
+        cases.push(Case::new(question, &files(resscore, &name.clone()), move || {
+            let (case, net) = (open(&file(&name)), network(&open(resscore), InputRange::Unit, &device()));
+            let x = case.tensor("samples", &device());
+            let sliced = ssm_vr(&net, x, &zeros(&case, &device()), case.tensor("vectors", &device()), EXACT);
+            check(&case, &net, sliced.loss(), Some(sliced));
+        }));
+        let name = format!("resscore_dsm_score_estimation_sigma{sigma}");
+        cases.push(Case::new(name.clone(), &files(resscore, &name.clone()), move || {
+            denoising::<4, _>(&name, &network(&open(resscore), InputRange::Unit, &device()), sigma, &device());
         }));
     }
     let (name, params) = ("refinenet_baseline_dsm_score_estimation", file("refinenet_baseline_params"));
