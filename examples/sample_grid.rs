@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut trainer = Trainer::new(net, levels.clone(), rule, options, noise);
 
     let digits = Arc::new(Digits::new(SIZE, 1, Split::Train)?);
-    let options = BatchOptions { batch_size: 32, random_flip: false, logit_transform: false };
+    let options = BatchOptions { batch_size: 32, random_flip: false, dequantise: true, logit_transform: false };
     for batch in Batches::new(digits, options, noise, "train", 0).take(n_steps) {
         let report = trainer.step(batch?)?;
         if report.step % 20 == 0 {

@@ -1,7 +1,7 @@
 //! Configuration files: the published ones, saved ones, and what is refused.
 #![allow(clippy::unwrap_used)]
 
-use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer};
+use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer, Runner};
 
 fn parse(text: &str) -> Config {
     match Config::parse(text, "test.yml", &[], None).unwrap() {
@@ -38,7 +38,13 @@ fn the_published_files_hold_the_published_values() {
     assert_eq!((anneal.sampling.n_steps_each, anneal.sampling.step_lr), (100, 2e-5));
     assert_eq!((anneal.training.ema_rate, anneal.training.grad_clip), (None, None));
 
-    assert_eq!(load("baseline.yml"), anneal);
+    // The published file is the same as anneal.yml: there, the runner is all the difference.
+    let baseline = load("baseline.yml");
+    assert_eq!((baseline.model.architecture, baseline.sampling.n_steps_each), (Architecture::Baseline, 1000));
+    let File::Images(by_runner) = Config::load("anneal.yml", &[], Some(Runner::Baseline)).unwrap().0 else { panic!() };
+    assert_eq!(*by_runner, baseline);
+    let message = Config::load("baseline.yml", &[], Some(Runner::Anneal)).unwrap_err().to_string();
+    assert!(message.starts_with("configs/baseline.yml:") && message.contains("is baseline"), "{message}");
     let cifar = load("cifar10.yml");
     assert_eq!(
         (cifar.data.dataset, cifar.data.channels, cifar.model.ngf, cifar.data.random_flip),
@@ -49,6 +55,7 @@ fn the_published_files_hold_the_published_values() {
         (scorenet.training.n_iters, scorenet.training.algo, scorenet.training.noise_std),
         (50_001, Algo::Ssm, 0.01)
     );
+    assert_eq!(scorenet.model.architecture, Architecture::ResScore);
     assert_eq!((scorenet.data.image_size, scorenet.model.nef, scorenet.model.ndf), (32, 32, 32));
     assert_eq!(Config::load("toy.yml", &[], None).unwrap().0, File::Toy);
 }

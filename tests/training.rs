@@ -13,7 +13,7 @@ use ncsn::sde::NoiseLevels;
 use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
 
 fn options(batch_size: usize) -> BatchOptions {
-    BatchOptions { batch_size, random_flip: false, logit_transform: false }
+    BatchOptions { batch_size, random_flip: false, dequantise: true, logit_transform: false }
 }
 
 /// 20 images of one pixel, whose value is their number.

@@ -83,8 +83,8 @@ struct Common {
 #[derive(Debug, Args)]
 struct Published {
     /// The runner
-    #[arg(long, default_value = "AnnealRunner", hide = true, value_parser = parse::<Runner>)]
-    runner: Runner,
+    #[arg(long, hide = true, value_parser = parse::<Runner>)]
+    runner: Option<Runner>,
     #[arg(long, hide = true)]
     config: Option<String>,
     #[arg(long, hide = true)]
@@ -123,7 +123,7 @@ impl Published {
             Command::Sample(args)
         } else {
             Command::Train(train::TrainArgs {
-                runner: Some(self.runner),
+                runner: self.runner,
                 config: self.config,
                 doc,
                 resume: self.resume_training,

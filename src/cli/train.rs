@@ -377,6 +377,8 @@ fn batch_options(config: &Config) -> BatchOptions {
     BatchOptions {
         batch_size: config.training.batch_size,
         random_flip: config.data.random_flip,
+        // The ScoreNet runner adds Gaussian noise instead, or none: that is its experiment.
+        dequantise: Runner::of(config.model.architecture) != Runner::ScoreNet,
         logit_transform: config.data.logit_transform,
     }
 }

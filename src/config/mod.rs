@@ -81,7 +81,7 @@ impl Runner {
     }
 
     /// Whose networks these are.
-    fn of(architecture: Architecture) -> Self {
+    pub fn of(architecture: Architecture) -> Self {
         match architecture {
             Architecture::Ncsn | Architecture::Deeper => Self::Anneal,
             Architecture::Baseline => Self::Baseline,
@@ -559,6 +559,9 @@ impl Data {
         if let Some(expected) = fixed.filter(|&expected| expected != channels) {
             let message = format!("data.channels is {channels}, expected {expected} for {}", dataset.name());
             return Err(s.error("channels", message));
+        }
+        if architecture == Architecture::ResScore && channels != 3 {
+            return Err(s.error("channels", format!("data.channels is {channels}, but ResScore needs 3 channels")));
         }
         let logit_transform = s.flag("logit_transform", false)?;
         let random_flip = s.flag("random_flip", false)?;

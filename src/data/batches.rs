@@ -15,6 +15,8 @@ pub struct BatchOptions {
     pub batch_size: usize,
     /// Mirror every image with probability ½.
     pub random_flip: bool,
+    /// Spread each of the 256 values over its share of [0, 1); without, pixels are multiples of 1/255.
+    pub dequantise: bool,
     /// Logits instead of [0, 1).
     pub logit_transform: bool,
 }
@@ -22,7 +24,7 @@ pub struct BatchOptions {
 /// One batch on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Dequantised pixels in [0, 1), or their logits.
+    /// Pixels in [0, 1], or their logits.
     pub x: Vec<f32>,
     /// `[batch, channels, height, width]`
     pub shape: [usize; 4],
@@ -107,8 +109,12 @@ pub fn read_batch(source: &dyn Source, options: BatchOptions, noise: Noise, name
         if options.random_flip && flip.below(2) == 1 {
             transform::flip(&mut pixels_u8, width);
         }
-        dequantise.uniform(&mut u);
-        transform::dequantise(&pixels_u8, &u, out);
+        if options.dequantise {
+            dequantise.uniform(&mut u);
+            transform::dequantise(&pixels_u8, &u, out);
+        } else {
+            transform::to_unit(&pixels_u8, out);
+        }
         if options.logit_transform {
             out.iter_mut().for_each(|x| *x = transform::logit(*x));
         }

@@ -8,6 +8,11 @@ pub fn flip(pixels_u8: &mut [u8], width: usize) {
     pixels_u8.chunks_mut(width).for_each(<[u8]>::reverse);
 }
 
+/// x = p/255.
+pub fn to_unit(pixels_u8: &[u8], x: &mut [f32]) {
+    x.iter_mut().zip(pixels_u8).for_each(|(x, &p)| *x = f32::from(p) / 255.0);
+}
+
 /// x = p/255·255/256 + u/256: spreads each of the 256 values evenly over its share of [0, 1), with u ~ U[0, 1)
 /// (Uria et al. 2013), so that the data have a density.
 pub fn dequantise(pixels_u8: &[u8], u: &[f32], x: &mut [f32]) {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod resume;
+mod runners;
 mod sampling;
 mod score;
 mod wrong_input;

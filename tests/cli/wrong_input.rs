@@ -68,7 +68,7 @@ fn wrong_overrides_and_names_are_told() {
     }
     assert!(fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "../up"]).contains("without slashes"));
     assert!(fails(folder.path(), &["sample", "--doc", "none"]).contains("found no checkpoint"));
-    assert!(fails(folder.path(), &["--runner", "BaselineRunner", "--doc", "d"]).contains("AnnealRunner"));
+    assert!(fails(folder.path(), &["--runner", "NoRunner", "--doc", "d"]).contains("AnnealRunner"));
     assert!(fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "d", "--device", "cuda"]).contains("cpu"));
     assert!(
         fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "d", "--precision", "high"])
