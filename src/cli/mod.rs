@@ -2,6 +2,7 @@
 
 mod data;
 mod info;
+mod inpaint;
 mod lock;
 mod log;
 mod progress;
@@ -9,6 +10,7 @@ mod sample;
 mod score;
 mod stop;
 mod train;
+mod trained;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -56,6 +58,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Draw images from a trained network
     Sample(sample::SampleArgs),
+    /// Fill in the hidden part of images
+    Inpaint(inpaint::InpaintArgs),
     /// Evaluate a network: tensors `x` and `labels` in, `score` out
     Score(score::ScoreArgs),
     /// Show what a run or a checkpoint holds
@@ -150,6 +154,7 @@ pub fn main() -> ExitCode {
     let done = command.and_then(|command| match command {
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Inpaint(args) => inpaint::run(args),
         Command::Score(args) => score::run(args),
         Command::Info(args) => info::run(args),
     });

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use ncsn::checkpoint::{TensorWriter, Weights};
+use ncsn::checkpoint::TensorWriter;
 use ncsn::config::Config;
 use ncsn::data::Pixels;
 use ncsn::data::transform::sigmoid;
@@ -25,22 +25,16 @@ use super::lock::Lock;
 use super::log::Log;
 use super::progress::Progress;
 use super::train::create_folder;
-use super::{Common, DEFAULT_SEED, RunFolders, noise_levels, saved_config, stop};
+use super::trained::Trained;
+use super::{Common, DEFAULT_SEED, noise_levels, stop};
 
 /// How long a frame of the animation is shown.
 const FRAME_MS: u32 = 50;
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
-    /// The run to sample from
-    #[arg(long, value_name = "NAME", required_unless_present = "checkpoint")]
-    doc: Option<String>,
-    /// A checkpoint file instead of a run's newest
-    #[arg(long, value_name = "FILE")]
-    checkpoint: Option<PathBuf>,
-    /// The run's checkpoint at this step instead of its newest
-    #[arg(long, value_name = "STEP", requires = "doc", conflicts_with = "checkpoint")]
-    step: Option<u64>,
+    #[command(flatten)]
+    trained: Trained,
     /// Folder for the samples [default: RUN/samples/NAME]
     #[arg(short = 'o', long = "output", alias = "image_folder", value_name = "DIR")]
     output: Option<PathBuf>,
@@ -98,9 +92,7 @@ impl SampleArgs {
     /// What the published program's `--test` means.
     pub fn published(doc: String, seed: u64, output: Option<PathBuf>, common: Common) -> Self {
         Self {
-            doc: Some(doc),
-            checkpoint: None,
-            step: None,
+            trained: Trained { doc: Some(doc), checkpoint: None, step: None },
             output,
             n: 25,
             batch: 25,
@@ -118,43 +110,19 @@ impl SampleArgs {
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
     stop::listen();
     let mut log = Log::terminal(args.common.verbose);
-    let folders = args.doc.as_ref().map(|doc| RunFolders::new(&args.common.run, doc)).transpose()?;
-    let path = match (&args.checkpoint, &folders) {
-        (Some(path), _) => path.clone(),
-        (None, Some(folders)) => {
-            let checkpoints = folders.checkpoints();
-            let step = args.step.map_or_else(|| checkpoints.latest(), Ok)?;
-            checkpoints.weights_path(step)
-        }
-        (None, None) => unreachable!("clap requires one of them"),
-    };
-    let weights = Weights::open(&path)?;
-    let Some(mut config) = saved_config(&weights, &path)? else {
-        let message = "found weights without a configuration, expected a checkpoint of ncsn".to_string();
-        return Err(Error::Format { path, message });
-    };
+    let (net, mut config, digest) = args.trained.open(&args.common)?;
     if let Some(n) = args.n_steps_each {
         config.sampling.n_steps_each = n as usize;
     }
     if let Some(step_lr) = args.step_lr {
-        if !(step_lr > 0.0 && step_lr.is_finite()) {
-            return Err(Error::Usage(format!("found --step-lr {step_lr}, expected a positive number")));
-        }
-        config.sampling.step_lr = step_lr;
+        config.sampling.step_lr = positive("--step-lr", step_lr)?;
     }
-    let net = weights.build(config.network().input, true, &args.common.device.open())?;
-    let output = match (args.output, folders) {
-        (Some(output), _) => output,
-        (None, Some(folders)) => folders.samples,
-        (None, None) => {
-            return Err(Error::Usage("found --checkpoint without -o, expected a folder for the samples".into()));
-        }
-    };
+    let output = args.trained.folder(args.output, &args.common)?;
     let mut drawing = Drawing::new(&config, Noise::new(args.seed), args.n)?;
     drawing.batch = args.batch.min(args.n);
     drawing.columns = args.columns;
     drawing.overwrite = args.overwrite;
-    drawing.weights = Some(weights.digest());
+    drawing.weights = Some(digest);
     let code = drawing.to_folder(&net, &output, &args.pictures, &mut log)?;
     if code == ExitCode::SUCCESS {
         let gif = if args.pictures.final_only { "" } else { ", samples.gif" };
@@ -162,6 +130,14 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         log.info(format!("{} samples in {}: grid.png{gif}{raw}, images/", args.n, output.display()));
     }
     Ok(code)
+}
+
+/// `value`, if a step can be that long.
+pub fn positive(flag: &str, value: f64) -> Result<f64> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(value);
+    }
+    Err(Error::Usage(format!("found {flag} {value}, expected a positive number")))
 }
 
 /// What the images of a folder depend on; a folder is only added to when it is the same.
@@ -379,6 +355,6 @@ fn image_path(images: &Path, k: u64) -> PathBuf {
     images.join(format!("{k:06}.png"))
 }
 
-fn values(x: Tensor<4>) -> Vec<f32> {
+pub fn values(x: Tensor<4>) -> Vec<f32> {
     x.try_into_vec_as::<f32>().expect("images are f32")
 }

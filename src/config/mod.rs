@@ -175,6 +175,20 @@ pub enum Dataset {
 }
 
 impl Dataset {
+    /// The one of this name, but for a folder, whose name is not enough.
+    pub fn named(name: &str) -> Option<Self> {
+        DATASETS.iter().find(|(known, _)| *known == name).map(|(_, dataset)| (*dataset).clone())
+    }
+
+    /// The channels of its images, if they are given.
+    pub fn fixed_channels(&self) -> Option<usize> {
+        match self {
+            Dataset::Mnist => Some(1),
+            Dataset::Cifar10 | Dataset::CelebA | Dataset::Svhn => Some(3),
+            Dataset::Digits | Dataset::Folder(_) => None,
+        }
+    }
+
     /// Its name in a file.
     pub fn name(&self) -> &'static str {
         match self {
@@ -551,12 +565,7 @@ impl Data {
         }
         let channels = s.value("channels", "1 or 3", |text| text.parse().ok().filter(|c| [1, 3].contains(c)))?;
         let channels = s.required("channels", channels, "1 (grey) or 3 (colour)")?;
-        let fixed = match dataset {
-            Dataset::Mnist => Some(1),
-            Dataset::Cifar10 | Dataset::CelebA | Dataset::Svhn => Some(3),
-            Dataset::Digits | Dataset::Folder(_) => None,
-        };
-        if let Some(expected) = fixed.filter(|&expected| expected != channels) {
+        if let Some(expected) = dataset.fixed_channels().filter(|&expected| expected != channels) {
             let message = format!("data.channels is {channels}, expected {expected} for {}", dataset.name());
             return Err(s.error("channels", message));
         }

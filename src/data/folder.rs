@@ -56,6 +56,23 @@ impl Folder {
         Ok(Folder { files, channels, size })
     }
 
+    /// All images of the folder, whatever their split.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    ///
+    /// # Panics
+    /// As [`Folder::open`].
+    pub fn all(root: &Path, channels: usize, size: usize) -> Result<Folder> {
+        assert!((channels == 1 || channels == 3) && size > 0, "images of {channels}×{size}×{size}");
+        if !root.is_dir() {
+            return Err(Error::MissingData(format!("{}: there is no such folder of images", root.display())));
+        }
+        let files = images_below(root)?;
+        check_headers(root, &files)?;
+        Ok(Folder { files, channels, size })
+    }
+
     /// The file that image `index` comes from.
     ///
     /// # Panics
@@ -123,6 +140,18 @@ fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// One image as `[channels, size, size]`, converted as [`Folder`]'s are.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is no image.
+///
+/// # Panics
+/// As [`Folder::open`].
+pub fn read_image(path: &Path, channels: usize, size: usize) -> Result<Vec<u8>> {
+    assert!((channels == 1 || channels == 3) && size > 0, "an image of {channels}×{size}×{size}");
+    Ok(prepare(decode(path)?, channels, size))
 }
 
 fn has_image_name(path: &Path) -> bool {

@@ -1,13 +1,14 @@
-//! Images by annealed Langevin dynamics, each with its own noise.
+//! Images by Langevin dynamics, new ones and completions, each with its own noise.
 
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Langevin, Step};
+use super::{Draw, Inpainting, Langevin, Step};
 use crate::net::params::upload;
 use crate::noise::{Noise, Stream};
 use crate::score::Score;
+use crate::sde::NoiseLevels;
 
 /// The chain of the images `numbers` of a seed, from U[0, 1) through `steps`.
 ///
@@ -23,22 +24,63 @@ pub fn image_chain<S: Score<4>>(
     noise: Noise,
     device: &Device,
 ) -> Langevin<4, S, impl FnMut() -> Tensor<4> + use<S>> {
-    let n = (numbers.end - numbers.start) as usize;
-    let image_len = channels * height * width;
-    let shape = [n, channels, height, width];
-    let mut x = vec![0.0; n * image_len];
-    for (k, image) in numbers.clone().zip(x.chunks_mut(image_len)) {
-        noise.stream("sample/start", k).uniform(image);
-    }
-    let x = upload(x, shape, device);
-    let mut streams: Vec<Stream> = numbers.map(|k| noise.stream("sample/langevin", k)).collect();
-    let device = device.clone();
-    let draw = move || {
-        let mut z = vec![0.0; n * image_len];
-        for (stream, image) in streams.iter_mut().zip(z.chunks_mut(image_len)) {
-            stream.normal(image);
-        }
-        upload(z, shape, &device)
-    };
+    let shape = [(numbers.end - numbers.start) as usize, channels, height, width];
+    let streams = |name| numbers.clone().map(|k| noise.stream(name, k)).collect::<Vec<_>>();
+    let x = filled(streams("sample/start"), shape, device, Stream::uniform);
+    let draw = normals(streams("sample/langevin"), shape, device);
     Langevin::new(score, steps, x, draw)
+}
+
+/// Completions `numbers` of one image, each from U[0, 1) and by its own streams; the streams of image `image` are its own
+/// too.
+///
+/// # Shapes
+/// `mask` (1 where the image is known) and `reference`: `[1, channels, height, width]`; states are
+/// `[numbers.len(), channels, height, width]`.
+pub fn completion_chain<'a, S: Score<4>>(
+    score: S,
+    levels: &'a NoiseLevels,
+    steps: Vec<Step>,
+    [mask, reference]: [Tensor<4>; 2],
+    image: u64,
+    numbers: Range<u64>,
+    noise: Noise,
+) -> Inpainting<'a, 4, S, impl FnMut(Draw) -> Tensor<4> + use<'a, S>> {
+    let device = reference.device();
+    let n = (numbers.end - numbers.start) as usize;
+    let [_, channels, height, width] = reference.dims();
+    let shape = [n, channels, height, width];
+    let streams = |name: &str| numbers.clone().map(|k| noise.stream(&format!("{name}/{image}"), k)).collect::<Vec<_>>();
+    let x = filled(streams("inpaint/start"), shape, &device, Stream::uniform);
+    let mut known = normals(streams("inpaint/known"), shape, &device);
+    let mut update = normals(streams("inpaint/langevin"), shape, &device);
+    let draw = move |draw| match draw {
+        Draw::Known => known(),
+        Draw::Update => update(),
+    };
+    Inpainting::new(score, levels, steps, x, [mask, reference.repeat_dim(0, n)], draw)
+}
+
+/// Standard normals again and again, each image from its own stream.
+fn normals(mut streams: Vec<Stream>, shape: [usize; 4], device: &Device) -> impl FnMut() -> Tensor<4> + use<> {
+    let device = device.clone();
+    move || {
+        let image_len: usize = shape[1..].iter().product();
+        let mut z = vec![0.0; shape[0] * image_len];
+        streams.iter_mut().zip(z.chunks_mut(image_len)).for_each(|(stream, image)| stream.normal(image));
+        upload(z, shape, &device)
+    }
+}
+
+/// Images, each filled once from its stream.
+fn filled(
+    streams: Vec<Stream>,
+    shape: [usize; 4],
+    device: &Device,
+    fill: impl Fn(&mut Stream, &mut [f32]),
+) -> Tensor<4> {
+    let image_len: usize = shape[1..].iter().product();
+    let mut x = vec![0.0; shape[0] * image_len];
+    streams.into_iter().zip(x.chunks_mut(image_len)).for_each(|(mut stream, image)| fill(&mut stream, image));
+    upload(x, shape, device)
 }

@@ -4,6 +4,6 @@ mod images;
 mod inpaint;
 mod langevin;
 
-pub use images::image_chain;
+pub use images::{completion_chain, image_chain};
 pub use inpaint::{Draw, Inpainting};
 pub use langevin::{Langevin, State, Step, annealed_steps, plain_steps};
