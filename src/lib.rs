@@ -18,6 +18,10 @@
 //!
 //! where σᵢ² makes all levels count alike. → [`loss::annealed_dsm`], [`train::Trainer`]
 //!
+//! Or without knowing any score: E ½‖s − ∇ log p‖² = E ½‖s‖² + tr ∂s/∂x + a constant, and E vᵀ(∂s/∂x)v over random v is the
+//! trace. One Jacobian–vector product a step, which every network gives exactly ([`score::Differentiable`]), because its layers
+//! are written for values that carry a tangent ([`net::Dual`]). → [`loss::ssm_vr`]
+//!
 //! **Draw.** Langevin dynamics x ← x + α·s(x, i) + √(2α)·z walks towards p_σᵢ and stays there. Start from uniform noise, walk at
 //! σ₁, where every mode is reached, then at each smaller level, with α ∝ σᵢ²: the walk arrives at the data.
 //! → [`sample::Langevin`], [`sample::annealed_steps`] (Algorithm 1)
@@ -29,9 +33,13 @@
 //! | paper | here |
 //! |---|---|
 //! | Hyvärinen 2005, score matching; Vincent 2011, denoising score matching | [`loss`] |
+//! | Song et al. 2019, sliced score matching | [`loss::ssm`], [`loss::ssm_vr`], [`loss::annealed_ssm_vr`] |
+//! | Pang et al. 2020, its finite differences | [`loss::Slicing::FiniteDifference`] |
 //! | Song & Ermon 2019 (NCSN), §3.1 noise levels | [`sde::NoiseLevels`] |
 //! | — §4.2 eqs. 5 and 6, the loss over all levels | [`loss::annealed_dsm`] |
 //! | — §4.3 Algorithm 1, annealed Langevin dynamics | [`sample::annealed_steps`], [`sample::Langevin`] |
+//! | — §3.2, figures 2 and 3, the plane | [`toy`] |
+//! | — figure 1, ScoreNet | [`net::ResScore`] |
 //! | — appendix A, the network; A.1 conditional instance norm++ | [`net::RefineNet`], [`net::Norm`] |
 //! | — appendix B.3 Algorithm 2, inpainting | [`sample::Inpainting`] |
 //! | Lin et al. 2017 (RefineNet), the blocks | [`net::RefineBlock`], [`net::ResidualConvUnit`], [`net::ChainedPool`], [`net::Fusion`] |
@@ -77,6 +85,7 @@ pub mod image;
 pub mod loss;
 pub mod net;
 pub mod noise;
+pub mod plot;
 pub mod sample;
 pub mod score;
 pub mod sde;

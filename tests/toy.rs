@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Device;
-use ncsn::noise::Noise;
+use ncsn::noise::{Noise, Stream};
 use ncsn::sample::{annealed_steps, plain_steps};
 use ncsn::sde::NoiseLevels;
 use ncsn::toy::{self, Estimate, Ring, Square, ToyTraining};
@@ -33,19 +33,19 @@ fn annealed_langevin_finds_both_modes_with_the_right_weights_and_plain_langevin_
 
 #[test]
 fn samples_of_each_distribution_have_its_moments() {
-    let moments = |mut sample: Box<dyn FnMut(&mut ncsn::noise::Stream) -> [f64; 2]>| {
+    let moments = |sample: &dyn Fn(&mut Stream) -> [f64; 2]| {
         let mut stream = Noise::new(3).stream("test", 0);
         let points: Vec<[f64; 2]> = (0..20_000).map(|_| sample(&mut stream)).collect();
         let radius = Estimate::of(points.iter().map(|p| p[0].hypot(p[1])));
         let square = Estimate::of(points.iter().map(|p| p[0] * p[0]));
         (Estimate::of(points.iter().map(|p| p[0])), square, radius, toy::first_mode_weight(&points))
     };
-    let (mean, square, ..) = moments(Box::new(|stream| Square { half_width: 4.0 }.sample(stream)));
+    let (mean, square, ..) = moments(&|stream| Square { half_width: 4.0 }.sample(stream));
     assert!(agrees(mean, 0.0) && agrees(square, 16.0 / 3.0), "{mean:?}, {square:?}");
-    let (mean, _, radius, _) = moments(Box::new(|stream| Ring { radius: 5.0, width: 1.0 }.sample(stream)));
+    let (mean, _, radius, _) = moments(&|stream| Ring { radius: 5.0, width: 1.0 }.sample(stream));
     assert!(agrees(mean, 0.0) && agrees(radius, 5.0), "{mean:?}, {radius:?}");
     let mixture = toy::mixture(&NoiseLevels::geometric(1.0, 0.5, 1).unwrap());
-    let (mean, square, _, weight) = moments(Box::new(move |stream| mixture.sample(0, stream)));
+    let (mean, square, _, weight) = moments(&|stream| mixture.sample(0, stream));
     assert!(agrees(mean, 3.0) && agrees(square, 26.0) && agrees(weight, 0.8), "{mean:?}, {square:?}, {weight:?}");
 }
 

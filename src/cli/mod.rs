@@ -1,6 +1,7 @@
 //! The program: arguments, progress, files. Uses the public library only, and is the only part that prints.
 
 mod data;
+mod figures;
 mod info;
 mod inpaint;
 mod lock;
@@ -9,6 +10,7 @@ mod progress;
 mod sample;
 mod score;
 mod stop;
+mod toy;
 mod train;
 mod trained;
 
@@ -60,6 +62,10 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Fill in the hidden part of images
     Inpaint(inpaint::InpaintArgs),
+    /// Run the experiments in the plane: pictures and numbers
+    Toy(toy::ToyArgs),
+    /// Draw a figure of the paper from short runs
+    Figures(figures::FiguresArgs),
     /// Evaluate a network: tensors `x` and `labels` in, `score` out
     Score(score::ScoreArgs),
     /// Show what a run or a checkpoint holds
@@ -67,7 +73,7 @@ enum Command {
 }
 
 /// What every command knows.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Common {
     /// Folder of all runs, their data sets and their TensorBoard events
     #[arg(long, value_name = "DIR", default_value = "run")]
@@ -118,6 +124,15 @@ fn parse<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T, String> {
 
 impl Published {
     fn command(self) -> Result<Command> {
+        if self.runner == Some(Runner::Toy) {
+            let output = self.doc.map(|doc| RunFolders::new(&self.common.run, &doc)).transpose()?;
+            return Ok(Command::Toy(toy::ToyArgs {
+                output: self.image_folder.or(output.map(|folders| folders.samples)),
+                n_steps: 10_000,
+                seed: self.seed.unwrap_or(DEFAULT_SEED),
+                common: self.common,
+            }));
+        }
         let Some(doc) = self.doc else {
             return Err(Error::Usage("found no command and no --doc; see ncsn --help".into()));
         };
@@ -155,6 +170,8 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Inpaint(args) => inpaint::run(args),
+        Command::Toy(args) => toy::run(args),
+        Command::Figures(args) => figures::run(args),
         Command::Score(args) => score::run(args),
         Command::Info(args) => info::run(args),
     });

@@ -123,6 +123,7 @@ impl<const D: usize> Sub for Dual<D> {
 impl<const D: usize> Mul for Dual<D> {
     type Output = Self;
 
+    #[expect(clippy::suspicious_arithmetic_impl, reason = "the product rule is a sum")]
     fn mul(self, other: Self) -> Self {
         let left = self.tangent.map(|t| t * other.value.clone());
         let right = other.tangent.map(|t| t * self.value.clone());

@@ -9,6 +9,7 @@ use crate::noise::Stream;
 
 /// One of the networks.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a program has a few of them")]
 pub enum Network {
     /// Conditional on the noise level, or the baseline.
     RefineNet(RefineNet),

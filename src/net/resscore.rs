@@ -153,6 +153,7 @@ impl GroupNormBlock {
 
 /// A member of the encoder or the decoder.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "all but two are blocks")]
 pub enum Layer {
     /// The first of the encoder, the last of the decoder.
     Conv(Conv2d),

@@ -92,7 +92,13 @@ pub fn fisher_divergence(estimate: &impl Score<2>, exact: &impl Score<2>, data: 
     Estimate::of(squares.into_iter().map(f64::from))
 }
 
-/// Centres of an `n`×`n` grid over the figures' square, both ends included, x fastest and y from the lowest: `[n², 2]`.
+/// Centres of the `n`² cells that the figures' square is cut into, x fastest and y from the lowest.
+pub fn cell_centres(n: usize) -> Vec<[f64; 2]> {
+    let at = |i: usize| HALF_WIDTH * ((2 * i + 1) as f64 / n as f64 - 1.0);
+    (0..n * n).map(|k| [at(k % n), at(k / n)]).collect()
+}
+
+/// Points of an `n`×`n` grid over the figures' square, both ends included, x fastest and y from the lowest: `[n², 2]`.
 pub fn grid(n: usize, device: &Device) -> Tensor<2> {
     let at = |i: usize| HALF_WIDTH * (2.0 * i as f64 / (n.max(2) - 1) as f64 - 1.0);
     let values = (0..n * n).flat_map(|k| [at(k % n) as f32, at(k / n) as f32]).collect();

@@ -1,6 +1,7 @@
 //! The program as its users meet it.
 #![allow(clippy::unwrap_used)]
 
+mod figures;
 mod inpaint;
 mod resume;
 mod runners;

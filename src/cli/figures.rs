@@ -1,0 +1,113 @@
+//! `ncsn figures`: figures of the paper that take runs of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+
+use ncsn::config::Runner;
+use ncsn::plot::{self, Content, Panel};
+use ncsn::{Error, Result};
+
+use super::log::Log;
+use super::train::{self, TrainArgs, create_folder};
+use super::{Common, RunFolders};
+
+#[derive(Debug, Args)]
+pub struct FiguresArgs {
+    #[command(subcommand)]
+    figure: Figure,
+}
+
+#[derive(Debug, Subcommand)]
+enum Figure {
+    /// Song & Ermon 2019, figure 1: the loss of sliced score matching without and with a little noise in the data
+    Scorenet(ScoreNetArgs),
+}
+
+#[derive(Debug, Args)]
+struct ScoreNetArgs {
+    /// Name of the two runs, NAME_sigma_0 and NAME_sigma_0.01; they go on where they are, if they are there
+    #[arg(long, value_name = "NAME", default_value = "scorenet")]
+    doc: String,
+    /// YAML file of both
+    #[arg(long, value_name = "FILE", default_value = "scorenet.yml")]
+    config: String,
+    /// Training steps of each
+    #[arg(long, value_name = "STEPS", default_value_t = 300)]
+    n_iters: u64,
+    /// Override a value of the configuration, e.g. training.batch_size=64 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder for scorenet.png and scorenet.svg [default: RUN/figures]
+    #[arg(short = 'o', long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Seed of both [default: the configuration's, else 1234]
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// The standard deviations of the noise that figure 1 compares.
+const NOISE: [&str; 2] = ["0", "0.01"];
+
+pub fn run(args: FiguresArgs) -> Result<ExitCode> {
+    let Figure::Scorenet(args) = args.figure;
+    scorenet(args)
+}
+
+fn scorenet(args: ScoreNetArgs) -> Result<ExitCode> {
+    let mut series = Vec::new();
+    for noise in NOISE {
+        let doc = format!("{}_sigma_{noise}", args.doc);
+        let folders = RunFolders::new(&args.common.run, &doc)?;
+        let mut set = args.set.clone();
+        set.extend([format!("training.noise_std={noise}"), format!("training.n_iters={}", args.n_iters)]);
+        let code = train::run(TrainArgs {
+            runner: Some(Runner::ScoreNet),
+            config: Some(args.config.clone()),
+            doc,
+            resume: folders.config().exists(),
+            overwrite: false,
+            seed: args.seed,
+            comment: String::new(),
+            set,
+            no_sample: true,
+            common: args.common.clone(),
+        })?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+        let losses = losses(&folders.logs.join("metrics.jsonl"))?;
+        let name = if noise == "0" { "data as they are".into() } else { format!("with noise, σ = {noise}") };
+        series.push((name, plot::averaged(&losses, losses.len().div_ceil(100))));
+    }
+    let output = args.output.unwrap_or_else(|| args.common.run.join("figures"));
+    create_folder(&output)?;
+    let panel = Panel {
+        title: "Figure 1: sliced score matching".into(),
+        content: Content::Lines { x_label: "step".into(), y_label: "loss".into(), series },
+    };
+    let path = output.join("scorenet");
+    plot::write(&path, &[panel], 1)?;
+    Log::terminal(args.common.verbose).info(format!("{0}.png, {0}.svg", path.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Step and loss of every line.
+fn losses(path: &Path) -> Result<Vec<(f64, f64)>> {
+    #[derive(Deserialize)]
+    struct Line {
+        step: f64,
+        loss: f64,
+    }
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let line = |line| {
+        serde_json::from_str(line)
+            .map(|Line { step, loss }| (step, loss))
+            .map_err(|error| Error::format(path, format!("found a line without step and loss: {error}")))
+    };
+    text.lines().map(line).collect()
+}
