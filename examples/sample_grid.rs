@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         architecture: Architecture::Ncsn,
         channels: 1,
         width: 16,
+        size: 28,
         n_levels: 10,
         input: InputRange::Unit,
     };

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData, activation::softmax};
 
-use crate::net::{Dual, Mlp, Network, RefineNet, ResScore};
+use crate::net::{DenseScore, Dual, Mlp, Network, RefineNet, ResNetScore, ResScore, UNetScore};
 use crate::noise::Stream;
 use crate::sde::NoiseLevels;
 
@@ -51,6 +51,9 @@ score_of! {
     Network: 4, Network::forward;
     RefineNet: 4, RefineNet::forward;
     ResScore: 4, |net, x, _| net.forward(x);
+    ResNetScore: 4, |net, x, _| net.forward(x);
+    UNetScore: 4, |net, x, _| net.forward(x);
+    DenseScore: 4, |net, x, _| net.forward(x);
     Mlp: 2, |net, x, _| net.forward(x);
 }
 

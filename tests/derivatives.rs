@@ -4,7 +4,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use ncsn::loss::{Slicing, ssm, ssm_vr};
 use ncsn::net::params::{Replace, replace};
-use ncsn::net::{Architecture, InputRange, Mlp, NetworkConfig, RefineNet, ResScore};
+use ncsn::net::{Architecture, InputRange, Mlp, Network, NetworkConfig, RefineNet, ResScore};
 use ncsn::noise::{Noise, Stream};
 use ncsn::score::Differentiable;
 
@@ -52,6 +52,7 @@ fn products_of_random_networks_equal_central_differences() {
             channels: 1 + pick(3),
             width: 2 + pick(3),
             n_levels: 1 + pick(4),
+            size: 0,
             input: [InputRange::Unit, InputRange::Logit][pick(2)],
         };
         let size = [4 * (1 + pick(3)), 4 * (1 + pick(3))];
@@ -68,6 +69,21 @@ fn products_of_random_networks_equal_central_differences() {
         let labels = Tensor::zeros([2], &device);
         let error = error(&net, normal([2, 3, 8, 12], &mut stream), &labels, normal([2, 3, 8, 12], &mut stream));
         assert!(error < 1e-6, "{error:.1e}");
+    }
+    for (architecture, channels, width, size) in [
+        (Architecture::ResNetScore, 2, 2, 6),
+        (Architecture::UNetScore, 1, 2, 16),
+        (Architecture::UNetResScore, 2, 2, 32),
+        (Architecture::Score, 1, 4, 28),
+        (Architecture::SmallScore, 2, 2, 10),
+        (Architecture::MlpScore, 1, 1024, 10),
+    ] {
+        let mut stream = Noise::new(5).stream("test", 3);
+        let config = NetworkConfig { architecture, channels, width, size, n_levels: 1, input: InputRange::Unit };
+        let (net, _) = replace(Network::new(&config, &mut stream, &device).unwrap(), ToF64);
+        let (shape, labels) = ([2, channels, size, size], Tensor::zeros([2], &device));
+        let error = error(&net, normal(shape, &mut stream), &labels, normal(shape, &mut stream));
+        assert!(error < 1e-6, "{architecture:?}: {error:.1e}");
     }
     for seed in 0..4 {
         let mut stream = Noise::new(seed).stream("test", 1);

@@ -60,8 +60,14 @@ fn flips_mirror_about_half_of_the_images() {
 }
 
 fn trainer(rule: Rule, options: TrainingOptions) -> Trainer<RefineNet> {
-    let config =
-        NetworkConfig { architecture: Architecture::Ncsn, channels: 1, width: 4, n_levels: 3, input: InputRange::Unit };
+    let config = NetworkConfig {
+        architecture: Architecture::Ncsn,
+        channels: 1,
+        width: 4,
+        size: 8,
+        n_levels: 3,
+        input: InputRange::Unit,
+    };
     let noise = Noise::new(3);
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &Device::flex().autodiff()).unwrap();
     Trainer::new(net, NoiseLevels::geometric(1.0, 0.1, 3).unwrap(), rule, options, noise)

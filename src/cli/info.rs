@@ -8,7 +8,7 @@ use clap::Args;
 use ncsn::Result;
 use ncsn::checkpoint::Weights;
 use ncsn::device::DeviceKind;
-use ncsn::net::{Architecture, InputRange, NetworkConfig, params};
+use ncsn::net::{InputRange, NetworkConfig, params};
 
 use super::{Common, RunFolders, noise_levels, saved_config, say};
 
@@ -50,9 +50,11 @@ fn describe(path: &Path) -> Result<()> {
     let net = weights.build(input, false, &DeviceKind::Cpu.open())?;
     let n_parameters = params::count(&net);
     let NetworkConfig { architecture, channels, width, n_levels, .. } = weights.network(input)?;
-    let width_name = if architecture == Architecture::ResScore { "nef" } else { "ngf" };
     say(format!("checkpoint   {}", path.display()));
-    say(format!("network      {architecture:?}: {channels} channels, {width_name} {width}, {n_levels} noise levels"));
+    say(format!(
+        "network      {architecture:?}: {channels} channels, {} {width}, {n_levels} noise levels",
+        architecture.width_key()
+    ));
     say(format!("parameters   {n_parameters}{}", if weights.has_ema() { ", and their moving average" } else { "" }));
     let (Some(header), Some(config)) = (weights.header(), saved) else {
         say("training     unknown: the file holds weights only");

@@ -245,6 +245,6 @@ fn noise_levels(config: &Config) -> Result<NoiseLevels> {
         }
         // The published program's baseline has 0.01, which is sigma_end of its file.
         Architecture::Baseline => NoiseLevels::single(model.sigma_end),
-        Architecture::ResScore => NoiseLevels::single(config.training.noise_std),
+        _ => NoiseLevels::single(config.training.noise_std),
     }
 }

@@ -56,14 +56,10 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let [n, channels, height, width] = x.shape[..] else {
         return Err(bad(format!("x has shape {:?}, expected [batch, channels, height, width]", x.shape)));
     };
-    let multiple = config.architecture.size_multiple();
-    if channels != config.channels
-        || !height.is_multiple_of(multiple)
-        || !width.is_multiple_of(multiple)
-        || height * width == 0
-    {
+    let sizes = config.sizes();
+    if channels != config.channels || !sizes.contains(height) || !sizes.contains(width) {
         return Err(bad(format!(
-            "x has shape {:?}, expected {} channels and sides divisible by {multiple}",
+            "x has shape {:?}, expected {} channels and each side {sizes}",
             x.shape, config.channels
         )));
     }

@@ -16,6 +16,7 @@ use yaml::{Entry, Node, Place, Value};
 use crate::error::{Error, Result};
 pub use crate::loss::Slicing;
 pub use crate::net::Architecture;
+use crate::net::MLP_WIDTH;
 use crate::net::{InputRange, NetworkConfig};
 
 /// What a file configures.
@@ -85,7 +86,7 @@ impl Runner {
         match architecture {
             Architecture::Ncsn | Architecture::Deeper => Self::Anneal,
             Architecture::Baseline => Self::Baseline,
-            Architecture::ResScore => Self::ScoreNet,
+            _ => Self::ScoreNet,
         }
     }
 
@@ -363,7 +364,12 @@ impl Config {
         NetworkConfig {
             architecture: self.model.architecture,
             channels: self.data.channels,
-            width: if self.model.architecture == Architecture::ResScore { self.model.nef } else { self.model.ngf },
+            width: match self.model.architecture {
+                Architecture::MlpScore => MLP_WIDTH,
+                architecture if architecture.width_key() == "nef" => self.model.nef,
+                _ => self.model.ngf,
+            },
+            size: self.data.image_size,
             n_levels: if self.model.architecture.is_conditional() { self.model.num_classes } else { 1 },
             input: if self.data.logit_transform { InputRange::Logit } else { InputRange::Unit },
         }
@@ -557,10 +563,9 @@ impl Data {
         };
         let size = s.count_or_none("image_size", 4..=1024)?;
         let image_size = s.required("image_size", size, "the height and width of the images in pixels")?;
-        let multiple = architecture.size_multiple();
-        if !usize::is_multiple_of(image_size, multiple) {
-            let message =
-                format!("data.image_size is {image_size}, expected a multiple of {multiple}: the network halves it");
+        if !architecture.sizes().contains(image_size) {
+            let (sizes, network) = (architecture.sizes(), name_in(&ARCHITECTURES, &architecture));
+            let message = format!("data.image_size is {image_size}, expected {sizes}: {network} takes no other");
             return Err(s.error("image_size", message));
         }
         let channels = s.value("channels", "1 or 3", |text| text.parse().ok().filter(|c| [1, 3].contains(c)))?;
@@ -579,11 +584,17 @@ impl Data {
     }
 }
 
-const ARCHITECTURES: [(&str, Architecture); 4] = [
+const ARCHITECTURES: [(&str, Architecture); 10] = [
     ("ncsn", Architecture::Ncsn),
     ("deeper", Architecture::Deeper),
     ("baseline", Architecture::Baseline),
     ("resscore", Architecture::ResScore),
+    ("resnetscore", Architecture::ResNetScore),
+    ("unetscore", Architecture::UNetScore),
+    ("unetresscore", Architecture::UNetResScore),
+    ("score", Architecture::Score),
+    ("smallscore", Architecture::SmallScore),
+    ("mlpscore", Architecture::MlpScore),
 ];
 
 impl Model {
@@ -620,10 +631,12 @@ impl Model {
                 z_dim: s.count_or_none("z_dim", 1..=1_000_000)?,
             },
         };
-        if architecture == Architecture::ResScore && (model.nef != model.ndf || !model.nef.is_multiple_of(8)) {
-            let (nef, ndf) = (model.nef, model.ndf);
-            let message =
-                format!("model.nef is {nef} and model.ndf {ndf}, expected the same multiple of 8 for ResScore");
+        let multiple = architecture.width_multiple();
+        if architecture.width_key() == "nef" && (model.nef != model.ndf || !model.nef.is_multiple_of(multiple)) {
+            let (nef, ndf, network) = (model.nef, model.ndf, name_in(&ARCHITECTURES, &architecture));
+            let message = format!(
+                "model.nef is {nef} and model.ndf {ndf}, expected the same multiple of {multiple} for {network}"
+            );
             return Err(s.error("nef", message));
         }
         s.finish()?;

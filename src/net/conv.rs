@@ -9,7 +9,8 @@ use super::params::upload;
 use super::{Dual, uniform};
 use crate::noise::Stream;
 
-/// A square convolution that keeps the size, or divides it by its stride: padding = dilation·(k − 1)/2.
+/// A square convolution. Unless another padding is asked for, it keeps the size or divides it by its stride:
+/// padding = dilation·(k − 1)/2.
 #[derive(Module, Debug)]
 pub struct Conv2d {
     /// `[out, in, k, k]`
@@ -20,6 +21,8 @@ pub struct Conv2d {
     dilation: usize,
     #[module(skip)]
     stride: usize,
+    #[module(skip)]
+    padding: usize,
 }
 
 impl Conv2d {
@@ -37,7 +40,7 @@ impl Conv2d {
         let weight = upload(uniform(n_out * fan_in, fan_in, noise), [n_out, n_in, kernel, kernel], device);
         let bias = bias.then(|| Param::from_tensor(upload(uniform(n_out, fan_in, noise), [n_out], device)));
         let weight = Param::from_tensor(weight);
-        Self { weight, bias, dilation, stride: 1 }
+        Self { weight, bias, dilation, stride: 1, padding: dilation * (kernel - 1) / 2 }
     }
 
     /// Without dilation, with bias, and every `stride`-th pixel of the result.
@@ -52,12 +55,16 @@ impl Conv2d {
         Self { stride, ..Self::new(n_in, n_out, kernel, 1, true, noise, device) }
     }
 
+    /// The same with `padding` zeros at each border.
+    pub fn with_padding(self, padding: usize) -> Self {
+        Self { padding, ..self }
+    }
+
     /// # Shapes
-    /// `[batch, in, height, width]` → `[batch, out, ⌈height/stride⌉, ⌈width/stride⌉]`
+    /// `[batch, in, height, width]` → `[batch, out, ⌈height/stride⌉, ⌈width/stride⌉]`, without another padding.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let weight = self.weight.val();
-        let padding = self.dilation * (weight.dims()[2] - 1) / 2;
-        let options = ConvOptions::new([self.stride; 2], [padding; 2], [self.dilation; 2], 1);
+        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [self.dilation; 2], 1);
         let tangent = x.tangent.map(|t| conv2d(t, weight.clone(), None, options.clone()));
         Dual { value: conv2d(x.value, weight, self.bias.as_ref().map(Param::val), options), tangent }
     }

@@ -14,8 +14,9 @@ mod refine;
 mod refinenet;
 mod residual;
 mod resscore;
+mod scorenets;
 
-pub use config::{Architecture, InputRange, NetworkConfig};
+pub use config::{Architecture, InputRange, MLP_WIDTH, NetworkConfig, Sizes};
 pub use conv::{Conv2d, MeanPoolConv};
 pub use dual::Dual;
 pub use mlp::{Linear, Mlp, softplus};
@@ -25,6 +26,7 @@ pub use refine::{ChainedPool, Fusion, RefineBlock, ResidualConvUnit, average_poo
 pub use refinenet::RefineNet;
 pub use residual::{Resample, ResidualBlock};
 pub use resscore::{ConvTranspose2d, GroupNorm, GroupNormBlock, ResScore, Side};
+pub use scorenets::{DenseScore, LayerNorm, ResNetScore, UNetScore};
 
 use burn::tensor::Device;
 

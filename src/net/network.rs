@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{Architecture, Dual, NetworkConfig, RefineNet, ResScore};
+use super::{Architecture, DenseScore, Dual, NetworkConfig, RefineNet, ResNetScore, ResScore, UNetScore};
 use crate::error::Result;
 use crate::noise::Stream;
 
@@ -15,6 +15,12 @@ pub enum Network {
     RefineNet(RefineNet),
     /// Of the sliced-score-matching experiments.
     ResScore(ResScore),
+    /// Of those too.
+    ResNetScore(ResNetScore),
+    /// UNetScore and UNetResScore.
+    UNetScore(UNetScore),
+    /// Score, SmallScore and MLPScore.
+    DenseScore(DenseScore),
 }
 
 impl Network {
@@ -24,11 +30,22 @@ impl Network {
     /// When the configuration is impossible, see [`NetworkConfig::check`].
     pub fn new(config: &NetworkConfig, noise: &mut Stream, device: &Device) -> Result<Self> {
         config.check()?;
-        Ok(match config.architecture {
+        let NetworkConfig { architecture, channels, width, size, .. } = *config;
+        Ok(match architecture {
             Architecture::Ncsn | Architecture::Deeper | Architecture::Baseline => {
                 Self::RefineNet(RefineNet::new(config, noise, device)?)
             }
-            Architecture::ResScore => Self::ResScore(ResScore::new(config.width, noise, device)),
+            Architecture::ResScore => Self::ResScore(ResScore::new(width, noise, device)),
+            Architecture::ResNetScore => Self::ResNetScore(ResNetScore::new(channels, width, noise, device)),
+            Architecture::UNetScore => {
+                Self::UNetScore(UNetScore::new(channels, width, size.ilog2() as usize, noise, device))
+            }
+            Architecture::UNetResScore => {
+                Self::UNetScore(UNetScore::with_residual_blocks(channels, width, noise, device))
+            }
+            Architecture::Score => Self::DenseScore(DenseScore::score(channels, width, noise, device)),
+            Architecture::SmallScore => Self::DenseScore(DenseScore::small_score(channels, width, noise, device)),
+            Architecture::MlpScore => Self::DenseScore(DenseScore::mlp_score(channels, noise, device)),
         })
     }
 
@@ -39,6 +56,9 @@ impl Network {
         match self {
             Self::RefineNet(net) => net.forward(x, labels),
             Self::ResScore(net) => net.forward(x),
+            Self::ResNetScore(net) => net.forward(x),
+            Self::UNetScore(net) => net.forward(x),
+            Self::DenseScore(net) => net.forward(x),
         }
     }
 }

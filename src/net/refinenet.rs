@@ -40,9 +40,6 @@ impl RefineNet {
         let dilated = |dilation| (Resample::Dilate { dilation }, Resample::Keep { dilation });
         let (d2, d4) = (dilated(2), dilated(4));
         let (norm, stages): (_, Vec<StageSpec>) = match config.architecture {
-            Architecture::ResScore => {
-                return Err(Error::Usage("found the configuration of ResScore, expected that of a RefineNet".into()));
-            }
             Architecture::Ncsn | Architecture::Baseline => (
                 if config.architecture == Architecture::Baseline { NormKind::Plus } else { NormKind::ConditionalPlus },
                 vec![
@@ -62,6 +59,11 @@ impl RefineNet {
                     (4 * width, d4.0, d4.1),
                 ],
             ),
+            other => {
+                return Err(Error::Usage(format!(
+                    "found the configuration of {other:?}, expected that of a RefineNet"
+                )));
+            }
         };
         let parts = &mut Parts { norm, n_levels: config.n_levels, noise, device };
         let begin_conv = parts.conv(config.channels, width, 3, 1, true);
@@ -97,7 +99,7 @@ impl RefineNet {
     }
 
     /// # Shapes
-    /// `x`: `[batch, channels, height, width]`, sides divisible by [`Architecture::size_multiple`]; `labels`: `[batch]`,
+    /// `x`: `[batch, channels, height, width]`, sides of [`Architecture::sizes`]; `labels`: `[batch]`,
     /// level indices → the score, as `x`. It is the score with respect to `x` as given: no chain-rule factor for the
     /// 2x − 1 inside.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {

@@ -11,32 +11,35 @@ use super::{Conv2d, Dual, elu, uniform};
 use crate::noise::Stream;
 
 /// Added to variances before the square root, as in PyTorch.
-const EPSILON: f64 = 1e-5;
+pub(super) const EPSILON: f64 = 1e-5;
+/// Of ResScore.
 const N_GROUPS: usize = 8;
 
-/// Group normalisation (Wu & He 2018) in 8 groups: mean 0 and variance 1 over each group's channels and pixels, then a
-/// scale and a shift for each channel.
+/// Group normalisation (Wu & He 2018): mean 0 and variance 1 over each group's channels and pixels, then a scale and a shift
+/// for each channel.
 #[derive(Module, Debug)]
 pub struct GroupNorm {
     /// `[features]`
     pub weight: Param<Tensor<1>>,
     /// `[features]`
     pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    n_groups: usize,
 }
 
 impl GroupNorm {
-    /// Scales 1, shifts 0. `n_features` is a multiple of 8.
-    pub fn new(n_features: usize, device: &Device) -> Self {
-        assert!(n_features.is_multiple_of(N_GROUPS), "{n_features} channels in {N_GROUPS} groups");
+    /// Scales 1, shifts 0. `n_features` is a multiple of `n_groups`.
+    pub fn new(n_features: usize, n_groups: usize, device: &Device) -> Self {
+        assert!(n_features.is_multiple_of(n_groups), "{n_features} channels in {n_groups} groups");
         let param = |value| Param::from_tensor(upload(vec![value; n_features], [n_features], device));
-        Self { weight: param(1.0), bias: param(0.0) }
+        Self { weight: param(1.0), bias: param(0.0), n_groups }
     }
 
     /// # Shapes
     /// `[batch, features, height, width]`, unchanged.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let [n, c, h, w] = x.dims();
-        let x = x.reshape([n, N_GROUPS, c / N_GROUPS * h * w]);
+        let x = x.reshape([n, self.n_groups, c / self.n_groups * h * w]);
         let centred = x.clone() - x.mean_dim(2);
         let scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
         let by_channel = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, c, 1, 1]));
@@ -44,31 +47,48 @@ impl GroupNorm {
     }
 }
 
-/// A transposed 3×3 convolution that keeps the size (stride 1) or doubles it (stride 2).
+/// A transposed square convolution.
 #[derive(Module, Debug)]
 pub struct ConvTranspose2d {
-    /// `[in, out, 3, 3]`
+    /// `[in, out, k, k]`
     pub weight: Param<Tensor<4>>,
     /// `[out]`
     pub bias: Param<Tensor<1>>,
     #[module(skip)]
     stride: usize,
+    #[module(skip)]
+    padding: usize,
+    #[module(skip)]
+    output_padding: usize,
 }
 
 impl ConvTranspose2d {
-    /// Weights and bias from U(±1/√(9·out)): PyTorch takes the second dimension for the fan-in.
+    /// 3×3, which keeps the size (stride 1) or doubles it (stride 2).
     pub fn new(n_in: usize, n_out: usize, stride: usize, noise: &mut Stream, device: &Device) -> Self {
-        let fan_in = 9 * n_out;
-        let weight = upload(uniform(n_in * fan_in, fan_in, noise), [n_in, n_out, 3, 3], device);
+        Self::general(n_in, n_out, [3, stride, 1, stride - 1], noise, device)
+    }
+
+    /// Weights and bias from U(±1/√(k²·out)): PyTorch takes the second dimension for the fan-in.
+    pub fn general(
+        n_in: usize,
+        n_out: usize,
+        [kernel, stride, padding, output_padding]: [usize; 4],
+        noise: &mut Stream,
+        device: &Device,
+    ) -> Self {
+        let fan_in = kernel * kernel * n_out;
+        let weight = upload(uniform(n_in * fan_in, fan_in, noise), [n_in, n_out, kernel, kernel], device);
         let bias = upload(uniform(n_out, fan_in, noise), [n_out], device);
-        Self { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias), stride }
+        let (weight, bias) = (Param::from_tensor(weight), Param::from_tensor(bias));
+        Self { weight, bias, stride, padding, output_padding }
     }
 
     /// # Shapes
-    /// `[batch, in, height, width]` → `[batch, out, stride·height, stride·width]`
+    /// `[batch, in, h, w]` → `[batch, out, …]`, each side stride·(h − 1) + k − 2·padding + output padding.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let weight = self.weight.val();
-        let options = ConvTransposeOptions::new([self.stride; 2], [1, 1], [self.stride - 1; 2], [1, 1], 1);
+        let (stride, padding, extra) = ([self.stride; 2], [self.padding; 2], [self.output_padding; 2]);
+        let options = ConvTransposeOptions::new(stride, padding, extra, [1, 1], 1);
         let tangent = x.tangent.map(|t| conv_transpose2d(t, weight.clone(), None, options.clone()));
         Dual { value: conv_transpose2d(x.value, weight, Some(self.bias.val()), options), tangent }
     }
@@ -135,9 +155,9 @@ impl GroupNormBlock {
         };
         Self {
             main_0: conv(n_in, resize && is_encoder),
-            main_1: GroupNorm::new(n_out, device),
+            main_1: GroupNorm::new(n_out, N_GROUPS, device),
             main_3: conv(n_out, resize && !is_encoder),
-            main_4: GroupNorm::new(n_out, device),
+            main_4: GroupNorm::new(n_out, N_GROUPS, device),
             residual: resize.then(|| conv(n_in, true)),
         }
     }

@@ -52,6 +52,37 @@ fn scorenet_trains_by_sliced_score_matching_with_and_without_noise() {
 }
 
 #[test]
+fn every_network_of_scorenet_trains_draws_and_is_told_from_its_weights() {
+    let folder = scratch();
+    let tiny =
+        ["training.algo=ssm", "training.noise_std=0.01", "model.nef=4", "model.ndf=4", "sampling.n_steps_each=2"];
+    let args = |name| [&TINY[..], &["--runner", "scorenet", "--doc", name]].concat();
+    for (name, shown, size) in [
+        ("resnetscore", "ResNetScore: 1 channels, ngf 2", 8),
+        ("unetscore", "UNetScore: 1 channels, ngf 2", 16),
+        ("unetresscore", "UNetResScore: 1 channels, ngf 2", 32),
+        ("score", "Score: 1 channels, nef 4", 28),
+        ("smallscore", "SmallScore: 1 channels, nef 4", 10),
+        ("mlpscore", "MlpScore: 1 channels", 10),
+    ] {
+        let (architecture, side) = (format!("model.architecture={name}"), format!("data.image_size={size}"));
+        let set = [&tiny[..], &[&architecture, &side, "training.n_iters=2"]].concat();
+        succeeds(folder.path(), &with(&args(name), &set));
+        let info = succeeds(folder.path(), &["info", "--doc", name]);
+        assert!(info.contains(shown), "{info}");
+    }
+    for (network, size, expected) in [
+        ("unetscore", 28, "expected a multiple of 16 from 16 to 32"),
+        ("unetresscore", 16, "expected a multiple of 16, at least 32"),
+        ("score", 32, "expected 28"),
+    ] {
+        let (architecture, side) = (format!("model.architecture={network}"), format!("data.image_size={size}"));
+        let message = fails(folder.path(), &with(&args("x"), &[&architecture, &side]));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
 fn ncsn_trains_by_sliced_score_matching_exactly_and_by_differences() {
     let folder = scratch();
     let mut losses = Vec::new();

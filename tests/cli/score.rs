@@ -44,7 +44,7 @@ fn a_network_is_evaluated_on_given_tensors() {
         (input([2, 1, 8, 8], &[0, 3]), "label 3, expected 0 to 2"),
         (input([2, 1, 8, 8], &[0]), "expected [2]"),
         (input([2, 3, 8, 8], &[0, 0]), "expected 1 channels"),
-        (input([2, 1, 7, 8], &[0, 0]), "divisible by 2"),
+        (input([2, 1, 7, 8], &[0, 0]), "each side a multiple of 2"),
     ] {
         std::fs::write(folder.path().join("bad.safetensors"), bytes).unwrap();
         let args = ["score", "--checkpoint", checkpoint, "--input", "bad.safetensors", "--output", "o.safetensors"];
@@ -72,8 +72,14 @@ fn weights_alone_can_be_described() {
         write_tensors(&folder.path().join("w.safetensors"), tensors, &BTreeMap::new()).unwrap();
         ["info", "--checkpoint", "w.safetensors"]
     };
-    let net =
-        NetworkConfig { architecture: Architecture::Ncsn, channels: 1, width: 2, n_levels: 3, input: InputRange::Unit };
+    let net = NetworkConfig {
+        architecture: Architecture::Ncsn,
+        channels: 1,
+        width: 2,
+        size: 8,
+        n_levels: 3,
+        input: InputRange::Unit,
+    };
     let mut tensors =
         params::to_host(&RefineNet::new(&net, &mut Noise::new(1).stream("init", 0), &DeviceKind::Cpu.open()).unwrap());
     let described = succeeds(folder.path(), &info(&tensors));

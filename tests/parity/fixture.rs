@@ -42,6 +42,31 @@ pub fn open(name: &str) -> Fixture {
     Fixture { tensors: tensors.collect() }
 }
 
+/// The parameters of a network that the fixtures' README fills by a formula, kind "plain"; `name` is the file that lists
+/// them.
+pub fn formula(name: &str) -> Fixture {
+    let meta: serde_json::Value = serde_json::from_slice(&read(name)).unwrap();
+    let salt = meta["salt"].as_u64().unwrap();
+    let list: BTreeMap<String, (String, Vec<usize>)> = serde_json::from_value(meta["params"].clone()).unwrap();
+    let uniform = |j: usize, k: usize| {
+        let mut z = ((salt << 48) + ((j as u64) << 32) + k as u64).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        2.0 * (((z ^ (z >> 31)) >> 40) as f64 / 16_777_216.0) - 1.0
+    };
+    let tensors = list.into_iter().enumerate().map(|(j, (name, (_, shape)))| {
+        let fan_in = shape[1..].iter().product::<usize>() as f64;
+        let value = |k| match uniform(j, k) {
+            u if shape.len() > 1 => (6.0 / fan_in).sqrt() * u,
+            u if name.ends_with("weight") => 1.0 + 0.1 * u,
+            u => 0.1 * u,
+        };
+        let values = (0..shape.iter().product()).map(|k| f64::from(value(k) as f32)).collect();
+        (name, (shape, values))
+    });
+    Fixture { tensors: tensors.collect() }
+}
+
 impl Fixture {
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)

@@ -8,7 +8,7 @@ use ncsn::score::Score;
 use ncsn::sde::NoiseLevels;
 
 use crate::Case;
-use crate::fixture::{Fixture, assert_close, open, values};
+use crate::fixture::{Fixture, assert_close, formula, open, values};
 
 /// A tenth of the bar of 1e-4; the reference's own f32 error is 1e-6.
 const TOLERANCE: f64 = 1e-5;
@@ -26,11 +26,24 @@ fn outputs_agree(name: &str) {
     let architecture = match name {
         "cond_refinenet_deeper_32" => Architecture::Deeper,
         "resscore_32" => Architecture::ResScore,
+        "resnetscore" => Architecture::ResNetScore,
+        "unetscore_16" | "unetscore_32" => Architecture::UNetScore,
+        "unetresscore_32" | "unetresscore_other_size" => Architecture::UNetResScore,
+        "score_28_formula" => Architecture::Score,
+        "smallscore_10" => Architecture::SmallScore,
+        "mlpscore_10_formula" => Architecture::MlpScore,
         _ if name.starts_with("refinenet_baseline") => Architecture::Baseline,
         _ => Architecture::Ncsn,
     };
-    let (params, forward) =
-        (open(&format!("ncsn/{name}/params.safetensors")), open(&format!("ncsn/{name}/forward.safetensors")));
+    let forward = open(&format!("ncsn/{name}/forward.safetensors"));
+    let params = match name.ends_with("_formula") {
+        true => formula(&format!("ncsn/{name}/meta.json")),
+        false => open(&format!("ncsn/{name}/params.safetensors")),
+    };
+    // The formula's first values are recorded too.
+    for (key, (_, first)) in forward.tensors.iter().filter(|(key, _)| key.starts_with("first8.")) {
+        assert_eq!(params.f64(&key["first8.".len()..])[..first.len()], first[..], "{key}");
+    }
     let mut n_compared = 0;
     for (x, labels, out, input) in [
         ("x", "labels", "out", InputRange::Unit),
@@ -69,6 +82,16 @@ pub fn cases() -> Vec<Case> {
         ("resscore_32", "ResScore gives the published output"),
     ] {
         cases.push(Case::new(claim, &dir(name, &["params", "forward"]), move || outputs_agree(name)));
+    }
+    for name in
+        ["resnetscore", "unetscore_16", "unetscore_32", "unetresscore_32", "unetresscore_other_size", "smallscore_10"]
+    {
+        let claim = format!("{name} gives the published output");
+        cases.push(Case::new(claim, &dir(name, &["params", "forward"]), move || outputs_agree(name)));
+    }
+    for name in ["score_28_formula", "mlpscore_10_formula"] {
+        let files = [format!("ncsn/{name}/meta.json"), format!("ncsn/{name}/forward.safetensors")];
+        cases.push(Case::new(format!("{name} gives the published output"), &files, move || outputs_agree(name)));
     }
     let trained =
         ["ncsn/optimizers_smallest/final_adam.safetensors", "ncsn/optimizers_smallest/forward_adam.safetensors"];

@@ -1,0 +1,329 @@
+//! The other networks of the sliced-score-matching experiments: ResNetScore, two U-nets, and three that end in linear layers.
+//!
+//! Their parameters are published under their places in sequences of layers. So layers without parameters take a place here
+//! too. All are unconditional, with ELU everywhere.
+
+use burn::module::{Module, Param};
+use burn::tensor::ops::PadMode;
+use burn::tensor::{Device, Tensor};
+
+use super::params::upload;
+use super::resscore::{ConvTranspose2d, EPSILON, GroupNorm};
+use super::{Conv2d, Dual, Linear, elu};
+use crate::noise::Stream;
+
+/// A layer on images.
+#[derive(Module, Debug)]
+pub enum Layer {
+    /// A convolution.
+    Conv(Conv2d),
+    /// A transposed convolution.
+    ConvTranspose(ConvTranspose2d),
+    /// Group normalisation.
+    GroupNorm(GroupNorm),
+    /// A layer without parameters.
+    Fixed(Fixed),
+    /// x + f(x)
+    Residual(Residual),
+    /// x beside f(x), along the channels.
+    Level(Level),
+}
+
+/// A layer without parameters.
+#[derive(Module, Debug)]
+pub struct Fixed {
+    #[module(skip)]
+    operation: Operation,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Elu,
+    /// Mean 0 and variance 1 over each image's pixels, for each channel.
+    InstanceNorm,
+    /// Mirrors this many pixels at each border, which is not repeated itself.
+    Reflect(usize),
+}
+
+/// x + norm(conv(elu(norm(conv(x))))), 3×3, mirrored at the borders.
+#[derive(Module, Debug)]
+pub struct Residual {
+    conv_block: Vec<Layer>,
+}
+
+/// A level of a U-net with all that lies below it.
+#[derive(Module, Debug)]
+pub struct Level {
+    model: Vec<Layer>,
+}
+
+impl Layer {
+    fn forward(&self, x: Dual<4>) -> Dual<4> {
+        match self {
+            Self::Conv(conv) => conv.forward(x),
+            Self::ConvTranspose(conv) => conv.forward(x),
+            Self::GroupNorm(norm) => norm.forward(x),
+            Self::Fixed(fixed) => fixed.operation.forward(x),
+            Self::Residual(block) => x.clone() + sequence(&block.conv_block, x),
+            Self::Level(level) => {
+                let inner = sequence(&level.model, x.clone());
+                let cat = |a, b| Tensor::cat(vec![a, b], 1);
+                Dual { value: cat(x.value, inner.value), tangent: x.tangent.zip(inner.tangent).map(|(a, b)| cat(a, b)) }
+            }
+        }
+    }
+}
+
+impl Operation {
+    fn forward(self, x: Dual<4>) -> Dual<4> {
+        match self {
+            Self::Elu => elu(x),
+            Self::InstanceNorm => {
+                let [n, c, h, w] = x.dims();
+                let x = x.reshape([n, c, h * w]);
+                let centred = x.clone() - x.mean_dim(2);
+                let scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
+                (centred * scale).reshape([n, c, h, w])
+            }
+            Self::Reflect(n) => x.linear(|x| x.pad((n, n, n, n), PadMode::Reflect)),
+        }
+    }
+}
+
+fn sequence(layers: &[Layer], x: Dual<4>) -> Dual<4> {
+    layers.iter().fold(x, |h, layer| layer.forward(h))
+}
+
+const ELU: Layer = Layer::Fixed(Fixed { operation: Operation::Elu });
+const NORM: Layer = Layer::Fixed(Fixed { operation: Operation::InstanceNorm });
+
+fn reflect(n: usize) -> Layer {
+    Layer::Fixed(Fixed { operation: Operation::Reflect(n) })
+}
+
+/// Makes layers with fresh weights.
+struct Maker<'a> {
+    noise: &'a mut Stream,
+    device: &'a Device,
+}
+
+impl Maker<'_> {
+    fn conv(&mut self, n_in: usize, n_out: usize, [kernel, stride, padding]: [usize; 3]) -> Layer {
+        Layer::Conv(Conv2d::strided(n_in, n_out, kernel, stride, self.noise, self.device).with_padding(padding))
+    }
+
+    fn conv_transpose(&mut self, n_in: usize, n_out: usize, [kernel, stride, padding]: [usize; 3]) -> Layer {
+        let kind = [kernel, stride, padding, 0];
+        Layer::ConvTranspose(ConvTranspose2d::general(n_in, n_out, kind, self.noise, self.device))
+    }
+
+    /// A convolution that halves the size.
+    fn down(&mut self, n_in: usize, n_out: usize) -> Layer {
+        self.conv(n_in, n_out, [4, 2, 1])
+    }
+
+    /// One that doubles it.
+    fn up(&mut self, n_in: usize, n_out: usize) -> Layer {
+        self.conv_transpose(n_in, n_out, [4, 2, 1])
+    }
+
+    fn residual(&mut self, n: usize) -> Layer {
+        let mut conv = || self.conv(n, n, [3, 1, 0]);
+        let conv_block = vec![reflect(1), conv(), NORM, ELU, reflect(1), conv(), NORM];
+        Layer::Residual(Residual { conv_block })
+    }
+}
+
+/// ResNetScore: six residual blocks at half the size.
+#[derive(Module, Debug)]
+pub struct ResNetScore {
+    model: Vec<Layer>,
+}
+
+impl ResNetScore {
+    /// Of images with `channels`; the first stage has twice `ngf` channels.
+    pub fn new(channels: usize, ngf: usize, noise: &mut Stream, device: &Device) -> Self {
+        let (make, w) = (&mut Maker { noise, device }, 2 * ngf);
+        let mut model = vec![reflect(3), make.conv(channels, w, [7, 1, 0]), NORM, ELU];
+        model.extend([make.conv(w, 2 * w, [3, 2, 1]), NORM, ELU]);
+        model.extend((0..6).map(|_| make.residual(2 * w)));
+        let up = ConvTranspose2d::new(2 * w, w, 2, make.noise, device);
+        model.extend([Layer::ConvTranspose(up), NORM, ELU, reflect(3), make.conv(w, channels, [7, 1, 0])]);
+        Self { model }
+    }
+
+    /// # Shapes
+    /// `[batch, channels, height, width]` in [0, 1], sides even and at least 4 → the score, of the same shape.
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        sequence(&self.model, x * 2.0 + -1.0)
+    }
+}
+
+/// UNetScore, which halves an image down to one pixel, and UNetResScore, which halves it four times and has residual blocks.
+#[derive(Module, Debug)]
+pub struct UNetScore {
+    model: Level,
+}
+
+impl UNetScore {
+    /// UNetScore of images with `channels` and sides of `2^n_halvings`; the first level has twice `ngf` channels.
+    pub fn new(channels: usize, ngf: usize, n_halvings: usize, noise: &mut Stream, device: &Device) -> Self {
+        let (make, w) = (&mut Maker { noise, device }, 2 * ngf);
+        // Channels of the levels, the outermost first.
+        let widths: Vec<usize> = (0..n_halvings).map(|level| w << level.min(2)).collect();
+        let first = make.down(channels, w);
+        let level = make.unet_level(&widths);
+        Self { model: Level { model: vec![first, level, ELU, make.up(2 * w, channels)] } }
+    }
+
+    /// UNetResScore.
+    pub fn with_residual_blocks(channels: usize, ngf: usize, noise: &mut Stream, device: &Device) -> Self {
+        let (make, w) = (&mut Maker { noise, device }, 2 * ngf);
+        let mut model = vec![make.down(channels, w), ELU, make.residual(w), ELU];
+        model.push(make.unetres_level(&[w, 2 * w, 4 * w, 4 * w]));
+        model.extend([ELU, make.up(2 * w, channels), ELU, make.residual(channels)]);
+        Self { model: Level { model } }
+    }
+
+    /// # Shapes
+    /// `[batch, channels, height, width]` in [0, 1] → the score, of the same shape.
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        sequence(&self.model.model, x * 2.0 + -1.0)
+    }
+}
+
+impl Maker<'_> {
+    /// The level between the first two of `widths`, with those below.
+    fn unet_level(&mut self, widths: &[usize]) -> Layer {
+        let (a, b) = (widths[0], widths[1]);
+        let mut model = vec![ELU, self.down(a, b)];
+        match &widths[1..] {
+            [_] => model.extend([ELU, self.up(b, a), NORM]),
+            below => model.extend([NORM, self.unet_level(below), ELU, self.up(2 * b, a), NORM]),
+        }
+        Layer::Level(Level { model })
+    }
+
+    fn unetres_level(&mut self, widths: &[usize]) -> Layer {
+        let (a, b) = (widths[0], widths[1]);
+        let mut model = vec![ELU, self.down(a, b)];
+        match &widths[1..] {
+            [_] => model.extend([ELU, self.residual(b), ELU, self.up(b, a)]),
+            below => {
+                model.extend([NORM, ELU, self.residual(b), self.unetres_level(below), ELU, self.up(2 * b, a)]);
+            }
+        }
+        model.extend([NORM, ELU, self.residual(a)]);
+        Layer::Level(Level { model })
+    }
+}
+
+/// A layer on the rows of a matrix.
+#[derive(Module, Debug)]
+pub enum DenseLayer {
+    /// A linear layer.
+    Linear(Linear),
+    /// Layer normalisation.
+    LayerNorm(LayerNorm),
+    /// A layer without parameters.
+    Fixed(Fixed),
+}
+
+/// Layer normalisation (Ba et al. 2016): mean 0 and variance 1 over the features, then a scale and a shift for each.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[features]`
+    pub weight: Param<Tensor<1>>,
+    /// `[features]`
+    pub bias: Param<Tensor<1>>,
+}
+
+impl LayerNorm {
+    fn new(n_features: usize, device: &Device) -> Self {
+        let param = |value| Param::from_tensor(upload(vec![value; n_features], [n_features], device));
+        Self { weight: param(1.0), bias: param(0.0) }
+    }
+
+    fn forward(&self, x: Dual<2>) -> Dual<2> {
+        let centred = x.clone() - x.mean_dim(1);
+        let scale = (centred.clone().square().mean_dim(1) + EPSILON).rsqrt();
+        let row = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, -1]));
+        centred * scale * row(&self.weight) + row(&self.bias)
+    }
+}
+
+/// Score, SmallScore and MLPScore: linear layers on all pixels, in the first two behind an encoder and a decoder.
+#[derive(Module, Debug)]
+pub struct DenseScore {
+    u_net: Vec<Layer>,
+    fc: Vec<DenseLayer>,
+    main: Vec<DenseLayer>,
+}
+
+impl DenseScore {
+    /// Score, for 28×28 pixels; the first stage has `nef` channels, a multiple of 4.
+    pub fn score(channels: usize, nef: usize, noise: &mut Stream, device: &Device) -> Self {
+        let stages = [([channels, nef], [4, 2, 1]), ([nef, 2 * nef], [4, 2, 1]), ([2 * nef, 4 * nef], [5, 1, 0])];
+        Self::with_u_net(&stages, [channels * 28 * 28, 1024], noise, device)
+    }
+
+    /// SmallScore, for 10×10 pixels; the first stage has four times `nef` channels.
+    pub fn small_score(channels: usize, nef: usize, noise: &mut Stream, device: &Device) -> Self {
+        let stages = [([channels, 4 * nef], [4, 2, 1]), ([4 * nef, 8 * nef], [3, 1, 1])];
+        Self::with_u_net(&stages, [channels * 10 * 10, 256], noise, device)
+    }
+
+    /// MLPScore, for 10×10 pixels.
+    pub fn mlp_score(channels: usize, noise: &mut Stream, device: &Device) -> Self {
+        let n_pixels = channels * 10 * 10;
+        let mut main = Vec::new();
+        for (n_in, n_out) in [(n_pixels, 1024), (1024, 1024), (1024, 512), (512, n_pixels)] {
+            let linear = DenseLayer::Linear(Linear::new(n_in, n_out, noise, device));
+            main.extend([linear, DenseLayer::LayerNorm(LayerNorm::new(n_out, device)), DENSE_ELU]);
+        }
+        main.pop();
+        Self { u_net: vec![], fc: vec![], main }
+    }
+
+    /// The encoder's `stages` (channels; kernel, stride and padding), the same backwards, and two linear layers.
+    fn with_u_net(
+        stages: &[([usize; 2], [usize; 3])],
+        [n_pixels, n_hidden]: [usize; 2],
+        noise: &mut Stream,
+        device: &Device,
+    ) -> Self {
+        let make = &mut Maker { noise, device };
+        let norm = |n| Layer::GroupNorm(GroupNorm::new(n, 4, device));
+        let mut u_net = Vec::new();
+        for &([n_in, n_out], kind) in stages {
+            u_net.extend([make.conv(n_in, n_out, kind), norm(n_out), ELU]);
+        }
+        for (i, &([n_in, n_out], kind)) in stages.iter().enumerate().rev() {
+            u_net.push(make.conv_transpose(n_out, n_in, kind));
+            if i > 0 {
+                u_net.push(norm(n_in));
+            }
+            u_net.push(ELU);
+        }
+        let mut linear = |n_in, n_out| DenseLayer::Linear(Linear::new(n_in, n_out, make.noise, device));
+        let norm = DenseLayer::LayerNorm(LayerNorm::new(n_hidden, device));
+        let fc = vec![linear(n_pixels, n_hidden), norm, DENSE_ELU, linear(n_hidden, n_pixels)];
+        Self { u_net, fc, main: vec![] }
+    }
+
+    /// # Shapes
+    /// `[batch, channels, height, width]` in [0, 1] → the score, of the same shape.
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        let [n, c, h, w] = x.dims();
+        let rows = sequence(&self.u_net, x).reshape([n, c * h * w]);
+        let rows = self.fc.iter().chain(&self.main).fold(rows, |x, layer| match layer {
+            DenseLayer::Linear(linear) => linear.forward(x),
+            DenseLayer::LayerNorm(norm) => norm.forward(x),
+            DenseLayer::Fixed(_) => elu(x),
+        });
+        rows.reshape([n, c, h, w])
+    }
+}
+
+/// The only one without parameters among the linear layers.
+const DENSE_ELU: DenseLayer = DenseLayer::Fixed(Fixed { operation: Operation::Elu });
