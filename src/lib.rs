@@ -85,6 +85,7 @@ pub mod image;
 pub mod loss;
 pub mod net;
 pub mod noise;
+pub mod pickle;
 pub mod plot;
 pub mod sample;
 pub mod score;

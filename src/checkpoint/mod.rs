@@ -3,7 +3,11 @@
 //! `checkpoint_STEP.safetensors` holds the weights under their published names (and `ema.NAME`, the averaged ones) with
 //! the run's configuration in its header; `checkpoint_STEP.state.safetensors` holds the optimiser's state. The state is
 //! written first: a checkpoint exists once its weights do, so a crash in between leaves the one before.
+//!
+//! The published program's checkpoints, PyTorch files, are read and written too: [`pth`], [`resume_published`].
 
+mod exchange;
+pub mod pth;
 mod tensors;
 
 use std::collections::BTreeMap;
@@ -21,6 +25,7 @@ use crate::noise::Noise;
 use crate::score::Differentiable;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
+pub use exchange::{resume_published, to_published};
 pub use tensors::{TensorFile, TensorWriter, write_tensors};
 
 /// Written into the header of the weights, so that a foreign file is told from ours.
@@ -190,7 +195,7 @@ fn header(file: &TensorFile) -> Result<Header> {
     }
 }
 
-/// The weights of a network in a safetensors file: one of ours, or any with the published names.
+/// The weights of a network: a safetensors file, one of ours or any with the published names, or a published checkpoint.
 #[derive(Debug)]
 pub struct Weights {
     file: TensorFile,
@@ -201,14 +206,45 @@ impl Weights {
     /// Reads `path`.
     ///
     /// # Errors
-    /// When it is missing, truncated, or not a safetensors file.
+    /// When it is missing, truncated, or neither a safetensors file nor a checkpoint of PyTorch.
     pub fn open(path: &Path) -> Result<Self> {
+        if pth::is_pth(path)? {
+            return Ok(Self::of(path, pth::read_published(path)?.network));
+        }
         let file = TensorFile::open(path)?;
         let header = match file.metadata("format") {
-            Some(_) => Some(header(&file)?),
-            None => None,
+            Some(format) if format.starts_with("ncsn") => Some(header(&file)?),
+            // Other programs call theirs "pt".
+            _ => None,
         };
         Ok(Self { file, header })
+    }
+
+    /// Weights in memory, of the file `path`.
+    fn of(path: &Path, network: Vec<(String, HostTensor)>) -> Self {
+        Self { file: TensorFile::of(path, network), header: None }
+    }
+
+    /// The optimiser's state beside a checkpoint of ours, if it is still there.
+    ///
+    /// # Errors
+    /// When it is truncated, foreign, or of another step.
+    pub fn optimizer_state(&self) -> Result<Option<TensorFile>> {
+        let path = self.file.path().with_extension("state.safetensors");
+        let Some(own) = self.header.as_ref().filter(|_| path.exists()) else { return Ok(None) };
+        let file = TensorFile::open(&path)?;
+        match header(&file)? {
+            found if found.step == own.step => Ok(Some(file)),
+            found => {
+                let message = format!("found the state of step {}, expected step {}", found.step, own.step);
+                Err(Error::format(&path, message))
+            }
+        }
+    }
+
+    /// A value of the file's metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.file.metadata(key)
     }
 
     /// The run it comes from; `None` for a file with nothing but weights.

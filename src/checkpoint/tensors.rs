@@ -50,6 +50,17 @@ impl TensorFile {
         Ok(Self { path: path.to_path_buf(), bytes, entries, metadata })
     }
 
+    /// Tensors in memory, as if `path` held them.
+    pub(super) fn of(path: &Path, tensors: Vec<(String, HostTensor)>) -> Self {
+        let (mut bytes, mut entries) = (Vec::new(), BTreeMap::new());
+        for (name, HostTensor { shape, values }) in tensors {
+            let start = bytes.len();
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            entries.insert(name, (Dtype::F32, shape, start..bytes.len()));
+        }
+        Self { path: path.to_path_buf(), bytes, entries, metadata: BTreeMap::new() }
+    }
+
     /// Where it was read from.
     pub fn path(&self) -> &Path {
         &self.path

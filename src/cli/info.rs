@@ -29,12 +29,14 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
         (Some(path), _) => path.clone(),
         (None, Some(doc)) => {
             let folders = RunFolders::new(&args.common.run, doc)?;
-            let checkpoints = folders.checkpoints();
-            let latest = checkpoints.latest()?;
+            let newest = folders.newest()?;
             say(format!("run          {}", folders.logs.display()));
-            let steps: Vec<String> = checkpoints.steps()?.iter().map(u64::to_string).collect();
-            say(format!("checkpoints  at steps {}", steps.join(", ")));
-            checkpoints.weights_path(latest)
+            let steps: Vec<String> = folders.checkpoints().steps()?.iter().map(u64::to_string).collect();
+            match steps.is_empty() {
+                true => say("checkpoints  of the published program"),
+                false => say(format!("checkpoints  at steps {}", steps.join(", "))),
+            }
+            newest
         }
         (None, None) => unreachable!("clap requires one of them"),
     };
@@ -44,7 +46,7 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
 
 fn describe(path: &Path) -> Result<()> {
     let weights = Weights::open(path)?;
-    let saved = saved_config(&weights, path)?;
+    let saved = saved_config(&weights, path, None)?;
     let logit = saved.as_ref().is_some_and(|config| config.data.logit_transform);
     let input = if logit { InputRange::Logit } else { InputRange::Unit };
     let net = weights.build(input, false, &DeviceKind::Cpu.open())?;
@@ -56,12 +58,14 @@ fn describe(path: &Path) -> Result<()> {
         architecture.width_key()
     ));
     say(format!("parameters   {n_parameters}{}", if weights.has_ema() { ", and their moving average" } else { "" }));
-    let (Some(header), Some(config)) = (weights.header(), saved) else {
-        say("training     unknown: the file holds weights only");
-        return Ok(());
-    };
-    say(format!("training     step {} of {}, seed {}", header.step, config.training.n_iters, header.seed));
-    say(format!("loss         {:.3} (smoothed)", header.loss));
+    match (weights.header(), &saved) {
+        (Some(header), Some(config)) => {
+            say(format!("training     step {} of {}, seed {}", header.step, config.training.n_iters, header.seed));
+            say(format!("loss         {:.3} (smoothed)", header.loss));
+        }
+        _ => say("training     unknown: the file holds weights only"),
+    }
+    let Some(config) = saved else { return Ok(()) };
     let data = &config.data;
     say(format!("data         {}, {} × {} pixels", data.dataset.name(), data.image_size, data.image_size));
     let levels = noise_levels(&config)?;

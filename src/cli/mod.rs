@@ -1,5 +1,6 @@
 //! The program: arguments, progress, files. Uses the public library only, and is the only part that prints.
 
+mod convert;
 mod data;
 mod figures;
 mod info;
@@ -22,7 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use ncsn::checkpoint::{Checkpoints, Weights};
 use ncsn::config::{Config, File, Runner};
 use ncsn::device::{DeviceKind, Precision};
-use ncsn::net::Architecture;
+use ncsn::net::{Architecture, InputRange};
 use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
 
@@ -66,6 +67,8 @@ enum Command {
     Toy(toy::ToyArgs),
     /// Draw a figure of the paper from short runs
     Figures(figures::FiguresArgs),
+    /// Rewrite a checkpoint: PyTorch's to safetensors and back
+    Convert(convert::ConvertArgs),
     /// Evaluate a network: tensors `x` and `labels` in, `score` out
     Score(score::ScoreArgs),
     /// Show what a run or a checkpoint holds
@@ -172,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Inpaint(args) => inpaint::run(args),
         Command::Toy(args) => toy::run(args),
         Command::Figures(args) => figures::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Score(args) => score::run(args),
         Command::Info(args) => info::run(args),
     });
@@ -213,6 +217,20 @@ impl RunFolders {
         Checkpoints::new(&self.logs)
     }
 
+    /// The newest checkpoint: ours, else the published program's.
+    fn newest(&self) -> Result<PathBuf> {
+        match (self.checkpoints().latest(), self.published()) {
+            (Ok(step), _) => Ok(self.checkpoints().weights_path(step)),
+            (Err(_), Some(path)) => Ok(path),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The published program's newest checkpoint.
+    fn published(&self) -> Option<PathBuf> {
+        Some(self.logs.join("checkpoint.pth")).filter(|path| path.is_file())
+    }
+
     fn config(&self) -> PathBuf {
         self.logs.join("config.yml")
     }
@@ -228,12 +246,23 @@ fn images_config(file: File, name: &str) -> Result<Config> {
     }
 }
 
-/// The configuration saved in a checkpoint's header.
-fn saved_config(weights: &Weights, path: &Path) -> Result<Option<Config>> {
-    let Some(header) = weights.header() else { return Ok(None) };
-    let name = format!("{} (saved configuration)", path.display());
-    let file = Config::parse(&header.config, &name, &[], None)?;
+/// The configuration that belongs to weights: the one in their header, else `given`, else the `config.yml` beside them.
+fn saved_config(weights: &Weights, path: &Path, given: Option<&str>) -> Result<Option<Config>> {
+    let (file, name) = match (weights.header(), given, path.with_file_name("config.yml")) {
+        (Some(header), ..) => {
+            let name = format!("{} (saved configuration)", path.display());
+            (Config::parse(&header.config, &name, &[], None)?, name)
+        }
+        (None, Some(given), _) => Config::load(given, &[], runner(weights))?,
+        (None, None, beside) if beside.is_file() => Config::load(&beside.display().to_string(), &[], runner(weights))?,
+        _ => return Ok(None),
+    };
     images_config(file, &name).map(Some)
+}
+
+/// The runner that weights come from: the published files do not name the network.
+fn runner(weights: &Weights) -> Option<Runner> {
+    weights.network(InputRange::Unit).ok().map(|network| Runner::of(network.architecture))
 }
 
 /// The levels of a run; a network that is not given the level knows one.

@@ -92,7 +92,7 @@ impl SampleArgs {
     /// What the published program's `--test` means.
     pub fn published(doc: String, seed: u64, output: Option<PathBuf>, common: Common) -> Self {
         Self {
-            trained: Trained { doc: Some(doc), checkpoint: None, step: None },
+            trained: Trained { doc: Some(doc), checkpoint: None, config: None, step: None },
             output,
             n: 25,
             batch: 25,

@@ -20,7 +20,7 @@ const BATCH: usize = 64;
 
 #[derive(Debug, Args)]
 pub struct ScoreArgs {
-    /// Weights: a checkpoint, or any safetensors file with the published names
+    /// Weights: a checkpoint, ours or the published program's (.pth), or any safetensors file with the published names
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     /// Tensors `x` [batch, channels, height, width] (f32) and `labels` [batch] (integers; a network
@@ -42,7 +42,7 @@ pub struct ScoreArgs {
 
 pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let weights = Weights::open(&args.checkpoint)?;
-    let saved = saved_config(&weights, &args.checkpoint)?;
+    let saved = saved_config(&weights, &args.checkpoint, None)?;
     let logit = saved.map_or(args.logit_transform, |config| config.data.logit_transform);
     let input = if logit { InputRange::Logit } else { InputRange::Unit };
     let device = args.common.device.open();

@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use ncsn::board::{EventWriter, JsonLines};
-use ncsn::checkpoint::{Checkpoints, Header, Weights};
+use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
 use ncsn::config::{Algo, Config, Optim, Optimizer as OptimizerName, Runner, Training};
 use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
 use ncsn::image::write_png;
@@ -83,9 +83,15 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let folders = RunFolders::new(&args.common.run, &args.doc)?;
     let checkpoints = folders.checkpoints();
     let newest = checkpoints.steps()?.pop();
-    let exists = newest.is_some() || folders.config().exists();
+    // A run of the published program goes on here.
+    let published = if newest.is_none() { folders.published() } else { None };
+    let exists = newest.is_some() || published.is_some() || folders.config().exists();
     if exists && !args.resume && !args.overwrite {
-        let holds = newest.map_or("no checkpoint yet".to_string(), |step| format!("a checkpoint at step {step}"));
+        let holds = match (newest, &published) {
+            (Some(step), _) => format!("a checkpoint at step {step}"),
+            (None, Some(_)) => "a checkpoint of the published program".to_string(),
+            (None, None) => "no checkpoint yet".to_string(),
+        };
         return Err(Error::Usage(format!(
             "the run {} exists ({holds}); --resume goes on with it, --overwrite starts again, another --doc leaves it alone",
             folders.logs.display()
@@ -116,13 +122,16 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let mut trainer = new_trainer(&config, noise, &args.common)?;
     if let Some(step) = resumed {
         trainer = checkpoints.resume(step, rule(&config.optim), trainer)?;
+    } else if let Some(path) = published.as_deref().filter(|_| args.resume) {
+        trainer = resume_published(path, rule(&config.optim), trainer)?;
+        log.info(format!("going on with the published program's {}", path.display()));
     }
     log.info(format!(
         "{} images of {}, network with {} parameters, seed {seed}{}",
         count_images(&*train_set),
         config.data.dataset.name(),
         ncsn::net::params::count(trainer.net()),
-        resumed.map_or(String::new(), |step| format!(", going on at step {step}"))
+        if trainer.step_count() > 0 { format!(", going on at step {}", trainer.step_count()) } else { String::new() }
     ));
     if !args.comment.is_empty() {
         log.info(format!("comment: {}", args.comment));
@@ -363,7 +372,7 @@ fn test_objective(config: &Config) -> (Objective, &'static str) {
     }
 }
 
-fn rule(optim: &Optim) -> Rule {
+pub fn rule(optim: &Optim) -> Rule {
     let Optim { lr, beta1, beta2, eps, momentum, weight_decay, amsgrad, .. } = *optim;
     match optim.optimizer {
         OptimizerName::Adam => Rule::Adam { lr, betas: [beta1, beta2], eps, weight_decay, amsgrad },

@@ -6,7 +6,7 @@ use clap::Args;
 
 use ncsn::checkpoint::Weights;
 use ncsn::config::Config;
-use ncsn::net::Network;
+use ncsn::net::{Network, NetworkConfig};
 use ncsn::{Error, Result};
 
 use super::{Common, RunFolders, saved_config};
@@ -16,9 +16,12 @@ pub struct Trained {
     /// The run
     #[arg(long, value_name = "NAME", required_unless_present = "checkpoint")]
     pub doc: Option<String>,
-    /// A checkpoint file instead of a run's newest
+    /// A checkpoint file instead of a run's newest: ours, or the published program's (.pth)
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
+    /// The configuration of weights that do not hold one [default: config.yml beside them]
+    #[arg(long, value_name = "FILE", requires = "checkpoint")]
+    pub config: Option<String>,
     /// The run's checkpoint at this step instead of its newest
     #[arg(long, value_name = "STEP", requires = "doc", conflicts_with = "checkpoint")]
     pub step: Option<u64>,
@@ -30,17 +33,28 @@ impl Trained {
         let path = match (&self.checkpoint, &self.doc) {
             (Some(path), _) => path.clone(),
             (None, Some(doc)) => {
-                let checkpoints = RunFolders::new(&common.run, doc)?.checkpoints();
-                let step = self.step.map_or_else(|| checkpoints.latest(), Ok)?;
-                checkpoints.weights_path(step)
+                let folders = RunFolders::new(&common.run, doc)?;
+                match self.step {
+                    Some(step) => folders.checkpoints().weights_path(step),
+                    None => folders.newest()?,
+                }
             }
             (None, None) => unreachable!("clap requires one of them"),
         };
         let weights = Weights::open(&path)?;
-        let Some(config) = saved_config(&weights, &path)? else {
-            let message = "found weights without a configuration, expected a checkpoint of ncsn".to_string();
+        let Some(config) = saved_config(&weights, &path, self.config.as_deref())? else {
+            let message = "found weights without a configuration, expected one with --config FILE".to_string();
             return Err(Error::Format { path, message });
         };
+        let (found, expected) = (weights.network(config.network().input)?, config.network());
+        if (NetworkConfig { size: found.size, ..expected.clone() }) != found {
+            let show = |NetworkConfig { architecture, channels, width, n_levels, .. }: NetworkConfig| {
+                let key = architecture.width_key();
+                format!("{architecture:?} with {channels} channels, {key} {width} and {n_levels} noise levels")
+            };
+            let message = format!("found weights of {}, but the configuration is of {}", show(found), show(expected));
+            return Err(Error::Format { path, message });
+        }
         let net = weights.build(config.network().input, true, &common.device.open())?;
         Ok((net, config, weights.digest()))
     }

@@ -50,6 +50,8 @@ pub(super) fn read_error(path: &Path, what: &str, source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::UnexpectedEof => Error::format(path, format!("ends inside {what}: truncated")),
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other => {
+            // The tar reader quotes the archive, in which any bytes may stand.
+            let source: String = source.to_string().chars().take(200).flat_map(char::escape_debug).collect();
             Error::format(path, format!("is broken inside {what}: {source}"))
         }
         _ => Error::Io { path: path.to_path_buf(), source },
@@ -77,5 +79,12 @@ mod tests {
         assert_eq!(read_exactly(&mut &[1_u8, 2][..], 2, path, "the pixels").unwrap(), [1, 2]);
         let error = expect_end(&mut &[1_u8][..], path, "the pixels").unwrap_err();
         assert_eq!(error.to_string(), "f: goes on after the end of the pixels");
+    }
+
+    #[test]
+    fn what_a_reader_quotes_of_a_file_is_shown_harmlessly() {
+        let source = io::Error::other("invalid name \u{1b}[31m\nred");
+        let error = read_error(Path::new("f"), "its tar.gz", source);
+        assert_eq!(error.to_string(), "f: is broken inside its tar.gz: invalid name \\u{1b}[31m\\nred");
     }
 }

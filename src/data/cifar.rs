@@ -10,9 +10,9 @@ use flate2::bufread::GzDecoder;
 
 use crate::data::bounded::{self, read_exactly};
 use crate::data::memory::InMemory;
-use crate::data::pickle::{Pickle, Value};
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
+use crate::pickle::{Names, Pickle, Value};
 
 /// Red, green and blue, each 32 rows of 32 pixels.
 const SHAPE: [usize; 3] = [3, 32, 32];
@@ -72,7 +72,7 @@ pub fn read_pickle(paths: &[PathBuf]) -> Result<InMemory> {
     let mut pixels_u8 = Vec::new();
     for path in paths {
         let bytes = read_file(path)?;
-        let pickle = Pickle::parse(path, &bytes)?;
+        let pickle = Pickle::parse(path, &bytes, Names::NumpyU8)?;
         let (Some(data), Some(labels)) = (pickle.get(pickle.root(), "data"), pickle.get(pickle.root(), "labels"))
         else {
             let message = "is no batch of CIFAR-10: expected a dict with the keys 'data' and 'labels'";

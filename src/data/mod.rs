@@ -11,7 +11,6 @@ pub mod folder;
 pub mod idx;
 pub mod mat;
 pub mod memory;
-pub mod pickle;
 pub mod resize;
 pub mod sets;
 pub mod transform;

@@ -3,6 +3,7 @@
 
 mod figures;
 mod inpaint;
+mod published;
 mod resume;
 mod runners;
 mod sampling;

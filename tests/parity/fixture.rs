@@ -34,7 +34,8 @@ pub fn open(name: &str) -> Fixture {
             Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
             Dtype::F64 => data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
             Dtype::I64 => data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
-            Dtype::U8 => data.iter().map(|&b| b.into()).collect(),
+            Dtype::I32 => data.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+            Dtype::U8 | Dtype::BOOL => data.iter().map(|&b| b.into()).collect(),
             other => panic!("fixtures hold no {other:?}"),
         };
         (name.to_string(), (view.shape().to_vec(), values))

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod blocks;
+mod checkpoints;
 mod fixture;
 mod langevin;
 mod network;
@@ -35,6 +36,7 @@ impl Case {
 fn main() {
     let cases = [
         blocks::cases(),
+        checkpoints::cases(),
         network::cases(),
         langevin::cases(),
         optimizers::cases(),

@@ -1,25 +1,37 @@
-//! Python pickles of plain values and `u8` arrays, read without executing anything.
+//! Python pickles of plain values, `u8` arrays and PyTorch's tensors, read without executing anything.
 //!
 //! A pickle is a program for a stack machine that may call any Python function. This reader knows the opcodes that
-//! build plain values, and the five names that numpy's `u8` arrays and Python 3's bytes need; it refuses every other.
-//! Values lie in one list and refer to each other by number, so a pickle that shares or nests values without end costs
-//! a small multiple of its own length, and nothing here is recursive.
+//! build plain values, and one of two families of names: the five that numpy's `u8` arrays and Python 3's bytes need,
+//! or those that tensors need; it refuses every other. Values lie in one list and refer to each other by number, so a
+//! pickle that shares or nests values without end costs a small multiple of its own length, and nothing here is
+//! recursive.
 //!
 //! Source: the opcodes' descriptions in Python's standard module `pickletools`.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use crate::error::Result;
 
 mod machine;
-mod parts;
+mod numpy;
+mod torch;
 
 use machine::Machine;
 
+pub use torch::Item;
+
 /// The number of a [`Value`] inside its [`Pickle`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(usize);
+
+/// Which functions and classes a pickle may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// What numpy's arrays of `u8` and Python 3's bytes are made of.
+    NumpyU8,
+    /// What PyTorch's tensors, state dicts and optimisers' states are made of.
+    Torch,
+}
 
 /// A Python value; its parts are given by their [`Id`]s.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,26 +66,33 @@ pub enum Value<'a> {
         bytes: Id,
     },
     /// A part of an array under construction.
-    Part(Part),
-}
-
-/// The functions and classes that a pickle may name, and what they make before it is complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The function that makes an array without content.
-    Reconstruct,
-    /// The function that makes an array from bytes.
-    FromBuffer,
-    /// The class `ndarray`.
-    NdArray,
-    /// The class `dtype`.
-    DType,
-    /// `_codecs.encode`, with which Python 3 writes bytes in protocol 2.
-    Encode,
-    /// The type of `u8` items.
-    DTypeU8,
-    /// An array without content.
-    EmptyArray,
+    Numpy(numpy::Part),
+    /// PyTorch's reference to items that lie outside the pickle.
+    Storage {
+        /// The items' type.
+        item: Item,
+        /// Its name, a string.
+        key: Id,
+        /// How many items, an integer.
+        n_items: Id,
+        /// In the stream format, `None` or the part of the items that is meant: a tuple of a key, an offset and a length.
+        view: Option<Id>,
+    },
+    /// PyTorch's tensor: a view of a storage.
+    Tensor {
+        /// A [`Value::Storage`].
+        storage: Id,
+        /// The number of its first item, an integer.
+        offset: Id,
+        /// A tuple of integers.
+        shape: Id,
+        /// The distance of neighbours along each axis in items, a tuple of integers.
+        strides: Id,
+    },
+    /// PyTorch's reference, in the tar format, to a tensor or storage outside the pickle: a string or an integer.
+    Outside(Id),
+    /// A name of PyTorch's.
+    Torch(torch::Part),
 }
 
 /// A parsed pickle, which borrows the strings of the file's bytes.
@@ -87,10 +106,19 @@ impl<'a> Pickle<'a> {
     /// Parses `bytes`, the whole content of `path` (which only errors use), in a pickle protocol from 2 to 5.
     ///
     /// # Errors
-    /// [`crate::Error::Format`] when the pickle is broken, is too large, or needs anything but plain values and `u8` arrays.
-    pub fn parse(path: &Path, bytes: &'a [u8]) -> Result<Self> {
-        let (values, root) = Machine::new(path, bytes).run()?;
+    /// [`crate::Error::Format`] when the pickle is broken, is too large, or names anything but `names`.
+    pub fn parse(path: &Path, bytes: &'a [u8], names: Names) -> Result<Self> {
+        let (values, root) = Machine::new(path, bytes, names).run_to_end()?;
         Ok(Self { values, root })
+    }
+
+    /// Parses the pickle with which `bytes` begin; gives how many bytes it has, too.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_first(path: &Path, bytes: &'a [u8], names: Names) -> Result<(Self, usize)> {
+        let (values, root, n_bytes) = Machine::new(path, bytes, names).run()?;
+        Ok((Self { values, root }, n_bytes))
     }
 
     /// The outermost value.
@@ -101,6 +129,16 @@ impl<'a> Pickle<'a> {
     /// The value with a number that this pickle gave out.
     pub fn value(&self, id: Id) -> &Value<'a> {
         &self.values[id.0]
+    }
+
+    /// Every value that was made, in the order of making.
+    pub fn values(&self) -> &[Value<'a>] {
+        &self.values
+    }
+
+    /// The text of a string of Python 2 or 3.
+    pub fn text(&self, id: Id) -> Option<&'a str> {
+        self.value(id).as_text()
     }
 
     /// The value at a string or bytes `key` of a dict; `None` when `dict` is no dict or has no such key.
@@ -114,40 +152,26 @@ impl<'a> Pickle<'a> {
         // As in Python, the last of equal keys counts.
         pairs.iter().rev().find(|(id, _)| is_key(*id)).map(|(_, id)| self.value(*id))
     }
+}
 
-    /// An array's shape and its items with the last axis fastest.
-    ///
-    /// # Errors
-    /// A sentence, without the file's name, when `value` is no array of `u8` or its parts do not fit together.
-    pub fn array_u8(&self, value: &Value<'a>) -> Result<(Vec<usize>, Cow<'a, [u8]>), String> {
-        let Value::Array { shape, is_column_major, bytes } = value else {
-            return Err("is no numpy array".into());
-        };
-        let Value::Tuple(dims) = self.value(*shape) else { return Err("is an array without a shape".into()) };
-        let dim = |id: &Id| if let Value::Int(n) = self.value(*id) { usize::try_from(*n).ok() } else { None };
-        let shape: Vec<usize> =
-            dims.iter().map(dim).collect::<Option<_>>().ok_or("is an array whose shape is not made of sizes")?;
-        let bytes = match self.value(*bytes) {
-            Value::Bytes(bytes) => Cow::Borrowed(*bytes),
-            Value::Latin1(text) => {
-                let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
-                Cow::Owned(bytes.ok_or("is an array with a character beyond Latin-1")?)
-            }
-            _ => return Err("is an array whose items are not bytes".into()),
-        };
-        let n_items = shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim));
-        if n_items != Some(bytes.len()) {
-            return Err(format!("is an array of shape {shape:?} with {} items", bytes.len()));
+impl<'a> Value<'a> {
+    /// The text of a string of Python 2 or 3.
+    pub fn as_text(&self) -> Option<&'a str> {
+        match self {
+            Value::Str(text) => Some(text),
+            Value::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+            _ => None,
         }
-        match (*is_column_major, &shape[..]) {
-            (false, _) | (true, [] | [_]) => Ok((shape, bytes)),
-            (true, &[n_rows, n_columns]) => {
-                let items = (0..n_rows).flat_map(|r| (0..n_columns).map(move |c| (r, c)));
-                let items = items.map(|(r, c)| bytes[c * n_rows + r]).collect();
-                Ok((shape, Cow::Owned(items)))
-            }
-            (true, _) => Err(format!("is a column-major array of {} axes; expected at most 2", shape.len())),
-        }
+    }
+
+    /// The items' type of a class of PyTorch's storages or tensors.
+    pub fn as_item(&self) -> Option<Item> {
+        if let Value::Torch(torch::Part::Class(item)) = self { Some(*item) } else { None }
+    }
+
+    /// The number of an integer that is not negative.
+    pub fn as_size(&self) -> Option<u64> {
+        if let Value::Int(n) = self { u64::try_from(*n).ok() } else { None }
     }
 }
 
@@ -158,7 +182,7 @@ mod tests {
     use super::*;
 
     fn parse(bytes: &[u8]) -> Result<Pickle<'_>> {
-        Pickle::parse(Path::new("p"), bytes)
+        Pickle::parse(Path::new("p"), bytes, Names::NumpyU8)
     }
 
     fn message(bytes: &[u8]) -> String {

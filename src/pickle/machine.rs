@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{Id, Value};
+use super::{Id, Names, Value};
 use crate::error::{Error, Result};
 
 /// The most values, memo entries and stack entries: a batch of CIFAR-10 has 20,000 values.
@@ -15,21 +15,45 @@ const MAX_DEPTH: usize = 1000;
 pub(super) struct Machine<'p, 'a> {
     path: &'p Path,
     bytes: &'a [u8],
+    names: Names,
     at: usize,
     pub(super) values: Vec<Value<'a>>,
     stack: Vec<Id>,
     /// Lengths of the stack at which the open containers begin.
     marks: Vec<usize>,
     memo: HashMap<usize, Id>,
+    /// How many more items of lists may be copied: a list that is copied again and again must not cost more than its
+    /// bytes.
+    pub(super) n_copies_left: usize,
 }
 
 impl<'p, 'a> Machine<'p, 'a> {
-    pub(super) fn new(path: &'p Path, bytes: &'a [u8]) -> Self {
-        Self { path, bytes, at: 0, values: vec![], stack: vec![], marks: vec![], memo: HashMap::new() }
+    pub(super) fn new(path: &'p Path, bytes: &'a [u8], names: Names) -> Self {
+        let n_copies_left = bytes.len();
+        Self {
+            path,
+            bytes,
+            names,
+            at: 0,
+            values: vec![],
+            stack: vec![],
+            marks: vec![],
+            memo: HashMap::new(),
+            n_copies_left,
+        }
     }
 
-    /// Executes the whole program; gives all values and the one that it leaves.
-    pub(super) fn run(mut self) -> Result<(Vec<Value<'a>>, Id)> {
+    /// Executes a program that must be all there is; gives all values and the one that it leaves.
+    pub(super) fn run_to_end(self) -> Result<(Vec<Value<'a>>, Id)> {
+        let (path, n_bytes) = (self.path, self.bytes.len());
+        match self.run()? {
+            (values, root, n_read) if n_read == n_bytes => Ok((values, root)),
+            (.., n_read) => Err(Error::format(path, format!("pickle, byte {n_read}: goes on after its value"))),
+        }
+    }
+
+    /// Executes one program; gives all values, the one that it leaves, and the program's length.
+    pub(super) fn run(mut self) -> Result<(Vec<Value<'a>>, Id, usize)> {
         match *self.bytes {
             [0x80, 2..=5, ..] => {}
             [0x80, protocol, ..] => return Err(self.error(format!("protocol {protocol}; expected 2 to 5"))),
@@ -129,8 +153,15 @@ impl<'p, 'a> Machine<'p, 'a> {
                     let (name, module) = (self.pop_text()?, self.pop_text()?);
                     self.global(&module, &name)?;
                 }
-                b'R' => self.reduce()?,
-                b'b' => self.build()?,
+                b'R' => match self.names {
+                    Names::NumpyU8 => self.numpy_reduce()?,
+                    Names::Torch => self.torch_reduce()?,
+                },
+                b'b' => match self.names {
+                    Names::NumpyU8 => self.numpy_build()?,
+                    Names::Torch => self.torch_build()?,
+                },
+                b'Q' if self.names == Names::Torch => self.torch_outside()?,
                 opcode => {
                     let message = format!("opcode {opcode:#04x} makes no plain value, so it is refused");
                     return Err(self.error(message));
@@ -138,10 +169,10 @@ impl<'p, 'a> Machine<'p, 'a> {
             }
         }
         let root = self.pop()?;
-        if !self.stack.is_empty() || !self.marks.is_empty() || self.at != self.bytes.len() {
+        if !self.stack.is_empty() || !self.marks.is_empty() {
             return Err(self.error("goes on after its value"));
         }
-        Ok((self.values, root))
+        Ok((self.values, root, self.at))
     }
 
     /// An error at the byte after the last one read.
@@ -181,7 +212,15 @@ impl<'p, 'a> Machine<'p, 'a> {
         Ok(line)
     }
 
-    fn push_id(&mut self, id: Id) -> Result<()> {
+    /// The meaning of a function's or class's name.
+    fn global(&mut self, module: &str, name: &str) -> Result<()> {
+        match self.names {
+            Names::NumpyU8 => self.numpy_global(module, name),
+            Names::Torch => self.torch_global(module, name),
+        }
+    }
+
+    pub(super) fn push_id(&mut self, id: Id) -> Result<()> {
         if self.stack.len() >= MAX_VALUES {
             return Err(self.error(format!("more than {MAX_VALUES} values on the stack")));
         }

@@ -1,0 +1,255 @@
+//! Writing a checkpoint that PyTorch 1.6 and later load, also with `weights_only=True`.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use flate2::Crc;
+
+use super::published::{OptimizerState, Setting, StateValue};
+use crate::error::{Error, Result};
+use crate::file;
+use crate::net::params::HostTensor;
+
+/// The folder of all files in the archive.
+const FOLDER: &str = "archive";
+/// Where in the file storages begin: at multiples of this, as PyTorch's do, so that they can be mapped into memory.
+const ALIGNMENT: usize = 64;
+/// The date 1980-01-01, so that equal content is equal bytes.
+const DATE: u16 = 1 << 5 | 1;
+/// Chunks of numbers that are turned to bytes at once.
+const N_CHUNK: usize = 1 << 14;
+
+/// Writes `path`, whole or not at all: the list `[state_dict, optimizer]` or, without an optimiser, `[state_dict]`, with
+/// `prefix` before each name. The same content gives the same bytes.
+///
+/// # Errors
+/// When the file cannot be written, or would be larger than 4 GiB.
+///
+/// # Panics
+/// When a tensor has not as many values as its shape says.
+pub fn write_published(
+    path: &Path,
+    network: &[(String, HostTensor)],
+    prefix: &str,
+    optimizer: Option<&OptimizerState>,
+) -> Result<()> {
+    let mut pickler = Pickler { bytes: b"\x80\x02](".to_vec(), storages: Vec::new() };
+    pickler.state_dict(network, prefix);
+    if let Some(optimizer) = optimizer {
+        pickler.optimizer(optimizer);
+    }
+    pickler.bytes.extend(b"e.");
+    let Pickler { bytes: pickle, storages } = pickler;
+
+    let storages = storages.into_iter().enumerate().map(|(i, values)| (format!("data/{i}"), Content::Numbers(values)));
+    let files: Vec<(String, Content<'_>)> =
+        [("data.pkl".to_string(), Content::Bytes(&pickle)), ("byteorder".into(), Content::Bytes(b"little"))]
+            .into_iter()
+            .chain(storages)
+            .chain([("version".into(), Content::Bytes(b"3\n"))])
+            .collect();
+    let too_large = || Error::Usage(format!("{}: such a checkpoint is limited to 4 GiB", path.display()));
+    let (headers, end) = layout(&files).ok_or_else(too_large)?;
+    file::write_atomically(path, |out| {
+        for (header, (_, content)) in headers.iter().zip(&files) {
+            out.write_all(header)?;
+            content.chunks(|bytes| out.write_all(bytes))?;
+        }
+        out.write_all(&end)
+    })
+}
+
+/// What a file in the archive holds.
+enum Content<'a> {
+    Bytes(&'a [u8]),
+    Numbers(&'a [f32]),
+}
+
+impl Content<'_> {
+    fn n_bytes(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Numbers(values) => 4 * values.len(),
+        }
+    }
+
+    /// Calls `f` with the bytes, part by part.
+    fn chunks(&self, mut f: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        match self {
+            Self::Bytes(bytes) => f(bytes),
+            Self::Numbers(values) => values.chunks(N_CHUNK).try_for_each(|values| {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                f(&bytes)
+            }),
+        }
+    }
+
+    fn crc(&self) -> u32 {
+        let mut crc = Crc::new();
+        let sum = self.chunks(|bytes| {
+            crc.update(bytes);
+            Ok(())
+        });
+        sum.map_or(0, |()| crc.sum())
+    }
+}
+
+/// What comes before each file, and the archive's end; `None` if it would be too large for the fields' 32 bits.
+fn layout(files: &[(String, Content<'_>)]) -> Option<(Vec<Vec<u8>>, Vec<u8>)> {
+    let (mut headers, mut directory, mut at) = (Vec::new(), Vec::new(), 0_usize);
+    for (name, content) in files {
+        let name = format!("{FOLDER}/{name}");
+        let n_bytes = u32::try_from(content.n_bytes()).ok()?;
+        let mut common = Vec::new();
+        common.extend([0, 0, 0, 0, 0, 0]); // No flags, stored, midnight.
+        common.extend(DATE.to_le_bytes());
+        common.extend(content.crc().to_le_bytes());
+        common.extend([n_bytes, n_bytes].map(u32::to_le_bytes).concat());
+        common.extend((name.len() as u16).to_le_bytes());
+
+        // An extra field, "FB" as PyTorch calls it, moves the content to the next aligned byte.
+        let start = at + 30 + name.len() + 4;
+        let n_padding = start.next_multiple_of(ALIGNMENT) - start;
+        let mut header = b"PK\x03\x04\x14\x00".to_vec();
+        header.extend(&common);
+        header.extend((4 + n_padding as u16).to_le_bytes());
+        header.extend(name.as_bytes());
+        header.extend(b"FB");
+        header.extend((n_padding as u16).to_le_bytes());
+        header.extend(vec![b'Z'; n_padding]);
+
+        directory.extend(b"PK\x01\x02\x14\x00\x14\x00");
+        directory.extend(&common);
+        directory.extend([0; 12]); // No extra field, comment or attributes; one disk.
+        directory.extend(u32::try_from(at).ok()?.to_le_bytes());
+        directory.extend(name.as_bytes());
+
+        at += header.len() + content.n_bytes();
+        headers.push(header);
+    }
+    let n_files = u16::try_from(files.len()).ok()?;
+    let n_directory = u32::try_from(directory.len()).ok()?;
+    directory.extend(b"PK\x05\x06\0\0\0\0");
+    directory.extend([n_files, n_files].map(u16::to_le_bytes).concat());
+    directory.extend(n_directory.to_le_bytes());
+    directory.extend(u32::try_from(at).ok()?.to_le_bytes());
+    directory.extend([0, 0]);
+    Some((headers, directory))
+}
+
+/// A pickle of protocol 2 under construction, and the storages that it refers to by their numbers.
+struct Pickler<'a> {
+    bytes: Vec<u8>,
+    storages: Vec<&'a [f32]>,
+}
+
+impl<'a> Pickler<'a> {
+    fn state_dict(&mut self, network: &'a [(String, HostTensor)], prefix: &str) {
+        self.bytes.extend(b"ccollections\nOrderedDict\n)R(");
+        for (name, tensor) in network {
+            self.text(&format!("{prefix}{name}"));
+            self.tensor(tensor);
+        }
+        self.bytes.push(b'u');
+    }
+
+    fn optimizer(&mut self, optimizer: &'a OptimizerState) {
+        self.bytes.extend(b"}(");
+        self.text("state");
+        self.bytes.extend(b"}(");
+        for (&param, values) in &optimizer.state {
+            self.int(param.cast_signed());
+            self.bytes.extend(b"}(");
+            for (name, value) in values {
+                self.text(name);
+                match value {
+                    StateValue::None => self.bytes.push(b'N'),
+                    StateValue::Int(n) => self.int(*n),
+                    StateValue::Float(x) => self.float(*x),
+                    StateValue::Tensor(tensor) => self.tensor(tensor),
+                }
+            }
+            self.bytes.push(b'u');
+        }
+        self.bytes.push(b'u');
+        self.text("param_groups");
+        self.bytes.extend(b"](");
+        for group in &optimizer.groups {
+            self.bytes.extend(b"}(");
+            for (name, setting) in &group.settings {
+                self.text(name);
+                self.setting(setting);
+            }
+            self.text("params");
+            self.bytes.extend(b"](");
+            group.params.iter().for_each(|&param| self.int(param.cast_signed()));
+            self.bytes.extend(b"eu");
+        }
+        self.bytes.extend(b"eu");
+    }
+
+    fn setting(&mut self, setting: &Setting) {
+        match setting {
+            Setting::None => self.bytes.push(b'N'),
+            Setting::Bool(flag) => self.bytes.push(if *flag { 0x88 } else { 0x89 }),
+            Setting::Int(n) => self.int(*n),
+            Setting::Float(x) => self.float(*x),
+            Setting::Floats(numbers) => {
+                self.bytes.push(b'(');
+                numbers.iter().for_each(|x| self.float(*x));
+                self.bytes.push(b't');
+            }
+        }
+    }
+
+    /// A view of all of a new storage.
+    fn tensor(&mut self, HostTensor { shape, values }: &'a HostTensor) {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "shape {shape:?}");
+        let key = self.storages.len().to_string();
+        self.storages.push(values);
+        self.bytes.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        self.text("storage");
+        self.bytes.extend(b"ctorch\nFloatStorage\n");
+        self.text(&key);
+        self.text("cpu");
+        self.size(values.len());
+        self.bytes.extend(b"tQK\x00(");
+        shape.iter().for_each(|&size| self.size(size));
+        self.bytes.extend(b"t(");
+        let strides = (0..shape.len()).map(|i| shape[i + 1..].iter().map(|&size| size.max(1)).product());
+        strides.for_each(|stride| self.size(stride));
+        self.bytes.extend(b"t\x89ccollections\nOrderedDict\n)RtR");
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes.push(b'X');
+        // Names are far shorter than 4 GiB, or the archive is refused for its size.
+        self.bytes.extend((text.len() as u32).to_le_bytes());
+        self.bytes.extend(text.as_bytes());
+    }
+
+    fn size(&mut self, n: usize) {
+        self.int(i64::try_from(n).unwrap_or(i64::MAX));
+    }
+
+    /// In the least bytes, as Python does.
+    fn int(&mut self, n: i64) {
+        if let Ok(n) = u8::try_from(n) {
+            self.bytes.extend([b'K', n]);
+        } else if let Ok(n) = u16::try_from(n) {
+            self.bytes.push(b'M');
+            self.bytes.extend(n.to_le_bytes());
+        } else if let Ok(n) = i32::try_from(n) {
+            self.bytes.push(b'J');
+            self.bytes.extend(n.to_le_bytes());
+        } else {
+            self.bytes.extend([0x8a, 8]);
+            self.bytes.extend(n.to_le_bytes());
+        }
+    }
+
+    fn float(&mut self, x: f64) {
+        self.bytes.push(b'G');
+        self.bytes.extend(x.to_be_bytes());
+    }
+}

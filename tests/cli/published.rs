@@ -1,0 +1,128 @@
+//! The published program's checkpoints: read wherever weights are, gone on with, and written.
+
+use std::fs;
+use std::path::Path;
+
+use crate::{fails, scratch, succeeds};
+
+/// A run of some steps without a moving average, which published runs do not have.
+fn train(folder: &Path, doc: &str, n_iters: &str) {
+    let n_iters = format!("training.n_iters={n_iters}");
+    let args = ["train", "--config", "plain.yml", "--doc", doc, "--no-sample", "--set", &n_iters];
+    succeeds(folder, &args);
+}
+
+fn with_plain_config() -> tempfile::TempDir {
+    let folder = scratch();
+    let plain = crate::TINY.replace(" ema_rate: 0.9,", "");
+    assert!(!plain.contains("ema"));
+    fs::write(folder.path().join("plain.yml"), plain).unwrap();
+    folder
+}
+
+#[test]
+fn a_published_run_goes_on_with_its_adam_state_as_if_it_had_never_stopped() {
+    let folder = with_plain_config();
+    train(folder.path(), "straight", "16");
+    train(folder.path(), "first", "8");
+    // What the published program leaves: its configuration and its newest checkpoint.
+    let logs = folder.path().join("run/logs/published");
+    fs::create_dir_all(&logs).unwrap();
+    fs::copy(folder.path().join("plain.yml"), logs.join("config.yml")).unwrap();
+    let said = succeeds(
+        folder.path(),
+        &["convert", "run/logs/first/checkpoint_8.safetensors", "run/logs/published/checkpoint.pth"],
+    );
+    assert!(said.contains("and the optimiser's state in run/logs/published/checkpoint.pth"), "{said}");
+
+    assert!(fails(folder.path(), &["train", "--config", "plain.yml", "--doc", "published"]).contains("--resume"));
+    let info = succeeds(folder.path(), &["info", "--doc", "published"]);
+    assert!(info.contains("of the published program") && info.contains("Ncsn: 1 channels, ngf 2"), "{info}");
+    succeeds(folder.path(), &["sample", "--doc", "published", "-o", "samples", "--n", "2"]);
+    let args = ["train", "--doc", "published", "--resume", "--no-sample", "--set", "training.n_iters=16"];
+    let said = succeeds(folder.path(), &args);
+    assert!(said.contains("going on at step 8"), "{said}");
+    let weights = |doc| {
+        let path = folder.path().join(format!("run/logs/{doc}/checkpoint_16.safetensors"));
+        let bytes = fs::read(path).unwrap();
+        let n_header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[8 + n_header..].to_vec()
+    };
+    assert!(weights("published") == weights("straight"), "byte for byte");
+}
+
+#[test]
+fn checkpoints_are_converted_there_and_back_and_give_the_same_score() {
+    let folder = with_plain_config();
+    train(folder.path(), "d", "4");
+    let ours = "run/logs/d/checkpoint_4.safetensors";
+    for args in
+        [["convert", ours, "a.pth"], ["convert", "a.pth", "b.safetensors"], ["convert", "b.safetensors", "c.pth"]]
+    {
+        succeeds(folder.path(), &args);
+    }
+    let x: Vec<f32> = (0..128).map(|i| i as f32 / 128.0).collect();
+    write_input(&folder.path().join("in.safetensors"), &x);
+    let mut scores = Vec::new();
+    for name in [ours, "a.pth", "b.safetensors", "c.pth"] {
+        let output = format!("{}.out", name.replace('/', "_"));
+        succeeds(folder.path(), &["score", "--checkpoint", name, "--input", "in.safetensors", "--output", &output]);
+        scores.push(fs::read(folder.path().join(output)).unwrap());
+    }
+    assert!(scores.windows(2).all(|pair| pair[0] == pair[1]));
+
+    // Samples need a configuration, which such files do not hold.
+    let sample = ["sample", "--checkpoint", "c.pth", "-o", "s", "--n", "1"];
+    assert!(fails(folder.path(), &sample).contains("expected one with --config FILE"));
+    succeeds(folder.path(), &[&sample[..], &["--config", "plain.yml"]].concat());
+    let message = fails(folder.path(), &["sample", "--checkpoint", "c.pth", "-o", "t", "--config", "anneal.yml"]);
+    assert!(
+        message.contains("ngf 2 and 3 noise levels, but the configuration is of Ncsn with 1 channels, ngf 64"),
+        "{message}"
+    );
+
+    // c.pth has no optimiser's state: nothing to go on with.
+    let logs = folder.path().join("run/logs/bare");
+    fs::create_dir_all(&logs).unwrap();
+    fs::copy(folder.path().join("plain.yml"), logs.join("config.yml")).unwrap();
+    fs::copy(folder.path().join("c.pth"), logs.join("checkpoint.pth")).unwrap();
+    assert!(fails(folder.path(), &["train", "--doc", "bare", "--resume"]).contains("without its optimiser's state"));
+}
+
+/// `x` of two 8×8 images, and labels.
+fn write_input(path: &Path, x: &[f32]) {
+    let x: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let labels: Vec<u8> = [0_i64, 2].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = |dtype, shape, data| safetensors::tensor::TensorView::new(dtype, shape, data).unwrap();
+    let tensors = [
+        ("x", view(safetensors::Dtype::F32, vec![2, 1, 8, 8], &x[..])),
+        ("labels", view(safetensors::Dtype::I64, vec![2], &labels[..])),
+    ];
+    fs::write(path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+}
+
+#[test]
+fn what_cannot_be_converted_is_told() {
+    let folder = scratch();
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    write("there.pth", b"");
+    // A pickle that would run a command.
+    write(
+        "evil.pth",
+        b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.\x80\x02cposix\nsystem\n\
+          X\x0c\0\0\0touch hacked\x85R.\x80\x02].",
+    );
+    for (args, needle) in [
+        (["convert", "evil.pth", "out.safetensors"], "refuses to load posix.system"),
+        (["convert", "missing.pth", "out.safetensors"], "missing.pth: No such file"),
+        (["convert", "there.pth", "out.safetensors"], "is no checkpoint of PyTorch"),
+        (["convert", "tiny.yml", "out.safetensors"], "no complete safetensors file"),
+        (["convert", "evil.pth", "there.pth"], "there.pth exists; --overwrite"),
+        (["convert", "evil.pth", "out.onnx"], "expected .pth"),
+    ] {
+        let message = fails(folder.path(), &args);
+        assert!(message.contains(needle), "{needle} in {message}");
+    }
+    assert!(!folder.path().join("hacked").exists());
+    assert!(!folder.path().join("out.safetensors").exists());
+}
