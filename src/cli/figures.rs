@@ -87,7 +87,7 @@ fn scorenet(args: ScoreNetArgs) -> Result<ExitCode> {
     let output = args.output.unwrap_or_else(|| args.common.run.join("figures"));
     create_folder(&output)?;
     let panel = Panel {
-        title: "Figure 1: sliced score matching".into(),
+        title: "Sliced score matching, figure 1".into(),
         content: Content::Lines { x_label: "step".into(), y_label: "loss".into(), series },
     };
     let path = output.join("scorenet");

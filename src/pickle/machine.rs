@@ -22,14 +22,12 @@ pub(super) struct Machine<'p, 'a> {
     /// Lengths of the stack at which the open containers begin.
     marks: Vec<usize>,
     memo: HashMap<usize, Id>,
-    /// How many more items of lists may be copied: a list that is copied again and again must not cost more than its
-    /// bytes.
-    pub(super) n_copies_left: usize,
+    /// How many items of lists were copied.
+    n_copied: usize,
 }
 
 impl<'p, 'a> Machine<'p, 'a> {
     pub(super) fn new(path: &'p Path, bytes: &'a [u8], names: Names) -> Self {
-        let n_copies_left = bytes.len();
         Self {
             path,
             bytes,
@@ -39,7 +37,7 @@ impl<'p, 'a> Machine<'p, 'a> {
             stack: vec![],
             marks: vec![],
             memo: HashMap::new(),
-            n_copies_left,
+            n_copied: 0,
         }
     }
 
@@ -240,6 +238,13 @@ impl<'p, 'a> Machine<'p, 'a> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let id = if self.stack.len() > floor { self.stack.pop() } else { None };
         id.ok_or_else(|| self.error("takes a value where there is none"))
+    }
+
+    /// Accounts for `n` items of a list that are about to be copied: however often it is, that must not cost more than
+    /// the bytes read so far.
+    pub(super) fn copies(&mut self, n: usize) -> Result<()> {
+        self.n_copied += n;
+        if self.n_copied > self.at { Err(self.error("copies lists over and over")) } else { Ok(()) }
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Id>> {

@@ -179,19 +179,129 @@ impl<'a> Machine<'_, 'a> {
 
     /// The keys and values of a list of pairs.
     fn pairs(&mut self, list: Id) -> Result<Vec<(Id, Id)>> {
-        let Value::List(items) = &self.values[list.0] else {
-            return Err(self.error("makes a dict of what is no list"));
-        };
-        let n_items = items.len();
+        let n_items = if let Value::List(items) = &self.values[list.0] { items.len() } else { 0 };
+        self.copies(n_items)?;
         let pair = |item: &Id| match &self.values[item.0] {
             Value::List(pair) | Value::Tuple(pair) => <[Id; 2]>::try_from(&pair[..]).ok().map(|[k, v]| (k, v)),
             _ => None,
         };
-        if n_items > self.n_copies_left {
-            return Err(self.error("copies lists over and over"));
+        let pairs = match &self.values[list.0] {
+            Value::List(items) => items.iter().map(pair).collect::<Option<_>>(),
+            _ => None,
+        };
+        pairs.ok_or_else(|| self.error("makes a dict of something other than a list of pairs"))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{Names, Pickle};
+    use super::*;
+
+    fn parse(bytes: &[u8]) -> Result<Pickle<'_>> {
+        Pickle::parse(Path::new("p"), bytes, Names::Torch)
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        parse(bytes).unwrap_err().to_string()
+    }
+
+    /// A reference to 6 items of `class` called "0".
+    fn storage(class: &str) -> Vec<u8> {
+        [b"(X\x07\0\0\0storagec", class.as_bytes(), b"\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ"].concat()
+    }
+
+    /// A pickle that calls `function` with a storage and `args`.
+    fn tensor(function: &str, args: &[u8]) -> Vec<u8> {
+        let head = [b"\x80\x02ctorch._utils\n", function.as_bytes(), b"\n("].concat();
+        [&head, &storage("torch\nFloatStorage")[..], args, b"tR."].concat()
+    }
+
+    #[test]
+    fn a_tensor_is_a_storage_an_offset_a_shape_and_strides() {
+        let args: [(&str, &[u8]); 4] = [
+            ("_rebuild_tensor", b"K\x01K\x02K\x03\x86K\x03K\x01\x86"),
+            ("_rebuild_tensor_v2", b"K\x01K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)R"),
+            ("_rebuild_tensor_v2", b"K\x01K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)R}"),
+            ("_rebuild_tensor_v2", b"K\x01ctorch\nSize\nK\x02K\x03\x86\x85RK\x03K\x01\x86\x89NN"),
+        ];
+        for (function, args) in args {
+            let bytes = tensor(function, args);
+            let pickle = parse(&bytes).unwrap();
+            let Value::Tensor { storage, offset, shape, strides } = pickle.root() else {
+                panic!("{:?}", pickle.root())
+            };
+            let Value::Storage { item: Item::F32, key, n_items, view: None } = pickle.value(*storage) else { panic!() };
+            assert_eq!((pickle.text(*key), pickle.value(*n_items).as_size()), (Some("0"), Some(6)));
+            assert_eq!(pickle.value(*offset).as_size(), Some(1));
+            for (tuple, expected) in [(shape, [2, 3]), (strides, [3, 1])] {
+                let Value::Tuple(ids) = pickle.value(*tuple) else { panic!() };
+                assert_eq!(ids.iter().map(|id| pickle.value(*id).as_size().unwrap()).collect::<Vec<_>>(), expected);
+            }
         }
-        let pairs = items.iter().map(pair).collect::<Option<_>>();
-        self.n_copies_left -= n_items;
-        pairs.ok_or_else(|| self.error("makes a dict of something other than pairs"))
+    }
+
+    #[test]
+    fn an_ordered_dict_is_a_dict_whatever_python_wrote_it() {
+        // Python 3, with the attribute that a state_dict has; Python 2, which pickles a list of lists.
+        let python_3 = b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\0\0\0aK\x01u}X\x09\0\0\0_metadata}sb.";
+        let python_2 = b"\x80\x02ccollections\nOrderedDict\n](](U\x01aK\x01ee\x85R.";
+        for bytes in [&python_3[..], python_2] {
+            let pickle = parse(bytes).unwrap();
+            assert_eq!(pickle.get(pickle.root(), "a"), Some(&Value::Int(1)));
+            assert!(matches!(pickle.root(), Value::Dict(pairs) if pairs.len() == 1));
+        }
+        assert!(message(b"\x80\x02ccollections\nOrderedDict\n]K\x01a\x85R.").contains("other than a list of pairs"));
+        assert!(message(b"\x80\x02ccollections\nOrderedDict\nN\x85R.").contains("other than a list of pairs"));
+        // The same list over and over.
+        let pair = b"](K\x01K\x01eq\x01";
+        let list = [&b"](h\x01"[..], &b"h\x01".repeat(100), b"eq\x02"].concat();
+        let calls = b"ccollections\nOrderedDict\nh\x02\x85R0".repeat(100);
+        let bytes = [b"\x80\x02", &pair[..], b"0", &list, b"0", &calls, b"N."].concat();
+        assert!(message(&bytes).contains("copies lists over and over"), "{}", message(&bytes));
+    }
+
+    #[test]
+    fn any_other_name_is_refused() {
+        for (bytes, name) in [
+            (&b"\x80\x02cposix\nsystem\nU\x02ls\x85R."[..], "posix.system:"),
+            (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "builtins.eval:"),
+            (b"\x80\x02ctorch\nload\n.", "torch.load:"),
+            (b"\x80\x02ctorch.storage\n_load_from_bytes\n.", "torch.storage._load_from_bytes:"),
+            (b"\x80\x02ctorch\nComplexFloatStorage\n.", "torch.ComplexFloatStorage:"),
+            (b"\x80\x02c__main__\nNet\n.", "__main__.Net:"),
+            (b"\x80\x02cnumpy\ndtype\n.", "numpy.dtype:"),
+            (b"\x80\x02cos\x1b[31m\nx\n.", "os\\x1b[31m.x:"),
+        ] {
+            assert!(message(bytes).contains(&format!("refuses to load {name}")), "{}", message(bytes));
+        }
+    }
+
+    #[test]
+    fn known_functions_take_only_the_known_arguments() {
+        assert!(message(&tensor("_rebuild_tensor", b"K\x01")).contains("refuses to call"));
+        assert!(message(&tensor("_rebuild_parameter", b"\x89N")).contains("refuses to call"));
+        assert!(message(&tensor("_rebuild_tensor_v2", b"K\x01))\x89N}X\x03\0\0\0neg\x88s")).contains("negated"));
+        assert!(message(b"\x80\x02ctorch._utils\n_rebuild_tensor\n(NNNNtR.").contains("without a storage"));
+        assert!(message(b"\x80\x02ctorch\nSize\nN\x85R.").contains("refuses to call"));
+        assert!(message(b"\x80\x02N)R.").contains("calls what is no function"));
+        assert!(message(b"\x80\x02ctorch\nSize\nNR.").contains("calls without a tuple"));
+        assert!(message(b"\x80\x02]}b.").contains("refuses to set the state"));
+        assert!(message(b"\x80\x02NQ.").contains("refers to something other than a storage"));
+        assert!(message(b"\x80\x02)Q.").contains("in 0 parts; expected 5 or 6"));
+        assert!(message(b"\x80\x02(U\x06moduleNNNNtQ.").contains("refers to something other than a storage"));
+        for opcode in [b'i', b'o', 0x81, 0x82, b'P', 0x97] {
+            assert!(message(&[0x80, 2, opcode]).contains("makes no plain value"), "{opcode:#x}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_pickles_tells_its_length() {
+        let (pickle, n_bytes) = Pickle::parse_first(Path::new("p"), b"\x80\x02K\x05.more", Names::Torch).unwrap();
+        assert_eq!((pickle.root(), n_bytes), (&Value::Int(5), 5));
+        assert!(message(b"\x80\x02K\x05.more").contains("byte 5: goes on after its value"));
     }
 }

@@ -129,3 +129,62 @@ impl<'a> View<'a> {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn bytes(n: u8) -> Vec<u8> {
+        (0..n).flat_map(|i| f32::from(i).to_le_bytes()).collect()
+    }
+
+    fn gathered(offset: u64, shape: &[u64], strides: &[u64]) -> Vec<f32> {
+        View::new(Item::F32, &bytes(12), offset, shape, strides).unwrap().f32s().unwrap()
+    }
+
+    #[test]
+    fn views_of_every_kind_are_gathered_row_by_row() {
+        assert_eq!(gathered(1, &[2, 3], &[3, 1]), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(gathered(0, &[3, 2], &[1, 3]), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(gathered(1, &[2, 2], &[6, 2]), [1.0, 3.0, 7.0, 9.0]);
+        assert_eq!(gathered(4, &[2, 3], &[1, 0]), [4.0, 4.0, 4.0, 5.0, 5.0, 5.0]);
+        assert_eq!(gathered(0, &[3, 3], &[2, 1]), [0.0, 1.0, 2.0, 2.0, 3.0, 4.0, 4.0, 5.0, 6.0]);
+        assert_eq!(gathered(11, &[], &[]), [11.0]);
+        assert_eq!(gathered(11, &[1, 1], &[u64::MAX, 7]), [11.0]);
+        assert_eq!(gathered(0, &[2, 1, 2], &[2, 1 << 60, 1]), [0.0, 1.0, 2.0, 3.0]);
+        assert!(gathered(99, &[3, 0], &[u64::MAX, u64::MAX]).is_empty());
+    }
+
+    #[test]
+    fn a_view_that_leaves_its_storage_is_refused() {
+        let why = |offset, shape: &[u64], strides: &[u64]| {
+            View::new(Item::F32, &bytes(12), offset, shape, strides).err().unwrap_or_default()
+        };
+        assert!(why(12, &[], &[]).contains("does not fit in its storage of 12 items"));
+        assert!(why(1, &[3, 4], &[4, 1]).contains("does not fit"));
+        assert!(why(0, &[2], &[u64::MAX]).contains("does not fit"));
+        assert!(why(u64::MAX, &[3], &[u64::MAX]).contains("does not fit"));
+        assert!(why(0, &[1 << 32, 1 << 31], &[0, 0]).contains("no memory can hold"));
+        assert!(why(0, &[0, 1 << 62], &[0, 0]).contains("no memory can hold"));
+        assert!(why(0, &[1], &[]).contains("1 axes and 0 strides"));
+        assert!(why(0, &[1; 65], &[1; 65]).contains("at most 64"));
+    }
+
+    #[test]
+    fn every_type_of_item_is_decoded() {
+        let f32s = |item, bytes: &[u8]| View::new(item, bytes, 0, &[1], &[1]).unwrap().f32s();
+        assert_eq!(f32s(Item::F64, &(-1.5_f64).to_le_bytes()), Some(vec![-1.5]));
+        assert_eq!(f32s(Item::F16, &[0x00, 0x3e]), Some(vec![1.5]));
+        assert_eq!(f32s(Item::BF16, &[0xc0, 0x3f]), Some(vec![1.5]));
+        assert_eq!(f32s(Item::U8, &[1]), None);
+        let i64s = |item, bytes: &[u8]| View::new(item, bytes, 0, &[1], &[1]).unwrap().i64s();
+        assert_eq!(i64s(Item::I64, &(-2_i64).to_le_bytes()), Some(vec![-2]));
+        assert_eq!(i64s(Item::I32, &(-2_i32).to_le_bytes()), Some(vec![-2]));
+        assert_eq!(i64s(Item::I16, &[0xfe, 0xff]), Some(vec![-2]));
+        assert_eq!(i64s(Item::I8, &[0xfe]), Some(vec![-2]));
+        assert_eq!(i64s(Item::U8, &[0xfe]), Some(vec![254]));
+        assert_eq!(i64s(Item::Bool, &[2]), Some(vec![1]));
+        assert_eq!(i64s(Item::F32, &[0; 4]), None);
+    }
+}

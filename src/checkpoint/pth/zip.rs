@@ -3,7 +3,7 @@
 //! Source: PKWARE's APPNOTE.TXT 6.3, 4.3 and 4.5.3 (zip64).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::Path;
 
@@ -31,7 +31,7 @@ struct Entry<'a> {
 
 struct Archive<'p, 'a> {
     path: &'p Path,
-    entries: HashMap<&'a str, Entry<'a>>,
+    entries: BTreeMap<&'a str, Entry<'a>>,
 }
 
 /// Parses `bytes`, the content of `path`; `scratch` is empty memory, for a pickle that is compressed.
@@ -88,12 +88,16 @@ impl<'p, 'a> Archive<'p, 'a> {
         let bad = |message: &str| Error::format(path, format!("zip archive: {message}"));
         let (n_entries, directory) =
             directory(bytes).ok_or_else(|| bad("no directory at its end: truncated, or not all of it is there"))?;
-        let mut entries = HashMap::new();
-        let (mut rest, mut n_unpacked) = (&bytes[directory.clone()], 0_u64);
+        let mut entries = BTreeMap::new();
+        let (mut rest, mut n_packed, mut n_unpacked) = (&bytes[directory.clone()], 0, 0_u64);
         for i in 0..n_entries {
             let damaged = || bad(&format!("entry {i} of its directory is damaged"));
             let (name, entry, n_read) = entry(bytes, rest, directory.start).ok_or_else(damaged)?;
             rest = &rest[n_read..];
+            n_packed += entry.packed.len();
+            if n_packed > bytes.len() {
+                return Err(bad("its files overlap"));
+            }
             n_unpacked = n_unpacked.saturating_add(entry.n_bytes);
             if n_unpacked > (bytes.len() as u64).saturating_mul(MAX_RATIO).max(MIN_UNPACKED_BYTES) {
                 let message = format!("its files are more than {MAX_RATIO} times as large as the archive");
@@ -216,4 +220,64 @@ fn entry<'a>(bytes: &'a [u8], directory: &'a [u8], end: usize) -> Option<(&'a st
 fn number(bytes: &[u8], at: usize, n: usize) -> Option<u64> {
     let bytes = bytes.get(at..)?.get(..n)?;
     Some(bytes.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// An archive of one stored file whose sizes, offset and directory are all in the fields of large archives.
+    fn zip64(content: &[u8]) -> Vec<u8> {
+        let mut crc = Crc::new();
+        crc.update(content);
+        let n = (content.len() as u64).to_le_bytes();
+        let head = [&[0; 8][..], &crc.sum().to_le_bytes(), &[0xff; 8], &[8, 0]].concat();
+        let file = [b"PK\x03\x04-\0", &head[..], &[20, 0], b"data.pkl\x01\0\x10\0", &n, &n, content].concat();
+        let directory = [
+            b"PK\x01\x02-\0-\0",
+            &head[..],
+            &[33, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[0xff; 4],
+            b"data.pkl\x99\x99\x01\0x\x01\0\x18\0",
+            &n,
+            &n,
+            &0_u64.to_le_bytes(),
+        ]
+        .concat();
+        let word = |n: usize| (n as u64).to_le_bytes();
+        let record = [
+            b"PK\x06\x06",
+            &word(44)[..],
+            &[45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &word(1),
+            &word(1),
+            &word(directory.len()),
+            &word(file.len()),
+        ]
+        .concat();
+        let locator = [b"PK\x06\x07\0\0\0\0", &word(file.len() + directory.len())[..], &[1, 0, 0, 0]].concat();
+        [&file[..], &directory, &record, &locator, b"PK\x05\x06\0\0\0\0", &[0xff; 12], &[0, 0]].concat()
+    }
+
+    #[test]
+    fn the_wide_fields_of_large_archives_are_read() {
+        let bytes = zip64(b"content");
+        let archive = Archive::open(Path::new("f"), &bytes).unwrap();
+        assert_eq!(*archive.content("data.pkl").unwrap().unwrap(), *b"content");
+        assert!(archive.content("data/0").unwrap().is_none());
+        for n_bytes in 0..bytes.len() {
+            assert!(Archive::open(Path::new("f"), &bytes[..n_bytes]).is_err(), "{n_bytes}");
+        }
+        // No field may reach outside the file.
+        for i in 0..bytes.len() {
+            for change in [1, 0x7f, 0x80, 0xff] {
+                let mut changed = bytes.clone();
+                changed[i] ^= change;
+                if let Ok(archive) = Archive::open(Path::new("f"), &changed) {
+                    let _ = archive.content("data.pkl");
+                }
+            }
+        }
+    }
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod checkpoints;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -257,8 +259,8 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("compressed MATLAB", mat_file(true), as_is, mat),
         ("CIFAR-10's archive", cifar_tar(), gzipped, unpack),
         ("CIFAR-10's gzipped archive", gzip(&cifar_tar()), as_is, unpack),
-        ("configuration", include_bytes!("../configs/anneal.yml").to_vec(), as_is, yaml),
-        ("ScoreNet's configuration", include_bytes!("../configs/scorenet.yml").to_vec(), as_is, yaml),
+        ("configuration", include_bytes!("../../configs/anneal.yml").to_vec(), as_is, yaml),
+        ("ScoreNet's configuration", include_bytes!("../../configs/scorenet.yml").to_vec(), as_is, yaml),
         ("our weights", weights(), as_is, weights_of),
         ("PyTorch's zip", golden("pth_reader/mixed_zip.pth"), as_is, mixed),
         ("PyTorch's stream", golden("pth_reader/mixed_legacy.pth"), as_is, mixed),

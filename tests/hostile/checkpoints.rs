@@ -1,0 +1,357 @@
+//! No checkpoint makes the reader execute anything, panic, or take much time or memory, whatever bytes it has; and what
+//! is refused is refused in one line.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ncsn::checkpoint::pth::{Group, OptimizerState, Published, Setting, StateValue, write_published};
+use ncsn::net::params::HostTensor;
+
+/// Reads; checks that it is fast, and that an error is one line without control characters.
+fn read(bytes: &[u8]) -> Result<Published, String> {
+    let start = Instant::now();
+    let result = Published::parse(Path::new("f"), bytes).map_err(|error| error.to_string());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?} for {result:?}", start.elapsed());
+    if let Err(message) = &result {
+        assert!(
+            message.starts_with("f: ") && message.len() < 1000 && !message.contains(char::is_control),
+            "{message:?}"
+        );
+    }
+    result
+}
+
+#[track_caller]
+fn refused(bytes: &[u8], expected: &str) {
+    let message = read(bytes).unwrap_err();
+    assert!(message.contains(expected), "{message:?}; expected {expected:?}");
+}
+
+/// A file of a zip archive: name, content, whether it is to be packed.
+type File<'a> = (&'a str, &'a [u8], bool);
+
+fn crc(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zip(files: &[File<'_>]) -> Vec<u8> {
+    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+    for (name, content, is_packed) in files {
+        let packed = if *is_packed { deflate(content) } else { content.to_vec() };
+        let header = [
+            &[0, 0, if *is_packed { 8 } else { 0 }, 0, 0, 0, 0, 0][..],
+            &crc(content).to_le_bytes(),
+            &(packed.len() as u32).to_le_bytes(),
+            &(content.len() as u32).to_le_bytes(),
+            &(name.len() as u32).to_le_bytes(),
+        ]
+        .concat();
+        directory.extend([b"PK\x01\x02\x14\0\x14\0", &header[..], &[0; 10]].concat());
+        directory.extend((bytes.len() as u32).to_le_bytes());
+        directory.extend(name.as_bytes());
+        bytes.extend([b"PK\x03\x04\x14\0", &header[..], name.as_bytes(), &packed].concat());
+    }
+    end(bytes, &directory, files.len())
+}
+
+fn end(bytes: Vec<u8>, directory: &[u8], n_files: usize) -> Vec<u8> {
+    let n_files = (n_files as u16).to_le_bytes();
+    let sizes = [directory.len() as u32, bytes.len() as u32].map(u32::to_le_bytes).concat();
+    [&bytes, directory, b"PK\x05\x06\0\0\0\0", &n_files, &n_files, &sizes, &[0, 0]].concat()
+}
+
+fn checkpoint(pickle: &[u8], storage: &[u8]) -> Vec<u8> {
+    zip(&[("x/data.pkl", pickle, false), ("x/data/0", storage, false)])
+}
+
+/// The stream format, with one storage.
+fn stream(pickle: &[u8], storages: &[u8]) -> Vec<u8> {
+    let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
+    [&magic[..], pickle, b"\x80\x02]X\x01\0\0\x000a.", storages].concat()
+}
+
+fn long(n: i64) -> Vec<u8> {
+    [&[0x8a, 8][..], &n.to_le_bytes()].concat()
+}
+
+/// The opcodes that make a tensor of f32 in storage "0".
+fn tensor(n_stored: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
+    let tuple = |sizes: &[i64]| [b"(", &sizes.iter().flat_map(|&n| long(n)).collect::<Vec<_>>()[..], b"t"].concat();
+    [
+        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu",
+        &long(n_stored)[..],
+        b"tQ",
+        &long(offset),
+        &tuple(shape),
+        &tuple(strides),
+        b"\x89NtR",
+    ]
+    .concat()
+}
+
+/// The pickle of `[{"a": tensor}]`.
+fn network(tensor: &[u8]) -> Vec<u8> {
+    [b"\x80\x02]}X\x01\0\0\0a", tensor, b"sa."].concat()
+}
+
+/// The archive that PyTorch 0.1 would have written of a tensor of 3 of 4 items.
+fn tar() -> Vec<u8> {
+    let pickle = b"\x80\x02]ccollections\nOrderedDict\n](](U\x01aU\x017Qee\x85Ra.";
+    let word = |n: u64| n.to_le_bytes();
+    let storages = [
+        &b"\x80\x02K\x01.\x80\x02(K\x05U\x03cpuctorch\nFloatStorage\nt."[..],
+        &word(4),
+        &[0, 0, 128, 63].repeat(4),
+        b"\x80\x02](K\x06K\x05K\x01K\x03ta.",
+    ];
+    let tensors = [
+        &b"\x80\x02K\x01.\x80\x02(K\x07K\x06ctorch\nFloatTensor\nt."[..],
+        &[word(1), word(3), word(1), word(0)].concat(),
+    ];
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in [
+        ("sys_info", &b"\x80\x02}."[..]),
+        ("pickle", pickle),
+        ("tensors", &tensors.concat()),
+        ("storages", &storages.concat()),
+    ] {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        builder.append(&header, content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// A small checkpoint with everything in it.
+fn written() -> Vec<u8> {
+    let tensor = |shape: &[usize]| HostTensor {
+        shape: shape.to_vec(),
+        values: (0..shape.iter().product()).map(|i: usize| i as f32).collect(),
+    };
+    let kept = BTreeMap::from([
+        ("step".to_string(), StateValue::Tensor(tensor(&[]))),
+        ("exp_avg".into(), StateValue::Tensor(tensor(&[2, 3]))),
+        ("n".into(), StateValue::Int(70_000)),
+        ("none".into(), StateValue::None),
+    ]);
+    let settings = BTreeMap::from([
+        ("lr".to_string(), Setting::Float(0.001)),
+        ("betas".into(), Setting::Floats(vec![0.9, 0.999])),
+        ("amsgrad".into(), Setting::Bool(false)),
+        ("foreach".into(), Setting::None),
+        ("n".into(), Setting::Int(-1)),
+    ]);
+    let optimizer = OptimizerState {
+        groups: vec![Group { params: vec![0, 140_000_000_000_000], settings }],
+        state: BTreeMap::from([(140_000_000_000_000, kept)]),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.pth");
+    let network = [("a.weight".to_string(), tensor(&[2, 3])), ("b".into(), tensor(&[0, 4]))];
+    write_published(&path, &network, "module.", Some(&optimizer)).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let read = read(&bytes).unwrap();
+    assert_eq!((&read.network[..], read.prefix.as_str(), read.optimizer), (&network[..], "module.", Some(optimizer)));
+    bytes
+}
+
+fn small_stream() -> Vec<u8> {
+    stream(&network(&tensor(6, 1, &[2, 2], &[1, 2])), &[&6_u64.to_le_bytes()[..], &[0, 0, 128, 63].repeat(6)].concat())
+}
+
+fn fixture(name: &str) -> Option<Vec<u8>> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    ["../shared/fixtures", "tests/golden"].iter().find_map(|folder| fs::read(root.join(folder).join(name)).ok())
+}
+
+#[test]
+fn the_files_that_are_damaged_here_are_whole() {
+    let values = |bytes: &[u8]| read(bytes).unwrap().network.remove(0).1.values;
+    assert_eq!(values(&tar()), [1.0; 3]);
+    assert_eq!(values(&small_stream()), [1.0; 4]);
+    assert_eq!(values(&written()), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+}
+
+#[test]
+fn every_truncation_and_every_changed_byte_is_survived() {
+    let storage = [0, 0, 128, 63].repeat(6);
+    let pickle = network(&tensor(6, 1, &[2, 2], &[1, 2]));
+    let packed = zip(&[("x/data.pkl", &pickle, true), ("x/data/0", &storage, true), ("x/byteorder", b"little", true)]);
+    let mut files = vec![written(), small_stream(), packed, tar()];
+    for name in ["old_style_checkpoint", "older_style_checkpoint", "mixed_legacy", "mixed_zip"] {
+        files.extend(fixture(&format!("pth_reader/{name}.pth")));
+    }
+    for file in files {
+        // A tar archive ends in zeros, which nobody misses.
+        let n_needed = file.iter().rposition(|&byte| byte != 0).unwrap();
+        for n_bytes in 0..n_needed {
+            let truncated = read(&file[..n_bytes]);
+            assert!(truncated.is_err(), "{n_bytes} of {} bytes are taken for a checkpoint", file.len());
+        }
+        let mut changed = file.clone();
+        for i in 0..file.len() {
+            for change in [1, 2, 4, 8, 16, 32, 64, 128, 255, file[i], file[i] ^ b'.', file[i] ^ b'('] {
+                changed[i] = file[i] ^ change;
+                let _ = read(&changed);
+            }
+            changed[i] = file[i];
+        }
+    }
+}
+
+#[test]
+fn nothing_is_executed() {
+    let folder = tempfile::tempdir().unwrap();
+    let evidence = folder.path().join("evidence");
+    let command = format!("touch {}", evidence.display());
+    let call = [b"cposix\nsystem\nX", &(command.len() as u32).to_le_bytes()[..], command.as_bytes(), b"\x85R"].concat();
+    let pickle = [b"\x80\x02]", &call[..], b"a."].concat();
+    let expected = "refuses to load posix.system: a checkpoint may load only what tensors are made of";
+    refused(&checkpoint(&pickle, b""), expected);
+    refused(&stream(&pickle, b""), expected);
+    refused(&checkpoint(b"\x80\x02c\x1b]0;\x07\nx\n.", b""), "refuses to load \\x1b]0;\\x07.x");
+    assert!(!evidence.exists());
+}
+
+#[test]
+fn impossible_tensors_are_refused_before_memory_is_taken() {
+    let storage = [0; 24];
+    let with = |tensor: Vec<u8>| checkpoint(&network(&tensor), &storage);
+    assert!(read(&with(tensor(6, 0, &[2, 3], &[3, 1]))).is_ok());
+    refused(&with(tensor(6, 0, &[1 << 60], &[1])), "a: has shape [1152921504606846976], which no memory can hold");
+    refused(&with(tensor(6, 0, &[1 << 50], &[1])), "does not fit in its storage of 6 items");
+    refused(&with(tensor(6, 0, &[1 << 40], &[0])), "describes more numbers than it has bytes");
+    refused(&with(tensor(6, 0, &[1 << 20, 1 << 20], &[0, 0])), "describes more numbers than it has bytes");
+    refused(&with(tensor(6, 0, &[1 << 31, 1 << 31, 1 << 31], &[0, 0, 0])), "no memory can hold");
+    refused(&with(tensor(6, 0, &[0, i64::MAX], &[0, 0])), "no memory can hold");
+    refused(&with(tensor(6, 0, &[2], &[i64::MAX])), "does not fit");
+    refused(&with(tensor(6, i64::MAX, &[2], &[i64::MAX])), "does not fit");
+    refused(&with(tensor(6, -1, &[2], &[1])), "an offset that is no size");
+    refused(&with(tensor(6, 0, &[-2], &[1])), "a shape or strides other than a tuple of at most 64 sizes");
+    refused(&with(tensor(6, 0, &[1; 65], &[1; 65])), "at most 64 sizes");
+    refused(&with(tensor(6, 0, &[2, 3], &[1])), "2 axes and 1 strides");
+    refused(&with(tensor(1 << 60, 0, &[2], &[1])), "which has 6 items; expected 1152921504606846976");
+    refused(&with(tensor(5, 0, &[2], &[1])), "which has 6 items; expected 5");
+
+    let in_stream = |n: u64| stream(&network(&tensor(6, 0, &[6], &[1])), &[&n.to_le_bytes()[..], &storage].concat());
+    assert!(read(&in_stream(6)).is_ok());
+    refused(&in_stream(1 << 60), "storage 0 is of 1152921504606846976 items of 4 bytes; found 24 bytes");
+    refused(&in_stream(u64::MAX), "storage 0 is of 18446744073709551615 items");
+    refused(&in_stream(5), "goes on after its last storage");
+}
+
+#[test]
+fn what_repeats_itself_costs_no_more_than_its_bytes() {
+    // One tensor of 100,000 numbers, a thousand times.
+    let storage = vec![0; 400_000];
+    let first = [b"X\x04\0\0\x00aaaa", &tensor(100_000, 0, &[100_000], &[1])[..], b"q\x01"].concat();
+    let names: Vec<u8> =
+        (0..1000).flat_map(|i| [&b"X\x04\0\0\0"[..], format!("{i:04}").as_bytes(), b"h\x01"].concat()).collect();
+    let bomb = [b"\x80\x02](}(", &first[..], &names, b"ue."].concat();
+    refused(
+        &checkpoint(&bomb, &storage),
+        "describes more numbers than it has bytes: its tensors overlap or repeat items",
+    );
+
+    // A list of two lists of two lists of …, 2^1000 items.
+    let doubled = [&b"\x80\x02]q\x00"[..], &b"](h\x00h\x00eq\x00".repeat(1000), b"\x85."].concat();
+    refused(&checkpoint(&doubled, b""), "goes on after its value");
+    let doubled = [&b"\x80\x02]q\x000"[..], &b"](h\x00h\x00eq\x000".repeat(1000), b"h\x00."].concat();
+    refused(&checkpoint(&doubled, b""), "holds no network");
+
+    // What is kept for one parameter, for ten thousand; and one list of parameters, in a thousand groups.
+    let optimizer = |state: &[u8], groups: &[u8]| {
+        let network = [b"}X\x01\0\0\0a", &tensor(6, 0, &[6], &[1])[..], b"s"].concat();
+        let pickle = [
+            b"\x80\x02](",
+            &network[..],
+            b"}(X\x05\0\0\0state}(",
+            state,
+            b"uX\x0c\0\0\0param_groups](",
+            groups,
+            b"eue.",
+        ];
+        checkpoint(&pickle.concat(), &[0; 24])
+    };
+    assert!(read(&optimizer(b"K\x01}", b"}X\x06\0\0\0params]K\x01as")).unwrap().optimizer.is_some());
+    let kept: Vec<u8> =
+        (0..1000).flat_map(|i| [&b"X\x04\0\0\0"[..], format!("{i:04}").as_bytes(), b"N"].concat()).collect();
+    let params: Vec<u8> = (2..60_000_u16).flat_map(|i| [&b"M"[..], &i.to_le_bytes(), b"h\x01"].concat()).collect();
+    let state = [b"K\x01}(", &kept[..], b"uq\x01", &params].concat();
+    refused(&optimizer(&state, b""), "describes more numbers than it has bytes");
+    let params =
+        [b"}(X\x06\0\0\0params](", &b"K\x01".repeat(10_000)[..], b"euq\x01", &b"h\x01".repeat(10_000)].concat();
+    refused(&optimizer(b"", &params), "describes more numbers than it has bytes");
+}
+
+#[test]
+fn depth_is_no_danger() {
+    refused(&checkpoint(&[&b"\x80\x02"[..], &[b'('; 5000]].concat(), b""), "more than 1000 open containers");
+    // A hundred thousand lists, each in the one before: no mark is open.
+    let nested = [&b"\x80\x02]"[..], &b"]".repeat(100_000), &b"a".repeat(100_000), b"."].concat();
+    refused(&checkpoint(&nested, b""), "holds no network");
+    let nested = [&b"\x80\x02)"[..], &b"\x85".repeat(100_000), b"."].concat();
+    refused(&checkpoint(&nested, b""), "holds no network");
+    let inside_itself = b"\x80\x02]q\x00h\x00a.";
+    refused(&checkpoint(inside_itself, b""), "holds no network");
+}
+
+#[test]
+fn archives_that_are_none_are_told() {
+    refused(b"", "is no checkpoint of PyTorch: starts with \"\"");
+    refused(b"<html>\x1b[31m", "is no checkpoint of PyTorch: starts with \"<html>\\x1b[\"");
+    refused(b"\x80\x02N.", "is no checkpoint of PyTorch");
+    refused(b"PK\x03\x04", "zip archive: no directory at its end: truncated");
+    refused(&zip(&[("a/readme", b"hello", false)]), "no checkpoint of PyTorch: expected one data.pkl in it");
+    refused(&zip(&[("a/data.pkl", b"", false), ("b/data.pkl", b"", false)]), "expected one data.pkl in it");
+    refused(&zip(&[("a/data.pkl", b"", false), ("a/data.pkl", b"", false)]), "two files are called a/data.pkl");
+    refused(&zip(&[("a\x1b/data.pkl", b"", false), ("a\x1b/data.pkl", b"", false)]), "called a\\u{1b}/data.pkl");
+    refused(&zip(&[("data.pkl", b"", false)]), "is no Python pickle");
+    refused(&zip(&[("data.pkl", b"", false), ("byteorder", b"big", false)]), "found byte order big, expected little");
+    refused(&zip(&[("data.pkl", b"", false), ("version", b"11\n", false)]), "found version 11, expected at most 10");
+    refused(&zip(&[("data.pkl", b"", false), ("version", b"\x07", false)]), "found version \\u{7}");
+    let missing = checkpoint(&network(&tensor(6, 0, &[6], &[1])), b"");
+    refused(&missing, "a: is in storage 0, which has 0 items; expected 6");
+    let missing = zip(&[("data.pkl", &network(&tensor(6, 0, &[6], &[1])), false)]);
+    refused(&missing, "a: is in storage 0, which is not in the file");
+
+    let mut damaged = checkpoint(b"\x80\x02N.", b"content");
+    let at = damaged.windows(7).position(|part| part == b"content").unwrap();
+    damaged[at] ^= 1;
+    refused(&damaged, "x/data/0: its checksum is");
+}
+
+#[test]
+fn a_zip_bomb_is_refused_by_its_declared_sizes_or_at_its_true_one() {
+    let zeros = vec![0; 40 << 20];
+    let bomb = zip(&[("data.pkl", b"\x80\x02N.", false), ("data/0", &zeros, true)]);
+    assert!(bomb.len() < 50_000);
+    refused(&bomb, "its files are more than 16 times as large as the archive");
+
+    // The same, declared to be small.
+    let packed = deflate(&zeros);
+    let mut lying = zip(&[("data.pkl", b"\x80\x02N.", false), ("data/0", &packed, false)]);
+    let directory = lying.windows(4).rposition(|part| part == b"PK\x01\x02").unwrap();
+    lying[directory + 10] = 8;
+    refused(&lying, "data/0: is not of");
+
+    // A thousand names for the same file.
+    let content = vec![0; 100_000];
+    let mut bytes = zip(&[("0000", &content, false)]);
+    let directory = bytes.windows(4).rposition(|part| part == b"PK\x01\x02").unwrap();
+    let entry = bytes.split_off(directory)[..50].to_vec();
+    refused(&end(bytes, &entry.repeat(1000), 1000), "its files overlap");
+}
