@@ -35,7 +35,7 @@ struct ScoreNetArgs {
     #[arg(long, value_name = "FILE", default_value = "scorenet.yml")]
     config: String,
     /// Training steps of each
-    #[arg(long, value_name = "STEPS", default_value_t = 300)]
+    #[arg(long, value_name = "STEPS", default_value_t = 200)]
     n_iters: u64,
     /// Override a value of the configuration, e.g. training.batch_size=64 (may be repeated)
     #[arg(long, value_name = "KEY=VALUE")]
