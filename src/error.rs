@@ -62,8 +62,11 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
-    /// A file with the wrong content.
+    /// A file with the wrong content. Messages quote files, and so do those of the libraries that read them: control
+    /// characters, which could make a terminal do things, are escaped.
     pub fn format(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
-        Error::Format { path: path.as_ref().to_path_buf(), message: message.into() }
+        let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+        let message = message.into().chars().map(escaped).collect();
+        Error::Format { path: path.as_ref().to_path_buf(), message }
     }
 }

@@ -50,8 +50,8 @@ pub(super) fn read_error(path: &Path, what: &str, source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::UnexpectedEof => Error::format(path, format!("ends inside {what}: truncated")),
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other => {
-            // The tar reader quotes the archive, in which any bytes may stand.
-            let source: String = source.to_string().chars().take(200).flat_map(char::escape_debug).collect();
+            // The tar reader quotes the archive, in which long names may stand.
+            let source: String = source.to_string().chars().take(200).collect();
             Error::format(path, format!("is broken inside {what}: {source}"))
         }
         _ => Error::Io { path: path.to_path_buf(), source },

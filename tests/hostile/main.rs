@@ -6,6 +6,7 @@
 
 mod checkpoints;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -13,12 +14,14 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use ncsn::checkpoint::pth::{Numbers, Pth, read_file, read_optimizer, read_published};
-use ncsn::checkpoint::{TensorFile, Weights, write_tensors};
+use ncsn::checkpoint::{Checkpoints, Header, TensorFile, Weights};
 use ncsn::config::Config;
 use ncsn::data::{cifar, idx, mat};
 use ncsn::error::Result;
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
+use ncsn::sde::NoiseLevels;
+use ncsn::train::{Objective, Optimizer, Rule, Trainer, TrainerState, TrainingOptions};
 
 /// Rounds for each format.
 fn n_rounds() -> usize {
@@ -148,8 +151,12 @@ fn golden(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap()
 }
 
-/// Weights as we write them, with a header.
-fn weights() -> Vec<u8> {
+const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
+/// Of the run whose weights and state are damaged.
+const STEP: u64 = 3;
+
+/// A run of a tiny network before its first step.
+fn fresh() -> Trainer<Network> {
     let config = NetworkConfig {
         architecture: Architecture::Ncsn,
         channels: 1,
@@ -158,14 +165,25 @@ fn weights() -> Vec<u8> {
         n_levels: 1,
         input: InputRange::Unit,
     };
-    let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), &Device::flex()).unwrap();
-    let header = r#"{"step":3,"seed":1,"loss":2.5,"optimizer_steps":3,"config":""}"#;
-    let metadata = [("format", "ncsn-1"), ("kind", "weights"), ("run", header)];
-    let metadata = metadata.map(|(key, value)| (key.to_string(), value.to_string())).into();
+    // It takes no step. (Of networks that could, and are dropped before one, Burn's graph keeps the memory.)
+    let device = Device::flex();
+    let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), &device).unwrap();
+    let options =
+        TrainingOptions { objective: Objective::Denoising, anneal_power: 2.0, grad_clip: None, ema_rate: None };
+    Trainer::new(net, NoiseLevels::single(1.0).unwrap(), ADAM, options, Noise::new(0))
+}
+
+/// The weights and the optimiser's state of a run, as we write them.
+fn checkpoint() -> [Vec<u8>; 2] {
+    let trainer = fresh();
+    let weights: BTreeMap<_, _> = params::to_host(trainer.net()).into_iter().collect();
+    let moments = |key: &str| weights.get(key.split_once('.')?.1).cloned();
+    let optimizer = Optimizer::from_host(ADAM, STEP, trainer.net(), moments).unwrap();
+    let trainer = trainer.resume(TrainerState { step: STEP, optimizer, ema: None });
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file");
-    write_tensors(&path, &params::to_host(&net), &metadata).unwrap();
-    fs::read(path).unwrap()
+    let header = Header { step: STEP, seed: 1, loss: 2.5, optimizer_steps: STEP, config: String::new() };
+    let path = Checkpoints::new(folder.path()).save(&trainer, &header).unwrap();
+    [fs::read(&path).unwrap(), fs::read(path.with_extension("state.safetensors")).unwrap()]
 }
 
 /// The tar format of PyTorch 0.1: a tensor of two items in a storage of three.
@@ -245,10 +263,19 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         let weights = Weights::open(path)?;
         weights.build(InputRange::Unit, true, &Device::flex()).map(drop)
     };
+    // Beside the whole weights.
+    let state_of: Read = |path| {
+        let checkpoints = Checkpoints::new(path.with_file_name("run"));
+        fs::copy(path, checkpoints.weights_path(STEP).with_extension("state.safetensors")).unwrap();
+        checkpoints.resume(STEP, ADAM, fresh()).map(drop)
+    };
+    let [weights, state] = checkpoint();
+    fs::create_dir(folder.path().join("run")).unwrap();
+    fs::write(Checkpoints::new(folder.path().join("run")).weights_path(STEP), &weights).unwrap();
     let yaml: Read = |path| Config::load(&path.display().to_string(), &[], None).map(drop);
 
     // Damage, then pack: so damage reaches what lies inside the compression, too.
-    let formats: [(&str, Vec<u8>, Pack, Read); 21] = [
+    let formats: [(&str, Vec<u8>, Pack, Read); 22] = [
         ("IDX", idx_file(), as_is, idx),
         ("IDX in gzip", idx_file(), gzipped, idx),
         ("gzipped IDX", gzip(&idx_file()), as_is, idx),
@@ -261,7 +288,8 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("CIFAR-10's gzipped archive", gzip(&cifar_tar()), as_is, unpack),
         ("configuration", include_bytes!("../../configs/anneal.yml").to_vec(), as_is, yaml),
         ("ScoreNet's configuration", include_bytes!("../../configs/scorenet.yml").to_vec(), as_is, yaml),
-        ("our weights", weights(), as_is, weights_of),
+        ("our weights", weights, as_is, weights_of),
+        ("our run", state, as_is, state_of),
         ("PyTorch's zip", golden("pth_reader/mixed_zip.pth"), as_is, mixed),
         ("PyTorch's stream", golden("pth_reader/mixed_legacy.pth"), as_is, mixed),
         ("PyTorch's old checkpoint", golden("pth_reader/old_style_checkpoint.pth"), as_is, published),
