@@ -55,6 +55,13 @@ pub enum Norm {
 /// Added to variances before the square root, as in PyTorch.
 const EPSILON: f64 = 1e-5;
 
+/// `x` with mean 0 and variance 1 along `dim`: what normalisations of any kind begin with.
+pub(super) fn standardised<const D: usize>(x: Dual<D>, dim: usize) -> Dual<D> {
+    let centred = x.clone() - x.mean_dim(dim);
+    let scale = (centred.clone().square().mean_dim(dim) + EPSILON).rsqrt();
+    centred * scale
+}
+
 impl Norm {
     /// For `n_features` channels and `n_levels` levels. Instance norm++ starts with γ, α ~ N(1, 0.02²) and β = 0;
     /// plain instance norm with γ ~ U[0, 1) and β = 0.

@@ -6,12 +6,11 @@ use burn::tensor::module::conv_transpose2d;
 use burn::tensor::ops::ConvTransposeOptions;
 use burn::tensor::{Device, Tensor};
 
+use super::norm::standardised;
 use super::params::upload;
 use super::{Conv2d, Dual, elu, uniform};
 use crate::noise::Stream;
 
-/// Added to variances before the square root, as in PyTorch.
-pub(super) const EPSILON: f64 = 1e-5;
 /// Of ResScore.
 const N_GROUPS: usize = 8;
 
@@ -40,10 +39,8 @@ impl GroupNorm {
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let [n, c, h, w] = x.dims();
         let x = x.reshape([n, self.n_groups, c / self.n_groups * h * w]);
-        let centred = x.clone() - x.mean_dim(2);
-        let scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
         let by_channel = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, c, 1, 1]));
-        (centred * scale).reshape([n, c, h, w]) * by_channel(&self.weight) + by_channel(&self.bias)
+        standardised(x, 2).reshape([n, c, h, w]) * by_channel(&self.weight) + by_channel(&self.bias)
     }
 }
 

@@ -7,8 +7,9 @@ use burn::module::{Module, Param};
 use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, Tensor};
 
+use super::norm::standardised;
 use super::params::upload;
-use super::resscore::{ConvTranspose2d, EPSILON, GroupNorm};
+use super::resscore::{ConvTranspose2d, GroupNorm};
 use super::{Conv2d, Dual, Linear, elu};
 use crate::noise::Stream;
 
@@ -80,10 +81,7 @@ impl Operation {
             Self::Elu => elu(x),
             Self::InstanceNorm => {
                 let [n, c, h, w] = x.dims();
-                let x = x.reshape([n, c, h * w]);
-                let centred = x.clone() - x.mean_dim(2);
-                let scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
-                (centred * scale).reshape([n, c, h, w])
+                standardised(x.reshape([n, c, h * w]), 2).reshape([n, c, h, w])
             }
             Self::Reflect(n) => x.linear(|x| x.pad((n, n, n, n), PadMode::Reflect)),
         }
@@ -245,10 +243,8 @@ impl LayerNorm {
     }
 
     fn forward(&self, x: Dual<2>) -> Dual<2> {
-        let centred = x.clone() - x.mean_dim(1);
-        let scale = (centred.clone().square().mean_dim(1) + EPSILON).rsqrt();
         let row = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, -1]));
-        centred * scale * row(&self.weight) + row(&self.bias)
+        standardised(x, 1) * row(&self.weight) + row(&self.bias)
     }
 }
 
