@@ -30,7 +30,8 @@ pub fn resume_published<N: Module + Differentiable<4> + Sync>(
         return Err(bad("found a network without its optimiser's state, expected both".into()));
     };
     // PyTorch numbers the parameters in the order of registration, which is ours too.
-    let names: Vec<String> = params::to_host(trainer.net()).into_iter().map(|(name, _)| name).collect();
+    let mut names: Vec<String> = Vec::new();
+    params::visit(trainer.net(), |name, _, _| names.push(name.to_string()));
     let numbers: Vec<u64> = state.groups.iter().flat_map(|group| group.params.iter().copied()).collect();
     if numbers.len() != names.len() {
         return Err(bad(format!("its optimiser has {} parameters, expected {}", numbers.len(), names.len())));
@@ -40,9 +41,7 @@ pub fn resume_published<N: Module + Differentiable<4> + Sync>(
     let mut steps = state.state.values().filter_map(|kept| kept.get("step")?.number());
     let n_steps = steps.next().unwrap_or(0.0);
     if n_steps < 0.0 || n_steps.fract() != 0.0 || steps.any(|other| other != n_steps) {
-        return Err(bad(
-            "its optimiser made a different number of steps for each parameter, expected one number".into()
-        ));
+        return Err(bad("the steps of its optimiser are not one whole number, the same for each parameter".into()));
     }
     let n_steps = n_steps as u64;
     // SGD does not count its steps.

@@ -41,8 +41,8 @@ pub struct Header {
     pub step: u64,
     /// The seed of every noise stream; with the step it is the streams' whole state, and the position in the epoch.
     pub seed: u64,
-    /// The training loss, smoothed.
-    pub loss: f64,
+    /// The training loss, smoothed; `None` before the first step here.
+    pub loss: Option<f64>,
     /// Steps made by the optimiser.
     pub optimizer_steps: u64,
     /// The run's configuration, as a YAML file.
@@ -170,11 +170,7 @@ impl Checkpoints {
         trainer: Trainer<N>,
     ) -> Result<Trainer<N>> {
         let path = self.state_path(step);
-        let mut state = TensorFile::open(&path)?;
-        let header = header(&state)?;
-        if header.step != step {
-            return Err(Error::format(&path, format!("found the state of step {}, expected step {step}", header.step)));
-        }
+        let (mut state, header) = open_state(&path, step)?;
         let weights = Weights::open(&self.weights_path(step))?;
         let ema = weights.has_ema().then(|| weights.load(trainer.net().clone(), true)).transpose()?;
         let trainer = trainer.map_net(|net| weights.load(net, false))?;
@@ -182,6 +178,16 @@ impl Checkpoints {
             .map_err(|error| Error::format(&path, error.to_string()))?;
         Ok(trainer.resume(TrainerState { step, optimizer, ema }))
     }
+}
+
+/// The optimiser's state of `step`, with its header.
+fn open_state(path: &Path, step: u64) -> Result<(TensorFile, Header)> {
+    let file = TensorFile::open(path)?;
+    let header = header(&file)?;
+    if header.step != step {
+        return Err(Error::format(path, format!("found the state of step {}, expected step {step}", header.step)));
+    }
+    Ok((file, header))
 }
 
 fn header(file: &TensorFile) -> Result<Header> {
@@ -232,14 +238,7 @@ impl Weights {
     pub fn optimizer_state(&self) -> Result<Option<TensorFile>> {
         let path = self.file.path().with_extension("state.safetensors");
         let Some(own) = self.header.as_ref().filter(|_| path.exists()) else { return Ok(None) };
-        let file = TensorFile::open(&path)?;
-        match header(&file)? {
-            found if found.step == own.step => Ok(Some(file)),
-            found => {
-                let message = format!("found the state of step {}, expected step {}", found.step, own.step);
-                Err(Error::format(&path, message))
-            }
-        }
+        open_state(&path, own.step).map(|(file, _)| Some(file))
     }
 
     /// A value of the file's metadata.

@@ -61,7 +61,7 @@ fn describe(path: &Path) -> Result<()> {
     match (weights.header(), &saved) {
         (Some(header), Some(config)) => {
             say(format!("training     step {} of {}, seed {}", header.step, config.training.n_iters, header.seed));
-            say(format!("loss         {:.3} (smoothed)", header.loss));
+            say(header.loss.map_or("loss         unknown".into(), |loss| format!("loss         {loss:.3} (smoothed)")));
         }
         _ => say("training     unknown: the file holds weights only"),
     }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use ncsn::checkpoint::pth::is_pth;
 use ncsn::checkpoint::{Checkpoints, Weights};
 use ncsn::config::{Config, File, Runner};
 use ncsn::device::{DeviceKind, Precision};
@@ -131,7 +132,7 @@ impl Published {
             let output = self.doc.map(|doc| RunFolders::new(&self.common.run, &doc)).transpose()?;
             return Ok(Command::Toy(toy::ToyArgs {
                 output: self.image_folder.or(output.map(|folders| folders.samples)),
-                n_steps: 10_000,
+                n_steps: toy::DEFAULT_N_STEPS,
                 seed: self.seed.unwrap_or(DEFAULT_SEED),
                 common: self.common,
             }));
@@ -246,7 +247,8 @@ fn images_config(file: File, name: &str) -> Result<Config> {
     }
 }
 
-/// The configuration that belongs to weights: the one in their header, else `given`, else the `config.yml` beside them.
+/// The configuration that belongs to weights: the one in their header, else `given`, else the `config.yml` beside them if they
+/// are a published checkpoint.
 fn saved_config(weights: &Weights, path: &Path, given: Option<&str>) -> Result<Option<Config>> {
     let (file, name) = match (weights.header(), given, path.with_file_name("config.yml")) {
         (Some(header), ..) => {
@@ -254,7 +256,9 @@ fn saved_config(weights: &Weights, path: &Path, given: Option<&str>) -> Result<O
             (Config::parse(&header.config, &name, &[], None)?, name)
         }
         (None, Some(given), _) => Config::load(given, &[], runner(weights))?,
-        (None, None, beside) if beside.is_file() => Config::load(&beside.display().to_string(), &[], runner(weights))?,
+        (None, None, beside) if is_pth(path)? && beside.is_file() => {
+            Config::load(&beside.display().to_string(), &[], runner(weights))?
+        }
         _ => return Ok(None),
     };
     images_config(file, &name).map(Some)

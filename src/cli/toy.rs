@@ -25,7 +25,7 @@ pub struct ToyArgs {
     #[arg(short = 'o', long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Training steps of the perceptron
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = DEFAULT_N_STEPS, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub n_steps: u64,
     /// Seed of all randomness
     #[arg(long, default_value_t = DEFAULT_SEED)]
@@ -34,6 +34,8 @@ pub struct ToyArgs {
     pub common: Common,
 }
 
+/// The paper's.
+pub const DEFAULT_N_STEPS: u64 = 10_000;
 /// Points drawn, by each sampler.
 const N_POINTS: usize = 1280;
 /// Points over which the Fisher divergence is taken.

@@ -137,8 +137,12 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         log.info(format!("comment: {}", args.comment));
     }
 
-    let smoothed = header.map(|h| h.loss);
+    let smoothed = header.and_then(|h| h.loss);
     let mut session = Session { args: &args, config: &config, folders: &folders, checkpoints, noise, smoothed, log };
+    if resumed.is_none() && trainer.step_count() > 0 {
+        // From here on the run is ours, whether or not it makes another step.
+        session.save(&trainer)?;
+    }
     match session.train(&mut trainer, train_set, &*test_set)? {
         Outcome::Stopped => Ok(ExitCode::from(stop::INTERRUPTED)),
         Outcome::Finished if args.no_sample => Ok(ExitCode::SUCCESS),
@@ -252,7 +256,7 @@ impl Session<'_> {
         let header = Header {
             step: trainer.step_count(),
             seed: self.noise.seed(),
-            loss: self.smoothed.unwrap_or(f64::NAN),
+            loss: self.smoothed,
             optimizer_steps: trainer.optimizer().n_steps(),
             config: self.config.to_yaml(),
         };

@@ -19,7 +19,7 @@ pub struct Trained {
     /// A checkpoint file instead of a run's newest: ours, or the published program's (.pth)
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
-    /// The configuration of weights that do not hold one [default: config.yml beside them]
+    /// The configuration of weights that do not hold one [default: config.yml beside a .pth]
     #[arg(long, value_name = "FILE", requires = "checkpoint")]
     pub config: Option<String>,
     /// The run's checkpoint at this step instead of its newest

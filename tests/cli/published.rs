@@ -39,6 +39,15 @@ fn a_published_run_goes_on_with_its_adam_state_as_if_it_had_never_stopped() {
     let info = succeeds(folder.path(), &["info", "--doc", "published"]);
     assert!(info.contains("of the published program") && info.contains("Ncsn: 1 channels, ngf 2"), "{info}");
     succeeds(folder.path(), &["sample", "--doc", "published", "-o", "samples", "--n", "2"]);
+    // One that has all of its steps becomes ours and draws its samples.
+    let done = folder.path().join("run/logs/done");
+    fs::create_dir_all(&done).unwrap();
+    for name in ["config.yml", "checkpoint.pth"] {
+        fs::copy(logs.join(name), done.join(name)).unwrap();
+    }
+    let said = succeeds(folder.path(), &["train", "--doc", "done", "--resume", "--set", "training.n_iters=8"]);
+    assert!(said.contains("all of its 8 steps") && said.contains("2 samples"), "{said}");
+    assert!(succeeds(folder.path(), &["info", "--doc", "done"]).contains("loss         unknown"));
     let args = ["train", "--doc", "published", "--resume", "--no-sample", "--set", "training.n_iters=16"];
     let said = succeeds(folder.path(), &args);
     assert!(said.contains("going on at step 8"), "{said}");

@@ -119,20 +119,12 @@ fn tar() -> Vec<u8> {
         &b"\x80\x02K\x01.\x80\x02(K\x07K\x06ctorch\nFloatTensor\nt."[..],
         &[word(1), word(3), word(1), word(0)].concat(),
     ];
-    let mut builder = tar::Builder::new(Vec::new());
-    for (name, content) in [
+    crate::tar([
         ("sys_info", &b"\x80\x02}."[..]),
         ("pickle", pickle),
         ("tensors", &tensors.concat()),
         ("storages", &storages.concat()),
-    ] {
-        let mut header = tar::Header::new_ustar();
-        header.set_path(name).unwrap();
-        header.set_size(content.len() as u64);
-        header.set_cksum();
-        builder.append(&header, content).unwrap();
-    }
-    builder.into_inner().unwrap()
+    ])
 }
 
 /// A small checkpoint with everything in it.

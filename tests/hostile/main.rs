@@ -136,13 +136,19 @@ fn mat_file(is_compressed: bool) -> Vec<u8> {
 
 /// The archive before gzip: damage to the gzip layer alone would never reach tar.
 fn cifar_tar() -> Vec<u8> {
+    let content = pixels(100);
+    tar(cifar::BATCHES.map(|name| (format!("{}/{name}.bin", cifar::FOLDER_BIN), &content[..])))
+}
+
+/// A tar archive of the given names and contents.
+pub fn tar<'a>(files: impl IntoIterator<Item = (impl AsRef<Path>, &'a [u8])>) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
-    for name in cifar::BATCHES {
+    for (name, content) in files {
         let mut header = tar::Header::new_ustar();
-        header.set_path(format!("{}/{name}.bin", cifar::FOLDER_BIN)).unwrap();
-        header.set_size(100);
+        header.set_path(name).unwrap();
+        header.set_size(content.len() as u64);
         header.set_cksum();
-        builder.append(&header, &pixels(100)[..]).unwrap();
+        builder.append(&header, content).unwrap();
     }
     builder.into_inner().unwrap()
 }
@@ -181,7 +187,7 @@ fn checkpoint() -> [Vec<u8>; 2] {
     let optimizer = Optimizer::from_host(ADAM, STEP, trainer.net(), moments).unwrap();
     let trainer = trainer.resume(TrainerState { step: STEP, optimizer, ema: None });
     let folder = tempfile::tempdir().unwrap();
-    let header = Header { step: STEP, seed: 1, loss: 2.5, optimizer_steps: STEP, config: String::new() };
+    let header = Header { step: STEP, seed: 1, loss: Some(2.5), optimizer_steps: STEP, config: String::new() };
     let path = Checkpoints::new(folder.path()).save(&trainer, &header).unwrap();
     [fs::read(&path).unwrap(), fs::read(path.with_extension("state.safetensors")).unwrap()]
 }
@@ -200,17 +206,7 @@ fn pth_tar() -> Vec<u8> {
     ]
     .concat();
     let pickle = b"\x80\x02]ccollections\nOrderedDict\n)RU\x01wU\x017Qsa.";
-    let mut builder = tar::Builder::new(Vec::new());
-    for (name, content) in
-        [("sys_info", &b"\x80\x02}."[..]), ("pickle", pickle), ("tensors", &tensors), ("storages", &storages)]
-    {
-        let mut header = tar::Header::new_ustar();
-        header.set_path(name).unwrap();
-        header.set_size(content.len() as u64);
-        header.set_cksum();
-        builder.append(&header, content).unwrap();
-    }
-    builder.into_inner().unwrap()
+    tar([("sys_info", &b"\x80\x02}."[..]), ("pickle", pickle), ("tensors", &tensors), ("storages", &storages)])
 }
 
 /// The most memory that this process has had so far, where the system tells.
