@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use burn::tensor::Device;
 
+pub use ncsn_kernels::cpu::{Isa, Precision};
+
 use crate::error::{Error, Result};
 
 /// A device that can be asked for.
@@ -49,24 +51,10 @@ impl fmt::Display for DeviceKind {
     }
 }
 
-/// How matrix products treat f32, named as in PyTorch's `set_float32_matmul_precision`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// f32 multiply-adds.
-    #[default]
-    Highest,
-}
-
-impl FromStr for Precision {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "highest" => Ok(Self::Highest),
-            "high" | "medium" => {
-                Err(Error::Usage(format!("found precision {name}, expected highest: this build has no faster one yet")))
-            }
-            _ => Err(Error::Usage(format!("found precision {name}, expected highest"))),
-        }
-    }
+/// The instruction set in use: the fastest that the processor has, or the one that `NCSN_CPU` names.
+///
+/// # Errors
+/// When the variable names none, or one that the processor lacks.
+pub fn instructions() -> Result<Isa> {
+    Isa::from_environment().map_err(Error::Usage)
 }

@@ -74,6 +74,8 @@
 //!
 //! `examples/toy.rs` measures what comes out of it; `examples/sample_grid.rs` trains a network and draws images.
 
+#![forbid(unsafe_code)]
+
 pub mod board;
 pub mod checkpoint;
 pub mod config;

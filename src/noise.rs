@@ -5,6 +5,9 @@
 //! the noise of training step 700 is that of [`Noise::stream`]`("train/noise", 700)`, whether or not the run was
 //! interrupted before it, and image 12 of a sampling run has the same noise whatever the batch it is drawn in.
 
+use ncsn_kernels::cpu::Isa;
+use ncsn_kernels::random::{self, Position};
+
 /// The source of every stream of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Noise {
@@ -28,7 +31,7 @@ impl Noise {
         let name_hash =
             name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         let key = mix(name_hash ^ mix(self.seed));
-        Stream { key: [key as u32, (key >> 32) as u32], index, block: 0 }
+        Stream { at: Position { key: [key as u32, (key >> 32) as u32], index, block: 0 } }
     }
 
     /// A random order of `0..n`, number `index` (an epoch) of the stream `name`.
@@ -45,35 +48,22 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// One block of Philox4x32-10.
-fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for round in 0..10 {
-        if round > 0 {
-            key[0] = key[0].wrapping_add(0x9e37_79b9);
-            key[1] = key[1].wrapping_add(0xbb67_ae85);
-        }
-        let p0 = u64::from(counter[0]) * 0xd251_1f53;
-        let p1 = u64::from(counter[2]) * 0xcd9e_8d57;
-        counter =
-            [(p1 >> 32) as u32 ^ counter[1] ^ key[0], p1 as u32, (p0 >> 32) as u32 ^ counter[3] ^ key[1], p0 as u32];
-    }
-    counter
-}
-
 /// A sequence of random numbers. Every call starts at a new block of four words, so a draw's values depend on how many
 /// blocks were drawn before, not on how they were used.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    key: [u32; 2],
-    index: u64,
-    block: u64,
+    at: Position,
 }
 
 impl Stream {
     fn next_block(&mut self) -> [u32; 4] {
-        let (b, i) = (self.block, self.index);
-        self.block += 1;
-        philox([b as u32, (b >> 32) as u32, i as u32, (i >> 32) as u32], self.key)
+        self.skip(1).words()
+    }
+
+    /// Where the next `n` blocks begin, which are drawn with it.
+    fn skip(&mut self, n: u64) -> Position {
+        let next = self.at.after(n);
+        std::mem::replace(&mut self.at, next)
     }
 
     /// A number in `0..n`, without bias beyond 2⁻⁶⁴·n.
@@ -86,31 +76,18 @@ impl Stream {
 
     /// Fills `out` with U[0, 1), multiples of 2⁻²⁴.
     pub fn uniform(&mut self, out: &mut [f32]) {
-        for chunk in out.chunks_mut(4) {
-            for (x, word) in chunk.iter_mut().zip(self.next_block()) {
-                *x = (word >> 8) as f32 * (1.0 / 16_777_216.0);
-            }
-        }
+        random::fill_uniform(Isa::chosen(), self.skip(n_blocks(out)), out);
     }
 
     /// Fills `out` with N(0, 1) by Box and Muller's transform, two from each two words.
     pub fn normal(&mut self, out: &mut [f32]) {
-        for chunk in out.chunks_mut(4) {
-            let w = self.next_block();
-            let (a, b) = box_muller(w[0], w[1]);
-            let (c, d) = box_muller(w[2], w[3]);
-            for (x, z) in chunk.iter_mut().zip([a, b, c, d]) {
-                *x = z;
-            }
-        }
+        random::fill_normal(Isa::chosen(), self.skip(n_blocks(out)), out);
     }
 }
 
-fn box_muller(a: u32, b: u32) -> (f32, f32) {
-    // In f64: ln and the angle near 2³² different words would lose their last bits in f32, the tail most of all.
-    let r = (-2.0 * ((f64::from(a) + 1.0) / 4_294_967_296.0).ln()).sqrt();
-    let (sin, cos) = (std::f64::consts::TAU * (f64::from(b) / 4_294_967_296.0)).sin_cos();
-    ((r * cos) as f32, (r * sin) as f32)
+/// How many blocks a draw takes: the rest of the last one is not used.
+fn n_blocks(out: &[f32]) -> u64 {
+    out.len().div_ceil(4) as u64
 }
 
 /// A random order of `0..n` that needs no memory: a Feistel cipher over the next power of four, walked until it falls
@@ -157,12 +134,28 @@ mod tests {
     #[test]
     fn philox_gives_the_published_known_answers() {
         // Random123's kat_vectors, philox4x32 10.
-        assert_eq!(philox([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
-        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
+        let words = |[c0, c1, c2, c3]: [u32; 4], key| {
+            let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+            Stream { at: Position { key, index: pair(c2, c3), block: pair(c0, c1) } }.next_block()
+        };
+        assert_eq!(words([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
+        assert_eq!(words([u32::MAX; 4], [u32::MAX; 2]), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
         assert_eq!(
-            philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0]),
+            words([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0]),
             [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]
         );
+    }
+
+    #[test]
+    fn a_draw_begins_at_a_new_block_after_the_last() {
+        let (mut stream, mut other) = (Noise::new(1).stream("test", 2), Noise::new(1).stream("test", 2));
+        let mut whole = [0.0; 20];
+        stream.uniform(&mut whole);
+        let (mut first, mut second) = ([0.0; 5], [0.0; 12]);
+        other.uniform(&mut first);
+        other.uniform(&mut second);
+        assert_eq!((&first[..], &second[..]), (&whole[..5], &whole[8..]));
+        assert_eq!(stream.below(u64::MAX), other.below(u64::MAX));
     }
 
     #[test]

@@ -66,9 +66,9 @@ pub struct ByParts<'a, S> {
 }
 
 impl<'a, S> ByParts<'a, S> {
-    /// As many parts as there are cores.
+    /// As many parts as there are threads.
     pub fn new(score: &'a S) -> Self {
-        Self { score, n_parts: std::thread::available_parallelism().map_or(1, usize::from) }
+        Self { score, n_parts: rayon::current_num_threads() }
     }
 }
 

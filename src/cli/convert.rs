@@ -35,7 +35,7 @@ pub struct ConvertArgs {
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 /// What a checkpoint holds, whatever its format.

@@ -20,6 +20,13 @@ pub struct FiguresArgs {
     figure: Figure,
 }
 
+impl FiguresArgs {
+    pub fn common(&self) -> &Common {
+        let Figure::Scorenet(args) = &self.figure;
+        &args.common
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Figure {
     /// Song & Ermon 2019, figure 1: the loss of sliced score matching without and with a little noise in the data

@@ -1,4 +1,4 @@
-//! `ncsn info`: what a run or a checkpoint holds.
+//! `ncsn info`: what a run or a checkpoint holds, or what the processor can do.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,16 +15,23 @@ use super::{Common, RunFolders, noise_levels, saved_config, say};
 #[derive(Debug, Args)]
 pub struct InfoArgs {
     /// The run
-    #[arg(long, value_name = "NAME", required_unless_present = "checkpoint")]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["checkpoint", "cpu"])]
     doc: Option<String>,
     /// A checkpoint file instead
     #[arg(long, value_name = "FILE", conflicts_with = "doc")]
     checkpoint: Option<PathBuf>,
+    /// The processor instead: its instruction sets, the one in use, and what a convolution does at each precision
+    #[arg(long, conflicts_with_all = ["doc", "checkpoint"])]
+    cpu: bool,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 pub fn run(args: InfoArgs) -> Result<ExitCode> {
+    if args.cpu {
+        super::cpu::describe(args.common.precision)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let path = match (&args.checkpoint, &args.doc) {
         (Some(path), _) => path.clone(),
         (None, Some(doc)) => {

@@ -63,7 +63,7 @@ pub struct InpaintArgs {
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 /// What is hidden of an image.

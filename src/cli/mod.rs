@@ -1,6 +1,8 @@
 //! The program: arguments, progress, files. Uses the public library only, and is the only part that prints.
 
+mod bench;
 mod convert;
+mod cpu;
 mod data;
 mod figures;
 mod info;
@@ -23,7 +25,7 @@ use clap::{Args, Parser, Subcommand};
 use ncsn::checkpoint::pth::is_pth;
 use ncsn::checkpoint::{Checkpoints, Weights};
 use ncsn::config::{Config, File, Runner};
-use ncsn::device::{DeviceKind, Precision};
+use ncsn::device::{DeviceKind, Precision, instructions};
 use ncsn::net::{Architecture, InputRange};
 use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
@@ -72,8 +74,10 @@ enum Command {
     Convert(convert::ConvertArgs),
     /// Evaluate a network: tensors `x` and `labels` in, `score` out
     Score(score::ScoreArgs),
-    /// Show what a run or a checkpoint holds
+    /// Show what a run or a checkpoint holds, or what the processor can do
     Info(info::InfoArgs),
+    /// Measure how fast this machine trains and samples
+    Bench(bench::BenchArgs),
 }
 
 /// What every command knows.
@@ -88,8 +92,8 @@ struct Common {
     /// Where to compute: cpu or auto
     #[arg(long, default_value = "auto", value_parser = parse::<DeviceKind>)]
     device: DeviceKind,
-    /// How exact products of f32 are: highest
-    #[arg(long, default_value = "highest", value_parser = parse::<Precision>)]
+    /// How exact products of f32 are: highest, high or medium
+    #[arg(long, default_value = "high", value_parser = parse::<Precision>)]
     precision: Precision,
 }
 
@@ -122,8 +126,44 @@ struct Published {
 /// The published program's default.
 const DEFAULT_SEED: u64 = 1234;
 
-fn parse<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error: Error| error.to_string())
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+impl Command {
+    fn run(self) -> Result<ExitCode> {
+        // Refused here, once: the library's operations would choose another.
+        instructions()?;
+        if let Some(common) = self.common() {
+            common.precision.set_current();
+        }
+        match self {
+            Command::Train(args) => train::run(args),
+            Command::Sample(args) => sample::run(args),
+            Command::Inpaint(args) => inpaint::run(args),
+            Command::Toy(args) => toy::run(args),
+            Command::Figures(args) => figures::run(args),
+            Command::Convert(args) => convert::run(args),
+            Command::Score(args) => score::run(args),
+            Command::Info(args) => info::run(args),
+            Command::Bench(args) => bench::run(args),
+        }
+    }
+
+    /// What every command knows; `bench` leaves no files and has a precision for each workload.
+    fn common(&self) -> Option<&Common> {
+        match self {
+            Command::Train(args) => Some(&args.common),
+            Command::Sample(args) => Some(&args.common),
+            Command::Inpaint(args) => Some(&args.common),
+            Command::Toy(args) => Some(&args.common),
+            Command::Figures(args) => Some(args.common()),
+            Command::Convert(args) => Some(&args.common),
+            Command::Score(args) => Some(&args.common),
+            Command::Info(args) => Some(&args.common),
+            Command::Bench(_) => None,
+        }
+    }
 }
 
 impl Published {
@@ -170,17 +210,7 @@ pub fn main() -> ExitCode {
     }));
     let cli = Cli::parse();
     let command = cli.command.map_or_else(|| cli.published.command(), Ok);
-    let done = command.and_then(|command| match command {
-        Command::Train(args) => train::run(args),
-        Command::Sample(args) => sample::run(args),
-        Command::Inpaint(args) => inpaint::run(args),
-        Command::Toy(args) => toy::run(args),
-        Command::Figures(args) => figures::run(args),
-        Command::Convert(args) => convert::run(args),
-        Command::Score(args) => score::run(args),
-        Command::Info(args) => info::run(args),
-    });
-    match done {
+    match command.and_then(Command::run) {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");

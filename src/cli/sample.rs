@@ -62,7 +62,7 @@ pub struct SampleArgs {
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 /// What is written beside the images.

@@ -37,7 +37,7 @@ pub struct ScoreArgs {
     #[arg(long)]
     no_ema: bool,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 pub fn run(args: ScoreArgs) -> Result<ExitCode> {

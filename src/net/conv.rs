@@ -1,9 +1,10 @@
 //! Convolutions, alone and followed by a mean over 2×2 cells.
 
 use burn::module::{Module, Param};
-use burn::tensor::module::{avg_pool2d, conv2d};
-use burn::tensor::ops::{AvgPoolOptions, ConvOptions};
 use burn::tensor::{Device, Tensor};
+use ncsn_kernels::filter::Filter;
+use ncsn_kernels::ops::conv::{Conv, conv2d};
+use ncsn_kernels::ops::pixels::separable;
 
 use super::params::upload;
 use super::{Dual, uniform};
@@ -63,10 +64,26 @@ impl Conv2d {
     /// # Shapes
     /// `[batch, in, height, width]` → `[batch, out, ⌈height/stride⌉, ⌈width/stride⌉]`, without another padding.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        self.with_residual(x, None)
+    }
+
+    /// The convolution of `x`, plus `residual`, in one pass.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`]; `residual` as the result.
+    pub fn forward_plus(&self, x: Dual<4>, residual: Dual<4>) -> Dual<4> {
+        self.with_residual(x, Some(residual))
+    }
+
+    fn with_residual(&self, x: Dual<4>, residual: Option<Dual<4>>) -> Dual<4> {
         let weight = self.weight.val();
-        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [self.dilation; 2], 1);
-        let tangent = x.tangent.map(|t| conv2d(t, weight.clone(), None, options.clone()));
-        Dual { value: conv2d(x.value, weight, self.bias.as_ref().map(Param::val), options), tangent }
+        let conv = Conv { stride: self.stride, padding: self.padding, dilation: self.dilation };
+        let (residual, residual_tangent) = residual.map_or((None, None), |r| (Some(r.value), r.tangent));
+        let tangent = match (x.tangent, residual_tangent) {
+            (Some(t), residual) => Some(conv2d(t, weight.clone(), None, residual, conv)),
+            (None, residual) => residual,
+        };
+        Dual { value: conv2d(x.value, weight, self.bias.as_ref().map(Param::val), residual, conv), tangent }
     }
 }
 
@@ -81,6 +98,9 @@ impl MeanPoolConv {
     /// # Shapes
     /// `[batch, in, height, width]` → `[batch, out, height/2, width/2]`; height and width must be even.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
-        self.conv.forward(x).linear(|h| avg_pool2d(h, AvgPoolOptions::new([2, 2]).with_stride([2, 2])))
+        self.conv.forward(x).linear(|h| {
+            let [.., height, width] = h.dims();
+            separable(h, Filter::cell_mean(height, 2), Filter::cell_mean(width, 2))
+        })
     }
 }

@@ -2,9 +2,11 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
+use ncsn_kernels::ops::is_for_kernels;
+use ncsn_kernels::ops::norm::{Activation, instance_norm};
 
-use super::Dual;
 use super::params::upload;
+use super::{Dual, elu};
 use crate::noise::Stream;
 
 /// Which normalisation a network uses everywhere.
@@ -101,25 +103,25 @@ impl Norm {
     /// # Shapes
     /// `x`: `[batch, features, height, width]`; `labels`: `[batch]`, level indices; result as `x`.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        let [n, c, h, w] = x.dims();
+        self.forward_with(Activation::None, x, labels)
+    }
+
+    /// [`Self::forward`], then ELU, in one pass.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    pub fn forward_elu(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
+        self.forward_with(Activation::Elu, x, labels)
+    }
+
+    fn forward_with(&self, activation: Activation, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
+        let [n, c, ..] = x.dims();
         let (gamma, alpha, beta) = self.scales([n, c], labels);
-        let x = x.reshape([n, c, h * w]);
-        let mu = x.clone().mean_dim(2);
-        let centred = x - mu.clone();
-        let h_scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
-        let shift: Dual<2> = match alpha {
-            None => beta.into(),
-            Some(alpha) => {
-                let mu = mu.reshape([n, c]);
-                let centred = mu.clone() - mu.mean_dim(1);
-                let variance = centred.clone().square().linear(|s| s.sum_dim(1) / (c as f64 - 1.0));
-                let mu_hat = centred * (variance + EPSILON).rsqrt();
-                Dual::from(gamma.clone() * alpha) * mu_hat + Dual::from(beta)
-            }
-        };
-        // γ·h + shift as one product and one sum over the pixels.
-        let scale = Dual::from(gamma.reshape([n, c, 1])) * h_scale;
-        (centred * scale + shift.reshape([n, c, 1])).reshape([n, c, h, w])
+        if x.tangent.is_none() && is_for_kernels(&x.value) {
+            return instance_norm(x.value, gamma, alpha, beta, activation).into();
+        }
+        let out = normalised(x, gamma, alpha, beta);
+        if activation == Activation::Elu { elu(out) } else { out }
     }
 
     /// γ, α (`None` for instance norm) and β of each example: `[batch, features]`.
@@ -136,4 +138,26 @@ impl Norm {
             }
         }
     }
+}
+
+/// [`Norm::forward`] made of operations that also carry a tangent.
+fn normalised(x: Dual<4>, gamma: Tensor<2>, alpha: Option<Tensor<2>>, beta: Tensor<2>) -> Dual<4> {
+    let [n, c, h, w] = x.dims();
+    let x = x.reshape([n, c, h * w]);
+    let mu = x.clone().mean_dim(2);
+    let centred = x - mu.clone();
+    let h_scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
+    let shift: Dual<2> = match alpha {
+        None => beta.into(),
+        Some(alpha) => {
+            let mu = mu.reshape([n, c]);
+            let centred = mu.clone() - mu.mean_dim(1);
+            let variance = centred.clone().square().linear(|s| s.sum_dim(1) / (c as f64 - 1.0));
+            let mu_hat = centred * (variance + EPSILON).rsqrt();
+            Dual::from(gamma.clone() * alpha) * mu_hat + Dual::from(beta)
+        }
+    };
+    // γ·h + shift as one product and one sum over the pixels.
+    let scale = Dual::from(gamma.reshape([n, c, 1])) * h_scale;
+    (centred * scale + shift.reshape([n, c, 1])).reshape([n, c, h, w])
 }

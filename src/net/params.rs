@@ -119,6 +119,36 @@ pub trait Replace {
     fn replace<const D: usize>(&mut self, index: usize, name: &str, value: Tensor<D>) -> Tensor<D>;
 }
 
+/// Replaces all values at once, each flattened to `[n]`, in registration order, by what `f` makes of them. While it runs the
+/// module is without them, so that values which nobody else holds can be changed in place.
+pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> Vec<Tensor<1>>) {
+    #[derive(Default)]
+    struct Take {
+        shapes: Vec<Vec<usize>>,
+        values: Vec<Tensor<1>>,
+    }
+    impl Replace for Take {
+        fn replace<const D: usize>(&mut self, _: usize, _: &str, value: Tensor<D>) -> Tensor<D> {
+            let nothing = Tensor::empty([0; D], &value.device());
+            self.shapes.push(value.dims().to_vec());
+            self.values.push(value.reshape([-1]));
+            nothing
+        }
+    }
+    struct Put(Vec<Vec<usize>>, std::vec::IntoIter<Tensor<1>>);
+    impl Replace for Put {
+        fn replace<const D: usize>(&mut self, index: usize, _: &str, _: Tensor<D>) -> Tensor<D> {
+            let value = self.1.next().expect("a value for each parameter");
+            value.reshape(<[usize; D]>::try_from(&self.0[index][..]).expect("the rank that was taken"))
+        }
+    }
+    let (hollow, Take { shapes, values }) = replace(module.clone(), Take::default());
+    *module = hollow.clone();
+    let values = f(values);
+    assert_eq!(values.len(), shapes.len(), "values of as many parameters");
+    *module = replace(hollow, Put(shapes, values.into_iter())).0;
+}
+
 /// Every parameter with its name, copied to the host.
 pub fn to_host<M: Module>(module: &M) -> Vec<(String, HostTensor)> {
     let mut out = Vec::new();

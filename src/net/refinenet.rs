@@ -6,7 +6,6 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::{
     Architecture, Conv2d, Dual, InputRange, NetworkConfig, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock,
-    elu,
 };
 use crate::error::{Error, Result};
 use crate::noise::Stream;
@@ -120,6 +119,6 @@ impl RefineNet {
             below = Some(block.forward(inputs, labels, [height, width]));
         }
         let h = below.expect("a network has refine blocks");
-        self.end_conv.forward(elu(self.normalizer.forward(h, labels)))
+        self.end_conv.forward(self.normalizer.forward_elu(h, labels))
     }
 }

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 
-use super::{Conv2d, Dual, MeanPoolConv, Norm, Parts, elu};
+use super::{Conv2d, Dual, MeanPoolConv, Norm, Parts};
 
 /// What a residual block does to the size of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,13 @@ impl Conv {
         match self {
             Conv::Same(conv) => conv.forward(x),
             Conv::Pooled(conv) => conv.forward(x),
+        }
+    }
+
+    fn forward_plus(&self, x: Dual<4>, residual: Dual<4>) -> Dual<4> {
+        match self {
+            Conv::Same(conv) => conv.forward_plus(x, residual),
+            Conv::Pooled(conv) => conv.forward(x) + residual,
         }
     }
 }
@@ -83,11 +90,12 @@ impl ResidualBlock {
     /// # Shapes
     /// `x`: `[batch, in, height, width]`, `labels`: `[batch]` → `[batch, out, height, width]`, or half of both.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        let h = self.conv1.forward(elu(self.normalize1.forward(x.clone(), labels)));
-        let h = self.conv2.forward(elu(self.normalize2.forward(h, labels)));
-        match &self.shortcut {
-            Some(conv) => conv.forward(x) + h,
-            None => x + h,
-        }
+        let h = self.conv1.forward(self.normalize1.forward_elu(x.clone(), labels));
+        let h = self.normalize2.forward_elu(h, labels);
+        let shortcut = match &self.shortcut {
+            Some(conv) => conv.forward(x),
+            None => x,
+        };
+        self.conv2.forward_plus(h, shortcut)
     }
 }

@@ -2,9 +2,8 @@
 //! residual blocks with group norm.
 
 use burn::module::{Module, Param};
-use burn::tensor::module::conv_transpose2d;
-use burn::tensor::ops::ConvTransposeOptions;
 use burn::tensor::{Device, Tensor};
+use ncsn_kernels::ops::conv::{Conv, conv_transpose2d};
 
 use super::norm::standardised;
 use super::params::upload;
@@ -84,10 +83,9 @@ impl ConvTranspose2d {
     /// `[batch, in, h, w]` → `[batch, out, …]`, each side stride·(h − 1) + k − 2·padding + output padding.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let weight = self.weight.val();
-        let (stride, padding, extra) = ([self.stride; 2], [self.padding; 2], [self.output_padding; 2]);
-        let options = ConvTransposeOptions::new(stride, padding, extra, [1, 1], 1);
-        let tangent = x.tangent.map(|t| conv_transpose2d(t, weight.clone(), None, options.clone()));
-        Dual { value: conv_transpose2d(x.value, weight, Some(self.bias.val()), options), tangent }
+        let conv = Conv { stride: self.stride, padding: self.padding, dilation: 1 };
+        let tangent = x.tangent.map(|t| conv_transpose2d(t, weight.clone(), None, conv, self.output_padding));
+        Dual { value: conv_transpose2d(x.value, weight, Some(self.bias.val()), conv, self.output_padding), tangent }
     }
 }
 

@@ -8,8 +8,13 @@ use crate::net::params::{self, Replace};
 /// shadow ← rate·shadow + (1 − rate)·weights, after each step, starting from the first weights.
 #[derive(Clone, Debug)]
 pub struct Ema<M> {
-    rate: f64,
-    shadow: M,
+    pub(super) rate: f64,
+    pub(super) shadow: M,
+}
+
+/// rate·shadow + (1 − rate)·weights
+pub(super) fn blend<const D: usize>(rate: f64, shadow: Tensor<D>, weights: Tensor<D>) -> Tensor<D> {
+    shadow * rate + weights * (1.0 - rate)
 }
 
 impl<M: Module> Ema<M> {
@@ -29,7 +34,7 @@ impl<M: Module> Ema<M> {
         impl Replace for Blend {
             fn replace<const D: usize>(&mut self, index: usize, _: &str, value: Tensor<D>) -> Tensor<D> {
                 let target = self.1[index].clone().reshape(value.dims());
-                value * self.0 + target * (1.0 - self.0)
+                blend(self.0, value, target)
             }
         }
         let mut weights = Vec::new();

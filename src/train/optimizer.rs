@@ -2,9 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use ncsn_kernels::ops::optimizer as ops;
+use ncsn_kernels::optimizer as kernel;
 
+use super::ema::{Ema, blend};
 use crate::error::{Error, Result};
-use crate::net::params::{self, HostTensor, Replace};
+use crate::net::params::{self, HostTensor};
 
 /// An update rule and its constants. `weight_decay` is L2: it is added to the gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,29 +66,12 @@ impl Rule {
         }
     }
 
-    /// The change of a parameter with gradient `g` in step `t` (from 1); `state` is that of [`Self::state_names`].
-    fn update(self, t: u64, g: Tensor<1>, state: &mut [Tensor<1>]) -> Tensor<1> {
+    /// The rule of step `t` (from 1) as one pass over a parameter.
+    fn at(self, t: u64) -> kernel::Rule {
         match self {
-            Rule::Adam { lr, betas: [beta1, beta2], eps, .. } => {
-                state[0] = state[0].clone() * beta1 + g.clone() * (1.0 - beta1);
-                state[1] = state[1].clone() * beta2 + g.square() * (1.0 - beta2);
-                let mut v = state[1].clone();
-                if let Some(largest) = state.get_mut(2) {
-                    *largest = largest.clone().max_pair(v);
-                    v = largest.clone();
-                }
-                let (correction1, correction2) = (1.0 - beta1.powf(t as f64), 1.0 - beta2.powf(t as f64));
-                let denominator = v.sqrt() / correction2.sqrt() + eps;
-                state[0].clone() / denominator * (-lr / correction1)
-            }
-            Rule::RmsProp { lr, alpha, eps, .. } => {
-                state[0] = state[0].clone() * alpha + g.clone().square() * (1.0 - alpha);
-                g / (state[0].clone().sqrt() + eps) * -lr
-            }
-            Rule::Sgd { lr, momentum, .. } => {
-                state[0] = state[0].clone() * momentum + g;
-                state[0].clone() * -lr
-            }
+            Rule::Adam { lr, betas, eps, .. } => kernel::Rule::Adam { lr, betas, eps, t },
+            Rule::RmsProp { lr, alpha, eps, .. } => kernel::Rule::RmsProp { lr, alpha, eps },
+            Rule::Sgd { lr, momentum, .. } => kernel::Rule::Sgd { lr, momentum },
         }
     }
 }
@@ -117,29 +103,63 @@ impl Optimizer {
 
     /// One step: every parameter of `module` moves against its gradient, given in registration order. A parameter
     /// without a gradient stays.
-    pub fn step<M: Module>(&mut self, module: M, gradients: Vec<Option<Tensor<1>>>) -> M {
-        struct Apply<'a>(&'a mut Optimizer, Vec<Option<Tensor<1>>>);
-        impl Replace for Apply<'_> {
-            fn replace<const D: usize>(&mut self, index: usize, _: &str, value: Tensor<D>) -> Tensor<D> {
-                let Apply(optimizer, gradients) = self;
-                let (shape, value) = (value.dims(), value.inner().reshape([-1]));
-                if optimizer.state.len() <= index {
-                    let zeros = optimizer.rule.state_names().iter().map(|_| value.zeros_like());
-                    optimizer.state.push(zeros.collect());
-                }
-                let value = match gradients[index].take() {
-                    None => value,
-                    Some(g) => {
-                        let decay = optimizer.rule.weight_decay();
-                        let g = if decay == 0.0 { g } else { g + value.clone() * decay };
-                        value + optimizer.rule.update(optimizer.n_steps, g, &mut optimizer.state[index])
-                    }
-                };
-                Tensor::from_inner(value.reshape(shape))
+    pub fn step<M: Module>(&mut self, mut module: M, gradients: Vec<Option<Tensor<1>>>) -> M {
+        self.advance(&mut module, gradients, 1.0, None);
+        module
+    }
+
+    /// [`Self::step`] with the gradients times `clip`, and one of the moving average, in one pass over each parameter.
+    pub(super) fn advance<M: Module>(
+        &mut self,
+        module: &mut M,
+        gradients: Vec<Option<Tensor<1>>>,
+        clip: f64,
+        ema: Option<&mut Ema<M>>,
+    ) {
+        self.n_steps += 1;
+        let (rule, weight_decay) = (self.rule.at(self.n_steps), self.rule.weight_decay());
+        let step = |ema_rate| kernel::Step { rule, clip, weight_decay, ema_rate };
+        match ema {
+            None => {
+                self.advance_all(module, gradients, step(0.0), Vec::new());
+            }
+            Some(Ema { rate, shadow }) => {
+                params::map_values(shadow, |shadows| self.advance_all(module, gradients, step(*rate), shadows));
             }
         }
-        self.n_steps += 1;
-        params::replace(module, Apply(self, gradients)).0
+    }
+
+    /// The step on every parameter; `shadows` after it, which may be none.
+    fn advance_all<M: Module>(
+        &mut self,
+        module: &mut M,
+        gradients: Vec<Option<Tensor<1>>>,
+        step: kernel::Step,
+        shadows: Vec<Tensor<1>>,
+    ) -> Vec<Tensor<1>> {
+        let mut shadows = shadows.into_iter();
+        let mut shadows_after = Vec::with_capacity(shadows.len());
+        params::map_values(module, |values| {
+            assert_eq!(values.len(), gradients.len(), "gradients of as many parameters");
+            let advance_one = |(index, (value, gradient)): (usize, (Tensor<1>, Option<Tensor<1>>))| {
+                let (mut value, mut shadow) = (value.inner(), shadows.next());
+                if self.state.len() <= index {
+                    let zeros = self.rule.state_names().iter().map(|_| value.zeros_like());
+                    self.state.push(zeros.collect());
+                }
+                if let Some(gradient) = gradient {
+                    let state = std::mem::take(&mut self.state[index]);
+                    let after = ops::step(&step, gradient, ops::Parameter { value, state, shadow });
+                    (value, self.state[index], shadow) = (after.value, after.state, after.shadow);
+                } else {
+                    shadow = shadow.map(|shadow| blend(step.ema_rate, shadow, value.clone()));
+                }
+                shadows_after.extend(shadow);
+                Tensor::from_inner(value)
+            };
+            values.into_iter().zip(gradients).enumerate().map(advance_one).collect()
+        });
+        shadows_after
     }
 
     /// The state on the host, as `(state name, parameter name, values)`.

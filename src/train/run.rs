@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use ncsn_kernels::ops::optimizer::sum_of_squares;
 
 use super::{Ema, Optimizer, Rule};
 use crate::data::Batch;
@@ -170,25 +171,20 @@ impl<N: Module + Differentiable<4> + Sync> Trainer<N> {
             return Err(not_finite("the loss".into(), loss));
         }
 
-        let (names, mut gradients): (Vec<_>, Vec<_>) = gradients.into_iter().unzip();
-        let squares: Vec<Tensor<1>> = gradients.iter().flatten().map(|g| g.clone().square().sum()).collect();
-        let squares = Tensor::cat(squares, 0).try_into_vec_as::<f32>().expect("gradients are f32");
-        if let Some(i) = squares.iter().position(|s| !s.is_finite()) {
-            let with_gradient = names.iter().zip(&gradients).filter(|(_, g)| g.is_some());
-            let name = with_gradient.map(|(name, _)| name).nth(i).map_or("?", String::as_str);
-            return Err(not_finite(format!("the gradient of {name}"), f64::from(squares[i])));
+        let (names, gradients): (Vec<_>, Vec<_>) = gradients.into_iter().unzip();
+        let squares = gradients.iter().map(|g| g.as_ref().map_or(0.0, |g| sum_of_squares(g.clone())));
+        let squares: Vec<f64> = squares.collect();
+        // As f32, which the optimiser's state is: squares beyond it would stay there for ever.
+        if let Some(i) = squares.iter().position(|&s| !(s as f32).is_finite()) {
+            return Err(not_finite(format!("the gradient of {}", names[i]), f64::from(squares[i] as f32)));
         }
-        if let Some(max_norm) = self.options.grad_clip {
-            let norm = squares.iter().map(|&s| f64::from(s)).sum::<f64>().sqrt();
+        let clip = self.options.grad_clip.map_or(1.0, |max_norm| {
             // PyTorch's clip_grad_norm_.
-            let coefficient = (max_norm / (norm + 1e-6)).min(1.0);
-            gradients.iter_mut().flatten().for_each(|g| *g = g.clone() * coefficient);
-        }
+            let norm = squares.iter().sum::<f64>().sqrt();
+            (max_norm / (norm + 1e-6)).min(1.0)
+        });
 
-        self.net = self.optimizer.step(self.net.clone(), gradients);
-        if let Some(ema) = &mut self.ema {
-            ema.update(&self.net);
-        }
+        self.optimizer.advance(&mut self.net, gradients, clip, self.ema.as_mut());
         self.step = step;
         Ok(Report { step, loss })
     }

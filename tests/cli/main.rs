@@ -1,6 +1,8 @@
 //! The program as its users meet it.
 #![allow(clippy::unwrap_used)]
 
+mod bench;
+mod cpu;
 mod figures;
 mod inpaint;
 mod published;

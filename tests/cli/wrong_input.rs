@@ -70,10 +70,8 @@ fn wrong_overrides_and_names_are_told() {
     assert!(fails(folder.path(), &["sample", "--doc", "none"]).contains("found no checkpoint"));
     assert!(fails(folder.path(), &["--runner", "NoRunner", "--doc", "d"]).contains("AnnealRunner"));
     assert!(fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "d", "--device", "cuda"]).contains("cpu"));
-    assert!(
-        fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "d", "--precision", "high"])
-            .contains("highest")
-    );
+    let message = fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "d", "--precision", "exact"]);
+    assert!(message.contains("found precision exact, expected highest, high or medium"), "{message}");
 }
 
 #[test]

@@ -16,7 +16,8 @@ mod sliced;
 mod toy;
 mod transform;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+use ncsn::device::Precision;
 
 /// A claim, the fixtures that it needs, and how to find out.
 pub struct Case {
@@ -34,7 +35,18 @@ impl Case {
 }
 
 fn main() {
-    let cases = [
+    // As exactly as can be; then the networks again, as the program computes by default.
+    Precision::Highest.set_current();
+    let mut conclusion = run_all(cases());
+    if !conclusion.has_failed() {
+        Precision::High.set_current();
+        conclusion = run_all(network::cases());
+    }
+    conclusion.exit();
+}
+
+fn cases() -> Vec<Case> {
+    [
         blocks::cases(),
         checkpoints::cases(),
         network::cases(),
@@ -44,16 +56,22 @@ fn main() {
         pixels::cases(),
         toy::cases(),
         transform::cases(),
-    ];
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn run_all(cases: Vec<Case>) -> Conclusion {
     let mut n_missing = 0;
-    let trials = cases.into_iter().flatten().map(|case| {
+    let trials = cases.into_iter().map(|case| {
         let missing = case.fixtures.iter().any(|name| fixture::find(name).is_none());
         n_missing += usize::from(missing);
         let run = move || -> Result<(), Failed> {
             (case.run)();
             Ok(())
         };
-        Trial::test(case.claim, run).with_ignored_flag(missing)
+        Trial::test(format!("{} ({})", case.claim, Precision::current()), run).with_ignored_flag(missing)
     });
     let trials = trials.collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
@@ -62,5 +80,5 @@ fn main() {
             "ATTENTION: {n_missing} comparisons with the published program did NOT run: ../shared/fixtures is not there"
         );
     }
-    conclusion.exit();
+    conclusion
 }

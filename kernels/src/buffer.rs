@@ -1,0 +1,139 @@
+//! Memory that is not cleared first, and scratch memory that each thread keeps.
+
+use std::cell::Cell;
+
+/// `n` numbers, every one of which `fill` writes. Clearing them first would cost as much as many kernels.
+///
+/// # Safety
+/// `fill` writes all of them before it reads any.
+pub unsafe fn filled(n: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(n);
+    // SAFETY: the capacity is there, every bit pattern is an f32, and the caller promises that they are written before
+    // they are read.
+    #[allow(clippy::uninit_vec, reason = "that is the point; see the contract")]
+    unsafe {
+        values.set_len(n);
+    }
+    fill(&mut values);
+    values
+}
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code, reason = "read as numbers")] [f32; LINE]);
+
+/// Numbers of a cache line.
+const LINE: usize = 16;
+
+/// As [`filled`], beginning at a cache line: whole vectors then lie in one line each.
+///
+/// # Safety
+/// As [`filled`].
+pub unsafe fn filled_aligned(n: usize, fill: impl FnOnce(&mut [f32])) -> Aligned {
+    let n_lines = n.div_ceil(LINE);
+    let mut lines = Vec::with_capacity(n_lines);
+    // SAFETY: the capacity is there, every bit pattern is a line, and the caller promises as for `filled`; what is left of
+    // the last line is never read.
+    #[allow(clippy::uninit_vec, reason = "that is the point; see the contract")]
+    unsafe {
+        lines.set_len(n_lines);
+    }
+    let mut aligned = Aligned { lines, len: n };
+    fill(&mut aligned);
+    aligned
+}
+
+/// Numbers that begin at a cache line.
+pub struct Aligned {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl std::ops::Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &numbers(&self.lines)[..self.len]
+    }
+}
+
+impl std::ops::DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let len = self.len;
+        &mut numbers_mut(&mut self.lines)[..len]
+    }
+}
+
+fn numbers(lines: &[Line]) -> &[f32] {
+    // SAFETY: a `Line` is 16 numbers without padding, so the lines are that many numbers in a row.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE) }
+}
+
+fn numbers_mut(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: as for `numbers`.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE) }
+}
+
+thread_local!(static KEPT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
+
+/// Memory that a thread keeps for its next piece of work. What it holds is arbitrary.
+///
+/// A value, not a function that takes a closure: a closure would be compiled without the instructions of the kernel around it.
+pub struct Scratch(Vec<Line>);
+
+impl Scratch {
+    /// Room for pieces of `lens` numbers.
+    pub fn take<const N: usize>(lens: [usize; N]) -> Self {
+        let n_lines = lens.iter().map(|len| len.div_ceil(LINE)).sum();
+        // Taken, not borrowed: whoever takes some while this is in use gets memory of their own.
+        let mut lines = KEPT.take();
+        if lines.len() < n_lines {
+            // The old content is of no use, so it is not copied.
+            lines = vec![Line([0.0; LINE]); n_lines];
+        }
+        Self(lines)
+    }
+
+    /// Pieces of `lens` numbers, each beginning at a cache line.
+    ///
+    /// # Panics
+    /// If room was taken for fewer.
+    pub fn pieces<const N: usize>(&mut self, lens: [usize; N]) -> [&mut [f32]; N] {
+        let mut rest = numbers_mut(&mut self.0);
+        lens.map(|len| {
+            let (piece, more) = std::mem::take(&mut rest).split_at_mut(len.div_ceil(LINE) * LINE);
+            rest = more;
+            &mut piece[..len]
+        })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        KEPT.set(std::mem::take(&mut self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_scratch_are_apart_and_aligned() {
+        let mut scratch = Scratch::take([3, 40]);
+        let [a, b] = scratch.pieces([3, 40]);
+        a.fill(1.0);
+        b.fill(2.0);
+        let mut other = Scratch::take([100]);
+        other.pieces([100])[0].fill(3.0);
+        assert!(a.iter().all(|&x| x == 1.0) && b.iter().all(|&x| x == 2.0));
+        assert!(a.as_ptr().addr() % 64 == 0 && b.as_ptr().addr() % 64 == 0);
+    }
+
+    #[test]
+    fn a_thread_gets_the_same_scratch_again() {
+        let first = Scratch::take([1000]).0.as_ptr();
+        assert_eq!(Scratch::take([500]).0.as_ptr(), first);
+    }
+}

@@ -1,0 +1,279 @@
+//! Any convolution as sums of products over taps: the padded image is read in place, nothing is unfolded.
+
+use super::ConvShape;
+use super::gemm::{Out, Panel, Rows, balanced, max_rows, multiply, panels};
+use super::layout::{Frame, Weights, padded, unpack};
+use crate::buffer::{Aligned, Scratch, filled_aligned};
+use crate::cpu::{Isa, kernel};
+use crate::parallel;
+
+/// Outputs that look at the same taps, every `every`-th in both directions.
+#[derive(Debug)]
+struct Phase {
+    /// The first output.
+    first: [usize; 2],
+    /// How many there are.
+    count: [usize; 2],
+    /// The pixel of the padded image that the first output's offsets count from.
+    base: usize,
+    /// (offset from there, number of the tap)
+    taps: Vec<(usize, usize)>,
+}
+
+/// Where everything of one image is.
+#[derive(Debug)]
+struct Plan {
+    frame: Frame,
+    out_size: [usize; 2],
+    /// Between the outputs of a phase.
+    every: usize,
+    /// Between the inputs of two neighbouring outputs of a phase.
+    stride: usize,
+    phases: Vec<Phase>,
+}
+
+impl Plan {
+    /// From the input to the output.
+    fn forward(shape: &ConvShape) -> Self {
+        let ConvShape { size, kernel, padding, dilation, stride, .. } = *shape;
+        let out_size = shape.out_size();
+        let side = |axis: usize| (out_size[axis] - 1) * stride + (kernel[axis] - 1) * dilation + 1;
+        let frame = Frame::new(size, padding as isize, [side(0), side(1)]);
+        let tap = |tap: usize| ((tap / kernel[1]) * dilation * frame.size[1] + (tap % kernel[1]) * dilation, tap);
+        let taps = (0..kernel[0] * kernel[1]).map(tap).collect();
+        let phases = vec![Phase { first: [0, 0], count: out_size, base: 0, taps }];
+        Self { frame, out_size, every: 1, stride, phases }
+    }
+
+    /// From the gradient of the output to that of the input, whose pixel i receives from outputs o with
+    /// o·stride = i + padding − tap·dilation: which taps those are depends on i modulo the stride.
+    fn transposed(shape: &ConvShape) -> Self {
+        let ConvShape { size, kernel, padding, dilation, stride, .. } = *shape;
+        let out_size = shape.out_size();
+        // Per axis: first pixel of the phase, its count, the output it counts from, and (outputs back, tap).
+        let axis = |a: usize| {
+            (0..stride.min(size[a])).map(move |first| {
+                let rest = (first + padding) % stride;
+                let taps = (0..kernel[a]).filter(|k| (k * dilation) % stride == rest);
+                let back = taps.map(|k| ((k * dilation) / stride, k)).collect::<Vec<_>>();
+                (first, (size[a] - first).div_ceil(stride), (first + padding) / stride, back)
+            })
+        };
+        let most_back = |a: usize| (kernel[a] - 1) * dilation / stride;
+        let before = most_back(0).max(most_back(1));
+        // The furthest output that any pixel counts from, and all before it.
+        let reach = |a: usize| before + (size[a] - 1 + padding) / stride + 1;
+        let frame = Frame::new(out_size, before as isize, [reach(0), reach(1)]);
+        let width = frame.size[1];
+        let mut phases = Vec::new();
+        for (y, n_y, from_y, back_y) in axis(0) {
+            for (x, n_x, from_x, back_x) in axis(1) {
+                let base = (from_y + before - most_back(0)) * width + from_x + before - most_back(1);
+                let offset = |[dy, dx]: [usize; 2]| (most_back(0) - dy) * width + most_back(1) - dx;
+                let taps = back_y
+                    .iter()
+                    .flat_map(|&(dy, ky)| back_x.iter().map(move |&(dx, kx)| (offset([dy, dx]), ky * kernel[1] + kx)));
+                phases.push(Phase { first: [y, x], count: [n_y, n_x], base, taps: taps.collect() });
+            }
+        }
+        Self { frame, out_size: size, every: stride, stride: 1, phases }
+    }
+}
+
+/// The output of a convolution: `x` `[n, c_in, h, w]` → `out` `[n, c_out, h_out, w_out]`.
+pub fn forward(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let weights = Weights::forward(weights, shape);
+    run(isa, &Plan::forward(shape), x, [shape.c_in, shape.c_out], shape.size, weights, bias, residual, out);
+}
+
+/// The gradient of its input from that of its output, which also is the transposed convolution: `grad`
+/// `[n, c_out, h_out, w_out]` → `out` `[n, c_in, h, w]`.
+pub fn transposed(isa: Isa, shape: &ConvShape, grad: &[f32], weights: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+    let weights = Weights::exchanged(weights, shape);
+    let plan = Plan::transposed(shape);
+    run(isa, &plan, grad, [shape.c_out, shape.c_in], shape.out_size(), weights, bias, None, out);
+}
+
+#[allow(clippy::too_many_arguments, reason = "a kernel")]
+fn run(
+    isa: Isa,
+    plan: &Plan,
+    x: &[f32],
+    [c_in, c_out]: [usize; 2],
+    size: [usize; 2],
+    weights: Weights<'_>,
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let panels = pack_weights(isa, weights, c_in, c_out);
+    let (in_len, out_len) = (c_in * size[0] * size[1], c_out * plan.out_size[0] * plan.out_size[1]);
+    parallel::for_each_part(out, out_len, |i, out| {
+        let residual = residual.map(|r| &r[i * out_len..][..out_len]);
+        image(isa, plan, &x[i * in_len..][..in_len], [c_in, c_out], weights.n_taps(), &panels, bias, residual, out);
+    });
+}
+
+kernel! {
+    /// Weights in panels of output channels: `[panel][tap][c_in][width]`.
+    fn pack_weights<'a>(s; weights: Weights<'a>, c_in: usize, c_out: usize) -> Aligned {
+        let _ = s;
+        let n_vectors = padded::<S>(c_out) / S::LANES;
+        // SAFETY: written at once.
+        let mut out =
+            unsafe { filled_aligned(n_vectors * S::LANES * c_in * weights.n_taps(), |values| values.fill(0.0)) };
+        for (first_vector, n) in panels::<S>(n_vectors) {
+            let (first, width) = (first_vector * S::LANES, n * S::LANES);
+            let panel = &mut out[first * c_in * weights.n_taps()..][..width * c_in * weights.n_taps()];
+            for (row, values) in panel.chunks_exact_mut(width).enumerate() {
+                let (tap, input) = (row / c_in, row % c_in);
+                for (value, channel) in values.iter_mut().zip(first..c_out.min(first + width)) {
+                    *value = weights.get(channel, input, tap);
+                }
+            }
+        }
+        out
+    }
+}
+
+kernel! {
+    fn image<'a>(
+        s; plan: &'a Plan, x: &'a [f32], channels: [usize; 2], n_taps: usize, weights: &'a [f32], bias: Option<&'a [f32]>,
+        residual: Option<&'a [f32]>, out: &'a mut [f32],
+    ) {
+        let [c_in, c_out] = channels;
+        let (c, stride) = (padded::<S>(c_in), padded::<S>(c_out));
+        let out_pixels = plan.out_size[0] * plan.out_size[1];
+        let lens = [plan.frame.n_pixels() * c, out_pixels * stride];
+        let mut scratch = Scratch::take(lens);
+        let [padded_x, pixels] = scratch.pieces(lens);
+            plan.frame.pack(s, x, c_in, c, padded_x);
+            for (first_vector, n) in panels::<S>(stride / S::LANES) {
+                let (first, width) = (first_vector * S::LANES, n * S::LANES);
+                let panel = &weights[first * c_in * n_taps..][..width * c_in * n_taps];
+                for phase in &plan.phases {
+                    let segments: Vec<[usize; 2]> =
+                        phase.taps.iter().map(|&(offset, tap)| [offset * c, tap * c_in * width]).collect();
+                    let last_offset = segments.iter().map(|&[offset, _]| offset).max().unwrap_or(0);
+                    for y in 0..phase.count[0] {
+                        for (x, n_rows) in balanced(phase.count[1], max_rows::<S>(n)) {
+                            let from = phase.base + (y * plan.frame.size[1] + x) * plan.stride;
+                            let a = &padded_x[from * c..];
+                            assert!(a.len() >= last_offset + (n_rows - 1) * plan.stride * c + c_in);
+                            let out_y = phase.first[0] + y * plan.every;
+                            let to = out_y * plan.out_size[1] + phase.first[1] + x * plan.every;
+                            let to = &mut pixels[to * stride + first..][..(n_rows - 1) * plan.every * stride + width];
+                            let a = Rows { at: a.as_ptr(), row: plan.stride * c, step: 1 };
+                            let b = Panel { at: panel.as_ptr(), step: width };
+                            let to = Out { at: to.as_mut_ptr(), row: plan.every * stride, add: false };
+                            // SAFETY: A as asserted; each tap's weights are in the panel; C as sliced.
+                            unsafe { multiply(s, [n_rows, n], a, b, &segments, c_in, to) };
+                        }
+                    }
+                }
+            }
+            unpack(s, pixels, stride, out_pixels, bias, residual, out);
+    }
+}
+
+/// Images are summed in so many groups at the most, each on its own and then one after the other: the same bits on any number
+/// of threads.
+const N_GROUPS: usize = 16;
+
+/// The gradient of the weights `[c_out, c_in, k, k]` of a convolution of `x` whose output has the gradient `grad`.
+pub fn weight_gradient(isa: Isa, shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    // The operand whose channels are the columns is the one with more of them: vectors are then full.
+    let exchange = shape.c_in > shape.c_out;
+    let plan = Plan::forward(shape);
+    let out_size = shape.out_size();
+    let [x_len, grad_len] = [shape.c_in * shape.size[0] * shape.size[1], shape.c_out * out_size[0] * out_size[1]];
+    let per_group = shape.n.div_ceil(N_GROUPS).max(1);
+    let n_taps = shape.kernel[0] * shape.kernel[1];
+    let (rows, columns) = if exchange { (shape.c_out, shape.c_in) } else { (shape.c_in, shape.c_out) };
+    let row_len = vectors(isa, columns);
+    let len = n_taps * rows * row_len;
+    let mut sums = vec![0.0; shape.n.div_ceil(per_group) * len];
+    parallel::for_each_part(&mut sums, len, |group, sum| {
+        for i in group * per_group..shape.n.min((group + 1) * per_group) {
+            let (x, grad) = (&x[i * x_len..][..x_len], &grad[i * grad_len..][..grad_len]);
+            image_gradient(isa, &plan, x, grad, [shape.c_in, shape.c_out], exchange, sum);
+        }
+    });
+    let mut out = vec![0.0; shape.c_out * shape.c_in * n_taps];
+    for tap in 0..n_taps {
+        for row in 0..rows {
+            for column in 0..columns {
+                let at = (tap * rows + row) * row_len + column;
+                let total = sums.iter().skip(at).step_by(len).fold(0.0, |total, part| total + part);
+                let (input, output) = if exchange { (column, row) } else { (row, column) };
+                out[(output * shape.c_in + input) * n_taps + tap] = total;
+            }
+        }
+    }
+    out
+}
+
+kernel! {
+    /// Channels in whole vectors.
+    fn vectors<'a>(s; channels: usize) -> usize {
+        let _ = s;
+        padded::<S>(channels)
+    }
+}
+
+kernel! {
+    /// Adds the products of one image to `sum` `[tap][row][column]`.
+    fn image_gradient<'a>(
+        s; plan: &'a Plan, x: &'a [f32], grad: &'a [f32], channels: [usize; 2], exchange: bool, sum: &'a mut [f32],
+    ) {
+        let [c_in, c_out] = channels;
+        let (c, k) = (padded::<S>(c_in), padded::<S>(c_out));
+        let out_frame = Frame::plain(plan.out_size);
+        let [height, width] = plan.out_size;
+        let taps = &plan.phases[0].taps;
+        let lens = [plan.frame.n_pixels() * c, out_frame.n_pixels() * k];
+        let mut scratch = Scratch::take(lens);
+        let [padded_x, pixels] = scratch.pieces(lens);
+            plan.frame.pack(s, x, c_in, c, padded_x);
+            out_frame.pack(s, grad, c_out, k, pixels);
+            let (n_rows, n_columns) = if exchange { (c_out, c) } else { (c_in, k) };
+            for &(offset, tap) in taps {
+                // Of row y of the output: its pixels in the padded image and in the gradient.
+                let segments: Vec<[usize; 2]> = (0..height)
+                    .map(|y| {
+                        let (x_at, grad_at) = ((y * plan.stride * plan.frame.size[1] + offset) * c, y * width * k);
+                        if exchange { [grad_at, x_at] } else { [x_at, grad_at] }
+                    })
+                    .collect();
+                for (first_vector, n) in panels::<S>(n_columns / S::LANES) {
+                    let first = first_vector * S::LANES;
+                    for (row, rows) in balanced(n_rows, max_rows::<S>(n)) {
+                        let (x_step, grad_step) = (plan.stride * c, k);
+                        let (a, b, step) = match exchange {
+                            true => (&pixels[row..], &padded_x[first..], [grad_step, x_step]),
+                            false => (&padded_x[row..], &pixels[first..], [x_step, grad_step]),
+                        };
+                        for &[a_at, b_at] in &segments[height - 1..] {
+                            assert!(a.len() >= a_at + (width - 1) * step[0] + rows);
+                            assert!(b.len() >= b_at + (width - 1) * step[1] + n * S::LANES);
+                        }
+                        let to = &mut sum[(tap * n_rows + row) * n_columns + first..];
+                        assert!(to.len() >= (rows - 1) * n_columns + n * S::LANES);
+                        let a = Rows { at: a.as_ptr(), row: 1, step: step[0] };
+                        let b = Panel { at: b.as_ptr(), step: step[1] };
+                        let to = Out { at: to.as_mut_ptr(), row: n_columns, add: true };
+                        // SAFETY: the last row's places are inside, as asserted, and those of the others come before.
+                        unsafe { multiply(s, [rows, n], a, b, &segments, width, to) };
+                    }
+                }
+            }
+    }
+}

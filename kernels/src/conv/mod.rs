@@ -1,0 +1,228 @@
+//! Two-dimensional convolution and its gradients, for any size, kernel, stride, padding and dilation.
+//!
+//! Two ways, chosen by shape and precision: products over taps ([`direct`]), and for 3×3 kernels with stride 1 Winograd's
+//! filtering ([`winograd`]), which needs 2.25 or 4 times fewer products. Both copy an image to `[pixel][channel]` with its
+//! padding, which costs a few per cent of the products, and then read rows of channels.
+//!
+//! Every image is computed by itself and every sum has one order, so results depend neither on the number of threads nor on
+//! the rest of the batch.
+
+mod direct;
+mod gemm;
+mod layout;
+pub mod reference;
+mod winograd;
+
+use rayon::prelude::*;
+
+use crate::cpu::{Isa, Precision};
+use layout::Weights;
+use winograd::Tile;
+
+/// What a convolution computes: `[n, c_in, h, w]` with weights `[c_out, c_in, k, k]` → `[n, c_out, h_out, w_out]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Images.
+    pub n: usize,
+    /// Channels of the input.
+    pub c_in: usize,
+    /// Channels of the output.
+    pub c_out: usize,
+    /// Height and width of the input.
+    pub size: [usize; 2],
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
+    /// Distance between the pixels that two neighbours of the output look at.
+    pub stride: usize,
+    /// Zeros at each border.
+    pub padding: usize,
+    /// Distance between the pixels that two neighbours of the kernel look at.
+    pub dilation: usize,
+}
+
+impl ConvShape {
+    /// Height and width of the output; `None` if the dilated kernel is larger than the padded input.
+    pub fn checked_out_size(&self) -> Option<[usize; 2]> {
+        let side = |size: usize, kernel: usize| {
+            let reach = self.dilation * (kernel - 1) + 1;
+            Some((size + 2 * self.padding).checked_sub(reach)? / self.stride + 1)
+        };
+        Some([side(self.size[0], self.kernel[0])?, side(self.size[1], self.kernel[1])?])
+    }
+
+    /// Height and width of the output.
+    ///
+    /// # Panics
+    /// If there is none, see [`Self::checked_out_size`].
+    pub fn out_size(&self) -> [usize; 2] {
+        self.checked_out_size().expect("a kernel that fits into the padded input")
+    }
+
+    /// Numbers of the input.
+    pub fn input_len(&self) -> usize {
+        self.n * self.c_in * self.size[0] * self.size[1]
+    }
+
+    /// Numbers of the output.
+    pub fn output_len(&self) -> usize {
+        let [height, width] = self.out_size();
+        self.n * self.c_out * height * width
+    }
+
+    /// Numbers of the weights.
+    pub fn weight_len(&self) -> usize {
+        self.c_out * self.c_in * self.kernel[0] * self.kernel[1]
+    }
+
+    fn check(&self, input: usize, weights: usize, output: usize) {
+        assert!(self.stride > 0 && self.dilation > 0 && self.kernel[0] > 0 && self.kernel[1] > 0, "{self:?}");
+        assert_eq!(input, self.input_len(), "numbers of the input of {self:?}");
+        assert_eq!(weights, self.weight_len(), "numbers of the weights of {self:?}");
+        assert_eq!(output, self.output_len(), "numbers of the output of {self:?}");
+    }
+
+    /// The tile for Winograd's filtering, where that is the faster way.
+    fn tile(&self, precision: Precision) -> Option<Tile> {
+        let out = self.out_size();
+        // Fewer channels than a vector has lanes would leave most of each transform empty.
+        let fits = self.kernel == [3, 3] && self.stride == 1 && self.c_in.min(self.c_out) >= 8;
+        // Of the smallest of the images that a dilated one falls into.
+        let side = out[0].min(out[1]) / self.dilation;
+        match precision {
+            _ if !fits || side < 2 => None,
+            Precision::Highest => Some(Tile::Two),
+            _ if side < 3 => Some(Tile::Two),
+            _ => Some(Tile::Four),
+        }
+    }
+}
+
+/// The output: `x` `[n, c_in, h, w]`, `weights` `[c_out, c_in, k, k]`, `bias` `[c_out]`, `residual` as `out`, which it is added
+/// to → `out` `[n, c_out, h_out, w_out]`.
+///
+/// # Panics
+/// If a length is not that of `shape`.
+#[allow(clippy::too_many_arguments, reason = "a kernel")]
+pub fn forward(
+    isa: Isa,
+    precision: Precision,
+    shape: &ConvShape,
+    x: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    shape.check(x.len(), weights.len(), out.len());
+    assert!(bias.is_none_or(|b| b.len() == shape.c_out) && residual.is_none_or(|r| r.len() == out.len()));
+    match shape.tile(precision) {
+        None => direct::forward(isa, shape, x, weights, bias, residual, out),
+        Some(tile) => winograd::convolve(
+            isa,
+            tile,
+            x,
+            [shape.c_in, shape.c_out],
+            [shape.size, shape.out_size()],
+            shape.padding as isize,
+            shape.dilation,
+            Weights::forward(weights, shape),
+            bias,
+            residual,
+            out,
+        ),
+    }
+}
+
+/// The gradient of the input, or the transposed convolution with its bias: `grad` `[n, c_out, h_out, w_out]`, `bias` `[c_in]` →
+/// `out` `[n, c_in, h, w]`.
+///
+/// # Panics
+/// If a length is not that of `shape`.
+pub fn transposed(
+    isa: Isa,
+    precision: Precision,
+    shape: &ConvShape,
+    grad: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    shape.check(out.len(), weights.len(), grad.len());
+    assert!(bias.is_none_or(|b| b.len() == shape.c_in));
+    match shape.tile(precision) {
+        None => direct::transposed(isa, shape, grad, weights, bias, out),
+        Some(tile) => winograd::convolve(
+            isa,
+            tile,
+            grad,
+            [shape.c_out, shape.c_in],
+            [shape.out_size(), shape.size],
+            (2 * shape.dilation) as isize - shape.padding as isize,
+            shape.dilation,
+            Weights::mirrored(weights, shape),
+            bias,
+            None,
+            out,
+        ),
+    }
+}
+
+/// The gradient of the weights `[c_out, c_in, k, k]`: `x` `[n, c_in, h, w]`, `grad` `[n, c_out, h_out, w_out]`.
+///
+/// # Panics
+/// If a length is not that of `shape`.
+pub fn weight_gradient(isa: Isa, precision: Precision, shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    shape.check(x.len(), shape.weight_len(), grad.len());
+    match shape.tile(precision) {
+        None => direct::weight_gradient(isa, shape, x, grad),
+        Some(tile) => winograd::weight_gradient(isa, tile, shape, x, grad),
+    }
+}
+
+/// The gradient of the bias `[c_out]`: the sum of `grad` `[n, c_out, h_out·w_out]` over images and pixels.
+pub fn bias_gradient(grad: &[f32], c_out: usize, n_pixels: usize) -> Vec<f32> {
+    let mut out = vec![0.0f64; c_out];
+    for image in grad.chunks_exact(c_out * n_pixels) {
+        for (sum, channel) in out.iter_mut().zip(image.chunks_exact(n_pixels)) {
+            // Eight sums side by side, which become one vector.
+            let mut lanes = [0.0f32; 8];
+            let chunks = channel.chunks_exact(8);
+            let rest: f32 = chunks.remainder().iter().sum();
+            chunks.for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x));
+            *sum += f64::from(lanes.iter().sum::<f32>() + rest);
+        }
+    }
+    out.into_iter().map(|sum| sum as f32).collect()
+}
+
+/// Multiplications and additions a second that this machine's threads reach together in the product that convolutions are
+/// made of, with operands in the first-level cache: what no convolution by plain sums can exceed. Winograd's filtering can,
+/// because it needs fewer.
+pub fn ceiling(isa: Isa) -> f64 {
+    /// Long enough for the clock to settle, short enough not to be noticed.
+    const SECONDS: f64 = 0.2;
+    let start = std::time::Instant::now();
+    let flops: Vec<f64> = (0..rayon::current_num_threads())
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|_| {
+            let mut fastest = 0.0f64;
+            while start.elapsed().as_secs_f64() < SECONDS {
+                let begun = std::time::Instant::now();
+                let flops = gemm::tile_products(isa, 1000);
+                fastest = fastest.max(flops / begun.elapsed().as_secs_f64());
+            }
+            fastest
+        })
+        .collect();
+    flops.iter().sum()
+}
+
+/// How convolutions are computed with these instructions at this precision, in words.
+pub fn describe(isa: Isa, precision: Precision) -> String {
+    let tile = match precision {
+        Precision::Highest => "2×2",
+        Precision::High | Precision::Medium => "4×4",
+    };
+    format!("f32 by {isa}; 3×3 kernels by Winograd's filtering in tiles of {tile}")
+}

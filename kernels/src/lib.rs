@@ -1,0 +1,17 @@
+//! Fast CPU kernels for score networks, and the same as Burn operations with their own gradients.
+//!
+//! The modules hold plain functions on slices, each for every instruction set of [`cpu::Isa`]. Their results do not depend on
+//! the number of threads: work is cut by the shapes alone, and sums are taken in one order.
+
+pub mod buffer;
+pub mod conv;
+pub mod cpu;
+pub mod elu;
+pub mod filter;
+pub mod norm;
+#[cfg(feature = "burn")]
+pub mod ops;
+pub mod optimizer;
+pub mod parallel;
+pub mod random;
+pub mod simd;

@@ -1,0 +1,53 @@
+//! The same operations made of Burn's own: for what the kernels are not for, which is anything but f32 on the CPU.
+
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
+use burn::tensor::{DType, Device, Tensor, TensorData, module};
+
+use super::conv::Conv;
+use crate::filter::Filter;
+
+pub(super) fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    residual: Option<Tensor<4>>,
+    conv: Conv,
+) -> Tensor<4> {
+    let Conv { stride, padding, dilation } = conv;
+    let out = module::conv2d(x, weight, bias, ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], 1));
+    match residual {
+        Some(residual) => out + residual,
+        None => out,
+    }
+}
+
+pub(super) fn conv_transpose2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    conv: Conv,
+    output_padding: usize,
+) -> Tensor<4> {
+    let Conv { stride, padding, dilation } = conv;
+    let options = ConvTransposeOptions::new([stride; 2], [padding; 2], [output_padding; 2], [dilation; 2], 1);
+    module::conv_transpose2d(x, weight, bias, options)
+}
+
+/// The exponent is clamped: Burn's own `elu` takes exp of every x, and its gradient is then 0·∞ for large x.
+pub(super) fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let exp = x.clone().clamp_max(0.0).exp();
+    burn::tensor::activation::relu(x) + (exp - 1.0)
+}
+
+/// By two constant matrices: Burn's `interpolate` has no gradient on GPUs.
+pub(super) fn separable(x: Tensor<4>, rows: &Filter, columns: &Filter) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    let (device, dtype): (Device, DType) = (x.device(), x.dtype());
+    let matrix = |filter: &Filter| {
+        Tensor::<2>::from_data(TensorData::new(filter.matrix(), [filter.n_out(), filter.n_in()]), (&device, dtype))
+    };
+    // One small product for each channel, never one large one: the large one's rounding depends on the batch's size.
+    let left = matrix(rows).reshape([1, rows.n_out(), h]).expand([n * c, rows.n_out(), h]);
+    let right = matrix(columns).transpose().reshape([1, w, columns.n_out()]).expand([n * c, w, columns.n_out()]);
+    left.matmul(x.reshape([n * c, h, w]).matmul(right)).reshape([n, c, rows.n_out(), columns.n_out()])
+}

@@ -1,0 +1,289 @@
+//! Convolutions of tensors, plain and transposed, with the residual added in the same pass.
+
+use burn::backend::autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+
+use super::{composed, is_for_kernels, made, some, whole};
+use crate::conv::{self, ConvShape};
+use crate::cpu::{Isa, Precision};
+
+/// How a kernel is laid over an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    /// Distance between the pixels that two neighbours of the output look at.
+    pub stride: usize,
+    /// Zeros at each border.
+    pub padding: usize,
+    /// Distance between the pixels that two neighbours of the kernel look at.
+    pub dilation: usize,
+}
+
+/// A convolution, plus `bias`, plus `residual`, at the current [`Precision`].
+///
+/// # Shapes
+/// `x`: `[batch, in, h, w]`; `weight`: `[out, in, k, k]`; `bias`: `[out]`; `residual` as the output, `[batch, out, h′, w′]`,
+/// h′ = ⌊(h + 2·padding − dilation·(k − 1) − 1)/stride⌋ + 1.
+///
+/// # Panics
+/// If shapes do not fit together.
+pub fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    residual: Option<Tensor<4>>,
+    conv: Conv,
+) -> Tensor<4> {
+    if !is_for_kernels(&x) {
+        return composed::conv2d(x, weight, bias, residual, conv);
+    }
+    let none = x.device();
+    let bias = bias.unwrap_or_else(|| Tensor::empty([0], &none));
+    let residual = residual.unwrap_or_else(|| Tensor::empty([0, 1, 1, 1], &none));
+    let [x, weight, residual] = [x, weight, residual].map(Tensor::into_dispatch);
+    let conv = Setting { conv, precision: Precision::current() };
+    Tensor::from_dispatch(<Dispatch as ConvOps>::conv(x, weight, bias.into_dispatch(), residual, conv))
+}
+
+/// A transposed convolution, the adjoint of [`conv2d`], plus `bias`. `output_padding` more rows and columns than the smallest
+/// output that the input can come from.
+///
+/// # Shapes
+/// `x`: `[batch, in, h, w]`; `weight`: `[in, out, k, k]`; `bias`: `[out]` → `[batch, out, h′, w′]`,
+/// h′ = stride·(h − 1) + dilation·(k − 1) + 1 − 2·padding + output padding.
+///
+/// # Panics
+/// If shapes do not fit together.
+pub fn conv_transpose2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    conv: Conv,
+    output_padding: usize,
+) -> Tensor<4> {
+    if !is_for_kernels(&x) {
+        return composed::conv_transpose2d(x, weight, bias, conv, output_padding);
+    }
+    let ([.., h, w], [.., kh, kw]) = (x.dims(), weight.dims());
+    let side =
+        |n: usize, k: usize| conv.stride * (n - 1) + conv.dilation * (k - 1) + 1 + output_padding - 2 * conv.padding;
+    let bias = bias.unwrap_or_else(|| Tensor::empty([0], &x.device()));
+    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
+    let setting = Setting { conv, precision: Precision::current() };
+    let size = [side(h, kh), side(w, kw)];
+    Tensor::from_dispatch(<Dispatch as ConvOps>::conv_transposed(x, weight, bias.into_dispatch(), size, setting))
+}
+
+/// A convolution and its precision: gradients are taken at the precision that the output was.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    conv: Conv,
+    precision: Precision,
+}
+
+impl Setting {
+    /// From the shapes of the input and the weights.
+    fn shape(self, [n, c_in, h, w]: [usize; 4], [c_out, kh, kw]: [usize; 3]) -> ConvShape {
+        let Conv { stride, padding, dilation } = self.conv;
+        ConvShape { n, c_in, c_out, size: [h, w], kernel: [kh, kw], stride, padding, dilation }
+    }
+}
+
+/// What a backend has for convolutions. Tensors without elements stand for those that are left out.
+#[backend_extension(Flex, Autodiff)]
+pub trait ConvOps: Backend {
+    /// See [`conv2d`].
+    fn conv(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        setting: Setting,
+    ) -> FloatTensor<Self>;
+
+    /// See [`conv_transpose2d`]; `size` is that of the output. Without bias also the gradient of a convolution's input.
+    fn conv_transposed(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        size: [usize; 2],
+        setting: Setting,
+    ) -> FloatTensor<Self>;
+
+    /// The gradient of a convolution's weights, whose kernel has size `kernel`.
+    fn conv_weight_gradient(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        kernel: [usize; 2],
+        setting: Setting,
+    ) -> FloatTensor<Self>;
+
+    /// The sum over all but the channels.
+    fn conv_bias_gradient(grad: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// No numbers.
+    fn conv_nothing(like: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+impl ConvOps for Flex {
+    fn conv(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, residual: FlexTensor, setting: Setting) -> FlexTensor {
+        let [x, weight, bias, residual] = [x, weight, bias, residual].map(whole);
+        let [c_out, _, kh, kw] = weight.shape().dims();
+        let shape = setting.shape(x.shape().dims(), [c_out, kh, kw]);
+        let [h, w] = shape.out_size();
+        let (isa, precision) = (Isa::chosen(), setting.precision);
+        made([shape.n, c_out, h, w], |out| {
+            let (bias, residual) = (some(&bias), some(&residual));
+            conv::forward(isa, precision, &shape, x.storage(), weight.storage(), bias, residual, out);
+        })
+    }
+
+    fn conv_transposed(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        [h, w]: [usize; 2],
+        setting: Setting,
+    ) -> FlexTensor {
+        let [x, weight, bias] = [x, weight, bias].map(whole);
+        let ([n, ..], [c_in, c_out, kh, kw]) = (x.shape().dims::<4>(), weight.shape().dims());
+        let shape = setting.shape([n, c_out, h, w], [c_in, kh, kw]);
+        made([n, c_out, h, w], |out| {
+            conv::transposed(Isa::chosen(), setting.precision, &shape, x.storage(), weight.storage(), some(&bias), out);
+        })
+    }
+
+    fn conv_weight_gradient(x: FlexTensor, grad: FlexTensor, [kh, kw]: [usize; 2], setting: Setting) -> FlexTensor {
+        let [x, grad] = [x, grad].map(whole);
+        let [_, c_out, ..] = grad.shape().dims::<4>();
+        let shape = setting.shape(x.shape().dims(), [c_out, kh, kw]);
+        let values = conv::weight_gradient(Isa::chosen(), setting.precision, &shape, x.storage(), grad.storage());
+        super::tensor(values, [c_out, shape.c_in, kh, kw])
+    }
+
+    fn conv_bias_gradient(grad: FlexTensor) -> FlexTensor {
+        let grad = whole(grad);
+        let [_, c, h, w] = grad.shape().dims();
+        super::tensor(conv::bias_gradient(grad.storage(), c, h * w), [c])
+    }
+
+    fn conv_nothing(_: FlexTensor) -> FlexTensor {
+        super::tensor(Vec::new(), [0])
+    }
+}
+
+impl<B: ConvOps, C: CheckpointStrategy> ConvOps for Autodiff<B, C> {
+    fn conv(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        setting: Setting,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct ConvStep;
+        impl<B: ConvOps> Backward<B, 4> for ConvStep {
+            type State = (FloatTensor<B>, FloatTensor<B>, Setting);
+            fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                let [x_node, weight_node, bias_node, residual_node] = ops.parents;
+                let (x, weight, setting) = ops.state;
+                let [.., kh, kw] = weight.shape().dims::<4>();
+                let [.., h, w] = x.shape().dims::<4>();
+                if let Some(node) = weight_node {
+                    let grad = B::conv_weight_gradient(x, grad.clone(), [kh, kw], setting);
+                    grads.register::<B>(node.id, grad);
+                }
+                if let Some(node) = bias_node {
+                    grads.register::<B>(node.id, B::conv_bias_gradient(grad.clone()));
+                }
+                if let Some(node) = x_node {
+                    let bias = B::conv_nothing(weight.clone());
+                    let grad = B::conv_transposed(grad.clone(), weight, bias, [h, w], setting);
+                    grads.register::<B>(node.id, grad);
+                }
+                if let Some(node) = residual_node {
+                    grads.register::<B>(node.id, grad);
+                }
+            }
+        }
+        match ConvStep.prepare::<C>([x.node(), weight.node(), bias.node(), residual.node()]).compute_bound().stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let [x, weight, bias, residual] = [x, weight, bias, residual].map(|t| t.into_primitive());
+                let out = B::conv(x.clone(), weight.clone(), bias, residual, setting);
+                prep.finish((x, weight, setting), out)
+            }
+            OpsKind::UnTracked(prep) => {
+                let [x, weight, bias, residual] = [x, weight, bias, residual].map(|t| t.into_primitive());
+                prep.finish(B::conv(x, weight, bias, residual, setting))
+            }
+        }
+    }
+
+    fn conv_transposed(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        size: [usize; 2],
+        setting: Setting,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct TransposedStep;
+        impl<B: ConvOps> Backward<B, 3> for TransposedStep {
+            type State = (FloatTensor<B>, FloatTensor<B>, Setting);
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                let [x_node, weight_node, bias_node] = ops.parents;
+                let (x, weight, setting) = ops.state;
+                let [.., kh, kw] = weight.shape().dims::<4>();
+                if let Some(node) = bias_node {
+                    grads.register::<B>(node.id, B::conv_bias_gradient(grad.clone()));
+                }
+                if let Some(node) = weight_node {
+                    // The convolution of which this is the adjoint goes from the output to the input.
+                    let grad = B::conv_weight_gradient(grad.clone(), x, [kh, kw], setting);
+                    grads.register::<B>(node.id, grad);
+                }
+                if let Some(node) = x_node {
+                    let nothing = B::conv_nothing(weight.clone());
+                    grads.register::<B>(node.id, B::conv(grad, weight, nothing.clone(), nothing, setting));
+                }
+            }
+        }
+        match TransposedStep.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
+                let out = B::conv_transposed(x.clone(), weight.clone(), bias, size, setting);
+                prep.finish((x, weight, setting), out)
+            }
+            OpsKind::UnTracked(prep) => {
+                let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
+                prep.finish(B::conv_transposed(x, weight, bias, size, setting))
+            }
+        }
+    }
+
+    fn conv_weight_gradient(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: [usize; 2],
+        _: Setting,
+    ) -> FloatTensor<Self> {
+        unreachable!("first-order gradients only")
+    }
+
+    fn conv_bias_gradient(_: FloatTensor<Self>) -> FloatTensor<Self> {
+        unreachable!("first-order gradients only")
+    }
+
+    fn conv_nothing(_: FloatTensor<Self>) -> FloatTensor<Self> {
+        unreachable!("first-order gradients only")
+    }
+}

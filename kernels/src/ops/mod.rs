@@ -1,0 +1,41 @@
+//! The kernels as operations on Burn tensors, with their gradients.
+
+mod composed;
+pub mod conv;
+pub mod norm;
+pub mod optimizer;
+pub mod pixels;
+
+use burn::tensor::{DType, Shape, Tensor, TensorData};
+use burn_flex::FlexTensor;
+
+use crate::buffer::filled;
+
+/// Whether the kernels can take `x`: f32 on the CPU. Convolutions, ELU and filters are made of Burn's own operations for
+/// anything else.
+pub fn is_for_kernels<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32
+}
+
+/// The tensor with its numbers in order and no others beside them.
+fn whole(x: FlexTensor) -> FlexTensor {
+    // By reference, then the original goes: if it is whole already, the result holds the same storage alone.
+    x.to_contiguous()
+}
+
+/// The numbers of a tensor that may have been left out.
+fn some(x: &FlexTensor) -> Option<&[f32]> {
+    Some(x.storage()).filter(|values| !values.is_empty())
+}
+
+/// A tensor of `values`.
+fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+/// A tensor whose numbers `fill` writes, all of them.
+fn made(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+    let shape = shape.into();
+    // SAFETY: every kernel that is given an output writes all of it.
+    tensor(unsafe { filled(shape.num_elements(), fill) }, shape)
+}

@@ -1,0 +1,31 @@
+//! Work over all cores, cut into parts by the shapes alone, never by the number of threads.
+
+use rayon::prelude::*;
+
+/// Calls `work` with `0..n`, on any thread and in any order.
+pub fn for_each(n: usize, work: impl Fn(usize) + Send + Sync) {
+    match n {
+        0 => {}
+        1 => work(0),
+        _ => (0..n).into_par_iter().with_max_len(1).for_each(work),
+    }
+}
+
+/// Calls `work` with the number and the values of each part of `values`, of `len` numbers each (the last perhaps fewer).
+pub fn for_each_part(values: &mut [f32], len: usize, work: impl Fn(usize, &mut [f32]) + Send + Sync) {
+    if values.len() <= len {
+        if !values.is_empty() {
+            work(0, values);
+        }
+        return;
+    }
+    values.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(i, part)| work(i, part));
+}
+
+/// Calls `work` with each of `items`.
+pub fn for_each_of<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) {
+    match items.len() {
+        0 | 1 => items.into_iter().for_each(work),
+        _ => items.into_par_iter().with_max_len(1).for_each(work),
+    }
+}

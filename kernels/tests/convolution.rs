@@ -1,0 +1,131 @@
+//! Convolutions of random shapes against the definition in f64, on every instruction set and at every precision.
+
+use ncsn_kernels::conv::{self, ConvShape, reference};
+use ncsn_kernels::cpu::{Isa, Precision};
+
+/// A small generator, so that a failing shape can be had again.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        ((self.next() >> 33) as usize) % n
+    }
+
+    /// From `low` to `high`, both included.
+    fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+    }
+}
+
+/// Any shape: odd sizes, one pixel, one channel, kernels whose dilation is larger than the image.
+fn any_shape(random: &mut Random) -> ConvShape {
+    loop {
+        let kernel = [[1, 1], [3, 3], [3, 3], [3, 3], [5, 5], [2, 3], [7, 7], [4, 4]][random.below(8)];
+        let channels = [1, 2, 3, 4, 8, 15, 16, 17, 24, 32, 40, 64, 80];
+        let shape = ConvShape {
+            n: random.between(1, 3),
+            c_in: channels[random.below(13)],
+            c_out: channels[random.below(13)],
+            size: [random.between(1, 15), random.between(1, 15)],
+            kernel,
+            stride: random.between(1, 3),
+            padding: random.between(0, 5),
+            dilation: [1, 1, 2, 3, 4, 9][random.below(6)],
+        };
+        if shape.checked_out_size().is_some() {
+            return shape;
+        }
+    }
+}
+
+/// One that Winograd's filtering may take.
+fn three_by_three(random: &mut Random) -> ConvShape {
+    loop {
+        let shape = ConvShape { kernel: [3, 3], stride: 1, ..any_shape(random) };
+        let shape = ConvShape { c_in: shape.c_in.max(8), c_out: shape.c_out.max(8), ..shape };
+        if shape.checked_out_size().is_some() {
+            return shape;
+        }
+    }
+}
+
+/// The largest difference, relative to the largest expected number.
+fn error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(1e-30, |m: f64, x| m.max(x.abs()));
+    let differences = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - b).abs());
+    differences.fold(0.0, f64::max) / largest
+}
+
+fn check(isa: Isa, precision: Precision, shape: &ConvShape, random: &mut Random) {
+    let (x, weights) = (random.values(shape.input_len()), random.values(shape.weight_len()));
+    let (bias, residual) = (random.values(shape.c_out), random.values(shape.output_len()));
+    let within = |what: &str, found: &[f32], expected: &[f64]| {
+        let error = error(found, expected);
+        assert!(error <= precision.bound(), "{what} of {shape:?} on {isa}, {precision}: error {error:.1e}");
+    };
+
+    let plain = reference::forward(shape, &x, &weights);
+    // Whatever is in the output before must not matter.
+    let mut out = vec![f32::NAN; shape.output_len()];
+    conv::forward(isa, precision, shape, &x, &weights, None, None, &mut out);
+    within("output", &out, &plain);
+    let n_pixels = shape.out_size().iter().product::<usize>();
+    let with_bias = plain.iter().enumerate().map(|(i, x)| x + f64::from(bias[i / n_pixels % shape.c_out]));
+    let with_both: Vec<f64> = with_bias.zip(&residual).map(|(x, &r)| x + f64::from(r)).collect();
+    conv::forward(isa, precision, shape, &x, &weights, Some(&bias), Some(&residual), &mut out);
+    within("output with bias and residual", &out, &with_both);
+
+    let grad = random.values(shape.output_len());
+    let mut grad_x = vec![f32::NAN; shape.input_len()];
+    conv::transposed(isa, precision, shape, &grad, &weights, None, &mut grad_x);
+    within("gradient of the input", &grad_x, &reference::transposed(shape, &grad, &weights));
+    let bias = random.values(shape.c_in);
+    let mut with_bias = vec![f32::NAN; shape.input_len()];
+    conv::transposed(isa, precision, shape, &grad, &weights, Some(&bias), &mut with_bias);
+    let in_pixels = shape.size[0] * shape.size[1];
+    let expected: Vec<f32> = grad_x.iter().enumerate().map(|(i, x)| x + bias[i / in_pixels % shape.c_in]).collect();
+    assert_eq!(with_bias, expected, "transposed convolution of {shape:?} on {isa}");
+
+    let found = conv::weight_gradient(isa, precision, shape, &x, &grad);
+    within("gradient of the weights", &found, &reference::weight_gradient(shape, &x, &grad));
+    let found = conv::bias_gradient(&grad, shape.c_out, n_pixels);
+    let mut expected = vec![0.0; shape.c_out];
+    grad.iter().enumerate().for_each(|(i, &g)| expected[i / n_pixels % shape.c_out] += f64::from(g));
+    within("gradient of the bias", &found, &expected);
+}
+
+#[test]
+fn any_convolution_and_its_gradients_are_those_of_the_definition() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..120 {
+        let shape = any_shape(&mut random);
+        for isa in Isa::available() {
+            check(isa, Precision::High, &shape, &mut random);
+        }
+    }
+}
+
+#[test]
+fn three_by_three_kernels_keep_the_bound_of_every_precision() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for _ in 0..60 {
+        let shape = three_by_three(&mut random);
+        for isa in Isa::available() {
+            for precision in Precision::ALL {
+                check(isa, precision, &shape, &mut random);
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `ncsn bench`: how fast this machine trains and samples.
+
+mod process;
+mod table;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use ncsn::device::{DeviceKind, Precision, instructions};
+use ncsn::{Error, Result};
+use ncsn_kernels::conv;
+
+use super::say;
+use workload::{Net, What, Workload};
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// One kind of step only: a whole step of training, or one update of annealed Langevin dynamics
+    #[arg(long, value_enum)]
+    what: Option<What>,
+    /// One network only: that of MNIST (28 pixels, ngf 64) or of CIFAR-10 (32 pixels, ngf 128)
+    #[arg(long, value_enum)]
+    net: Option<Net>,
+    /// Images a step [default: train mnist 32 and 128, train cifar 8, sample 25]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    batch: Option<u64>,
+    /// Steps that are timed, after two that are not
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    steps: u64,
+    /// How exact products of f32 are: highest, high or medium; several to compare them
+    #[arg(long, default_value = "high", value_delimiter = ',', value_parser = super::parse::<Precision>)]
+    precision: Vec<Precision>,
+    /// A line of JSON for each workload instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Threads that compute [default: one a core]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    threads: Option<u64>,
+    /// Where to compute: cpu or auto
+    #[arg(long, default_value = "auto", value_parser = super::parse::<DeviceKind>)]
+    device: DeviceKind,
+}
+
+/// What is measured unless something else is asked for.
+const WORKLOADS: [(What, Net, u64); 5] = [
+    (What::Train, Net::Mnist, 32),
+    (What::Train, Net::Mnist, 128),
+    (What::Sample, Net::Mnist, 25),
+    (What::Train, Net::Cifar, 8),
+    (What::Sample, Net::Cifar, 25),
+];
+
+pub fn run(args: BenchArgs) -> Result<ExitCode> {
+    let isa = instructions()?;
+    if let Some(n) = args.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n as usize).build_global();
+        pool.map_err(|error| Error::Usage(format!("found --threads {n}, which cannot be started: {error}")))?;
+    }
+    let plan = plan(&args);
+    if !args.json {
+        table::header(isa, args.steps).iter().for_each(say);
+    }
+    for workload in &plan {
+        // Several take turns in processes of their own: the peak of memory is that of a process.
+        let measurement = match plan.len() {
+            1 => workload.measure(args.steps, args.device)?,
+            _ => process::measure(workload, &args)?,
+        };
+        if args.json {
+            say(serde_json::to_string(&measurement).expect("a measurement is plain data"));
+        } else {
+            // Beside the workload, because the clock of a processor changes.
+            say(table::row(&measurement, conv::ceiling(isa)));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The default list as far as it is asked for, with the batches and at the precisions asked for.
+fn plan(args: &BenchArgs) -> Vec<Workload> {
+    let mut plan = Vec::new();
+    for (what, net, batch) in WORKLOADS {
+        if args.what.is_some_and(|asked| asked != what) || args.net.is_some_and(|asked| asked != net) {
+            continue;
+        }
+        for &precision in &args.precision {
+            let workload = Workload { what, net, batch: args.batch.unwrap_or(batch), precision };
+            if !plan.contains(&workload) {
+                plan.push(workload);
+            }
+        }
+    }
+    plan
+}

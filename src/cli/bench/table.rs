@@ -1,0 +1,31 @@
+//! Measurements as lines of text.
+
+use ncsn::device::Isa;
+
+use super::workload::{Measurement, name};
+
+/// What they have in common, and the names of the columns.
+pub fn header(isa: Isa, n_steps: u64) -> [String; 2] {
+    let threads = rayon::current_num_threads();
+    [
+        format!(
+            "steps timed: {n_steps}, threads: {threads}, instructions: {isa}; medians, GFLOP/s of the convolutions alone"
+        ),
+        format!(
+            "{:18}{:>10}{:>10}{:>10}{:>10}{:>16}{:>10}",
+            "workload", "precision", "s/step", "images/s", "GFLOP/s", "of the ceiling", "peak MiB"
+        ),
+    ]
+}
+
+/// One measurement; `ceiling` in FLOP/s.
+pub fn row(measurement: &Measurement, ceiling: f64) -> String {
+    let Measurement { what, net, batch, precision, seconds_per_step, images_per_second, gflops, peak_mib, .. } =
+        measurement;
+    let workload = format!("{} {} {batch}", name(*what), name(*net));
+    let share = format!("{:.0}% of {:.0}", 100.0 * gflops * 1e9 / ceiling, ceiling / 1e9);
+    let peak_mib = peak_mib.map_or_else(|| "?".to_string(), |mib| format!("{mib:.0}"));
+    format!(
+        "{workload:18}{precision:>10}{seconds_per_step:>10.4}{images_per_second:>10.1}{gflops:>10.0}{share:>16}{peak_mib:>10}"
+    )
+}

@@ -1,0 +1,206 @@
+//! One step of training or sampling with the published networks, timed.
+
+use std::fmt;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use ncsn::Result;
+use ncsn::data::Batch;
+use ncsn::device::{DeviceKind, Precision, instructions};
+use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
+use ncsn::noise::Noise;
+use ncsn::sample::{image_chain, plain_steps};
+use ncsn::score::ByParts;
+use ncsn::sde::NoiseLevels;
+use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
+
+use crate::cli::DEFAULT_SEED;
+use crate::cli::train::peak_mib;
+
+/// Steps before those that are timed.
+const N_WARM_UP: u64 = 2;
+/// As in the published program.
+const N_LEVELS: usize = 10;
+
+/// What a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// Noise, loss, gradient, Adam: all that `ncsn train` does with a batch
+    Train,
+    /// Network and noise: all that `ncsn sample` does between two states
+    Sample,
+}
+
+/// A network of the paper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Net {
+    /// 1 channel, 28 pixels, ngf 64
+    Mnist,
+    /// 3 channels, 32 pixels, ngf 128
+    Cifar,
+}
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    pub what: What,
+    pub net: Net,
+    /// Images a step.
+    pub batch: u64,
+    pub precision: Precision,
+}
+
+/// What came out; the line of `--json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Measurement {
+    pub what: What,
+    pub net: Net,
+    pub batch: u64,
+    pub precision: String,
+    /// The median.
+    pub seconds_per_step: f64,
+    pub images_per_second: f64,
+    /// Of the process, where the system tells.
+    pub peak_mib: Option<f64>,
+    /// Of the convolutions, a multiply-add counted twice.
+    pub gflops: f64,
+    pub isa: String,
+    pub threads: usize,
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, net, batch, precision } = self;
+        write!(f, "{} {} {batch} {precision}", name(*what), name(*net))
+    }
+}
+
+/// Its name on the command line.
+pub fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().expect("no value is skipped").get_name().to_string()
+}
+
+impl Net {
+    fn config(self) -> NetworkConfig {
+        let (channels, size, width) = match self {
+            Net::Mnist => (1, 28, 64),
+            Net::Cifar => (3, 32, 128),
+        };
+        let architecture = Architecture::Ncsn;
+        NetworkConfig { architecture, channels, width, size, n_levels: N_LEVELS, input: InputRange::Unit }
+    }
+}
+
+impl Workload {
+    /// Times `n_steps` steps on random images, with random weights.
+    pub fn measure(&self, n_steps: u64, device: DeviceKind) -> Result<Measurement> {
+        let Self { what, net, batch, precision } = *self;
+        precision.set_current();
+        let config = net.config();
+        let noise = Noise::new(DEFAULT_SEED);
+        let new_net = |device: &Device| Network::new(&config, &mut noise.stream("init", 0), device);
+        let device = device.open();
+        let (seconds, multiply_adds) = match what {
+            What::Train => {
+                let levels = NoiseLevels::geometric(1.0, 0.01, N_LEVELS)?;
+                let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
+                let objective = Objective::Denoising;
+                let options = TrainingOptions { objective, anneal_power: 2.0, grad_clip: None, ema_rate: None };
+                let mut trainer = Trainer::new(new_net(&device.clone().autodiff())?, levels, rule, options, noise);
+                let shape = [batch as usize, config.channels, config.size, config.size];
+                let mut x = vec![0.0; shape.iter().product()];
+                noise.stream("bench/x", 0).uniform(&mut x);
+                let images = Batch { x, shape };
+                let seconds = median_seconds(n_steps, || trainer.step(images.clone()).map(|_| ()))?;
+                // The gradient of a convolution is two more: to its input, and to its weights.
+                (seconds, 3 * multiply_adds(trainer.net(), config.size))
+            }
+            What::Sample => {
+                let net = new_net(&device)?;
+                let steps = plain_steps(0, (N_WARM_UP + n_steps) as usize, 2e-5);
+                let shape = [config.channels, config.size, config.size];
+                let mut chain = image_chain(ByParts::new(&net), steps, 0..batch, shape, noise, &device);
+                let mut update = || {
+                    chain.next();
+                    Ok(())
+                };
+                (median_seconds(n_steps, &mut update)?, multiply_adds(&net, config.size))
+            }
+        };
+        let images_per_second = batch as f64 / seconds;
+        Ok(Measurement {
+            what,
+            net,
+            batch,
+            precision: precision.to_string(),
+            seconds_per_step: seconds,
+            images_per_second,
+            peak_mib: peak_mib(),
+            gflops: 2.0 * multiply_adds as f64 * images_per_second / 1e9,
+            isa: instructions()?.to_string(),
+            threads: rayon::current_num_threads(),
+        })
+    }
+}
+
+fn median_seconds(n_steps: u64, mut step: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut seconds = Vec::new();
+    for i in 0..N_WARM_UP + n_steps {
+        let begun = Instant::now();
+        step()?;
+        if i >= N_WARM_UP {
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    let n = seconds.len();
+    Ok((seconds[(n - 1) / 2] + seconds[n / 2]) / 2.0)
+}
+
+/// Multiply-adds of all convolutions for one image: the weights of each, once for each pixel of its output.
+fn multiply_adds(net: &Network, size: usize) -> usize {
+    // Names tell where a convolution is: behind the one halving, or (in the last refine block) before it is undone.
+    let halved = ["res2.1.", "res3.", "res4.", "refine1.", "refine2.", "refine3."];
+    let halved_in_refine4 = ["refine4.adapt_convs.1.", "refine4.msf.convs.1."];
+    let mut total = 0;
+    params::visit(net, |name, shape, _| {
+        let is_halved = halved.iter().chain(&halved_in_refine4).any(|place| name.starts_with(place));
+        let side = if is_halved { size / 2 } else { size };
+        if shape.len() == 4 {
+            total += shape.iter().product::<usize>() * side * side;
+        }
+    });
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn multiply_adds_are_those_counted_layer_by_layer_by_hand() {
+        for (net, expected) in [(Net::Mnist, 1_893_140_480), (Net::Cifar, 9_893_052_416)] {
+            let config = net.config();
+            let mut stream = Noise::new(1).stream("init", 0);
+            let network = Network::new(&config, &mut stream, &DeviceKind::Cpu.open()).expect("a network");
+            assert_eq!(multiply_adds(&network, config.size), expected, "{net:?}");
+        }
+    }
+
+    #[test]
+    fn the_median_leaves_the_first_two_steps_out() {
+        let mut n = 0;
+        let seconds = median_seconds(3, || {
+            n += 1;
+            std::thread::sleep(std::time::Duration::from_millis(if n <= 2 { 80 } else { 1 }));
+            Ok(())
+        });
+        assert_eq!(n, 5);
+        assert!((0.001..0.06).contains(&seconds.expect("no step fails")));
+    }
+}
