@@ -11,7 +11,6 @@ use ncsn::image::{grid, to_u8, write_png};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet};
 use ncsn::noise::Noise;
 use ncsn::sample::{annealed_steps, image_chain};
-use ncsn::score::ByParts;
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
 
@@ -47,8 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     let net = trainer.sampling_net();
-    let chain =
-        image_chain(ByParts::new(&net), annealed_steps(&levels, 100, 2e-5), 0..9, [1, SIZE, SIZE], noise, &device);
+    let chain = image_chain(&net, annealed_steps(&levels, 100, 2e-5), 0..9, [1, SIZE, SIZE], noise, &device);
     let pixels: Vec<u8> = chain.finish().try_into_vec_as::<f32>()?.into_iter().map(to_u8).collect();
     write_png(Path::new("sample_grid.png"), &grid(&pixels, [1, SIZE, SIZE], 3).enlarged(4))?;
     println!("nine samples in sample_grid.png");

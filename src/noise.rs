@@ -3,7 +3,8 @@
 //! The generator is Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A block of four
 //! words is a pure function of (seed, stream name, index, position), so a draw can be addressed instead of remembered:
 //! the noise of training step 700 is that of [`Noise::stream`]`("train/noise", 700)`, whether or not the run was
-//! interrupted before it, and image 12 of a sampling run has the same noise whatever the batch it is drawn in.
+//! interrupted before it, and image 12 of a sampling run has the same noise whatever the batch it is drawn in. The numbers
+//! are made by [`ncsn_kernels::random`].
 
 use ncsn_kernels::cpu::Isa;
 use ncsn_kernels::random::{self, Position};

@@ -57,34 +57,6 @@ score_of! {
     Mlp: 2, |net, x, _| net.forward(x);
 }
 
-/// A score evaluated on parts of the batch, each on a thread of its own. Every example is computed by itself, so the
-/// values are those of the score alone; Burn's CPU backend, alone, leaves cores idle on small images.
-#[derive(Clone, Copy, Debug)]
-pub struct ByParts<'a, S> {
-    score: &'a S,
-    n_parts: usize,
-}
-
-impl<'a, S> ByParts<'a, S> {
-    /// As many parts as there are threads.
-    pub fn new(score: &'a S) -> Self {
-        Self { score, n_parts: rayon::current_num_threads() }
-    }
-}
-
-impl<const D: usize, S: Score<D> + Sync> Score<D> for ByParts<'_, S> {
-    fn score(&self, x: Tensor<D>, labels: &Tensor<1, Int>) -> Tensor<D> {
-        let per_part = x.dims()[0].div_ceil(self.n_parts).max(1);
-        let parts: Vec<_> = x.split(per_part, 0).into_iter().zip(labels.clone().split(per_part, 0)).collect();
-        let done = std::thread::scope(|scope| {
-            let start = |(x, labels)| scope.spawn(move || self.score.score(x, &labels));
-            let threads: Vec<_> = parts.into_iter().map(start).collect();
-            threads.into_iter().map(|thread| thread.join().expect("a part of the batch")).collect()
-        });
-        Tensor::cat(done, 0)
-    }
-}
-
 /// The exact score of a mixture of isotropic Gaussians in `dim` dimensions, blurred to the given noise levels.
 ///
 /// p_σ(x) = Σₖ wₖ N(x; μₖ, (s² + σ²)·I), so s(x) = Σₖ rₖ(x)·(μₖ − x)/(s² + σ²) with rₖ the posterior of component k.

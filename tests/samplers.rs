@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Tensor};
 use ncsn::net::params::upload;
 use ncsn::noise::Noise;
 use ncsn::sample::{Draw, Inpainting, Langevin, Step, annealed_steps, plain_steps};
-use ncsn::score::{ByParts, GaussianMixture, Score};
+use ncsn::score::{GaussianMixture, Score};
 use ncsn::sde::NoiseLevels;
 
 const N: usize = 4000;
@@ -139,19 +139,4 @@ fn known_coordinates_stay_known_and_the_rest_follows_their_mode() {
     // Both are N(−5, 1) at the last level: five standard errors of a mean of n.
     let tolerance = 5.0 / (n as f64).sqrt();
     assert!((mean(0) + 5.0).abs() < tolerance && (mean(1) + 5.0).abs() < tolerance, "({}, {})", mean(0), mean(1));
-}
-
-#[test]
-fn a_score_by_parts_is_the_score() {
-    let levels = NoiseLevels::geometric(20.0, 1.0, 10).unwrap();
-    let score = mixture(&levels);
-    for n in [1, 2, 7] {
-        let mut x = vec![0.0; 2 * n];
-        Noise::new(4).stream("test", n as u64).normal(&mut x);
-        let labels = Tensor::<1, Int>::from_data(&*(0..n as i64).collect::<Vec<_>>(), &device());
-        let x: Tensor<2> = upload(x, [n, 2], &device());
-        let whole = score.score(x.clone(), &labels).try_into_vec_as::<f32>().unwrap();
-        let parts = ByParts::new(&score).score(x, &labels).try_into_vec_as::<f32>().unwrap();
-        assert_eq!(whole, parts);
-    }
 }

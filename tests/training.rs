@@ -10,7 +10,7 @@ use ncsn::data::{Batch, BatchOptions, Batches, Source, Split};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet, params};
 use ncsn::noise::Noise;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
+use ncsn::train::{Ema, Objective, Rule, Trainer, TrainingOptions};
 
 fn options(batch_size: usize) -> BatchOptions {
     BatchOptions { batch_size, random_flip: false, dequantise: true, logit_transform: false }
@@ -100,6 +100,30 @@ fn a_step_is_the_same_every_time() {
         params::to_host(trainer.net())
     };
     assert!(weights(0) == weights(1));
+}
+
+#[test]
+fn the_moving_average_of_a_run_is_that_of_its_weights_after_each_step() {
+    let mut trainer = trainer(ADAM, TrainingOptions { ema_rate: Some(0.9), ..PLAIN });
+    let mut ema = Ema::new(0.9, trainer.net());
+    for batch in digits(4).take(3) {
+        trainer.step(batch.unwrap()).unwrap();
+        ema.update(trainer.net());
+    }
+    assert!(params::to_host(trainer.ema().unwrap()) == params::to_host(ema.module()));
+}
+
+#[test]
+fn copies_of_a_network_stay_as_they_are_when_it_is_trained() {
+    let mut trainer = trainer(ADAM, TrainingOptions { ema_rate: Some(0.9), ..PLAIN });
+    let mut batches = digits(4);
+    trainer.step(batches.next().unwrap().unwrap()).unwrap();
+    let (net, average, optimizer) = (trainer.net().clone(), trainer.sampling_net(), trainer.optimizer().clone());
+    let names = params::to_host(&net).into_iter().map(|(name, value)| (name, value.shape)).collect::<Vec<_>>();
+    let before = (params::to_host(&net), params::to_host(&average), optimizer.to_host(&names));
+    trainer.step(batches.next().unwrap().unwrap()).unwrap();
+    assert!((params::to_host(&net), params::to_host(&average), optimizer.to_host(&names)) == before);
+    assert!(params::to_host(trainer.net()) != before.0);
 }
 
 #[test]

@@ -45,6 +45,7 @@ pub unsafe fn filled_aligned(n: usize, fill: impl FnOnce(&mut [f32])) -> Aligned
 }
 
 /// Numbers that begin at a cache line.
+#[derive(Default)]
 pub struct Aligned {
     lines: Vec<Line>,
     len: usize,

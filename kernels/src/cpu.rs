@@ -23,6 +23,8 @@ pub enum Isa {
     Avx512,
     /// The same, with products of bf16.
     Avx512Bf16,
+    /// The same, with a unit for products of matrices of bf16.
+    Amx,
 }
 
 /// Work that is written for any instruction set.
@@ -35,7 +37,7 @@ pub trait Kernel {
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+    pub const ALL: [Isa; 6] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// Its name in [`VARIABLE`].
     pub fn name(self) -> &'static str {
@@ -45,6 +47,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Amx => "amx",
         }
     }
 
@@ -58,6 +61,8 @@ impl Isa {
             Isa::Avx512 => crate::simd::Avx512::detect().is_some(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512Bf16.is_available() && crate::amx::Amx::detect().is_some(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => true,
             #[allow(unreachable_patterns, reason = "those of other architectures")]
@@ -114,7 +119,7 @@ impl Isa {
                 unsafe { run(kernel, simd) }
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => {
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
                 unsafe fn run<K: Kernel>(kernel: K, simd: crate::simd::Avx512) -> K::Output {
                     kernel.run(simd)

@@ -3,6 +3,7 @@
 //! The modules hold plain functions on slices, each for every instruction set of [`cpu::Isa`]. Their results do not depend on
 //! the number of threads: work is cut by the shapes alone, and sums are taken in one order.
 
+pub mod amx;
 pub mod buffer;
 pub mod conv;
 pub mod cpu;

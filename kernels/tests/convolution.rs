@@ -1,5 +1,6 @@
 //! Convolutions of random shapes against the definition in f64, on every instruction set and at every precision.
 
+use ncsn_kernels::conv::half::{self, Unit};
 use ncsn_kernels::conv::{self, ConvShape, reference};
 use ncsn_kernels::cpu::{Isa, Precision};
 
@@ -126,6 +127,86 @@ fn three_by_three_kernels_keep_the_bound_of_every_precision() {
             for precision in Precision::ALL {
                 check(isa, precision, &shape, &mut random);
             }
+        }
+    }
+}
+
+/// Against the definition in f64, number by number: both factors of a product are rounded to 8 binary digits, an error of 2⁻⁸
+/// each, so a sum is off by 2⁻⁷ of the sum of the products' sizes, and little more for the rounding of sums of f32.
+fn check_half(unit: Unit, shape: &ConvShape, random: &mut Random) {
+    let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
+    let [grad, residual] = [(); 2].map(|()| random.values(shape.output_len()));
+    let sizes = |values: &[f32]| values.iter().map(|x| x.abs()).collect::<Vec<f32>>();
+    let within = |what: &str, found: &[f32], expected: &[f64], sizes: &[f64]| {
+        assert_eq!(found.len(), expected.len());
+        for (i, ((&found, expected), size)) in found.iter().zip(expected).zip(sizes).enumerate() {
+            let error = (f64::from(found) - expected).abs();
+            // Not a number is no good either.
+            assert!(error <= size / 125.0 + 1e-6, "{what} {i} of {shape:?} by {unit:?}: {found}, expected {expected}");
+        }
+    };
+
+    let (plain, size) =
+        (reference::forward(shape, &x, &weights), reference::forward(shape, &sizes(&x), &sizes(&weights)));
+    let mut out = vec![f32::NAN; shape.output_len()];
+    half::forward(unit, shape, &x, &weights, None, None, &mut out);
+    within("output", &out, &plain, &size);
+    let bias = random.values(shape.c_out);
+    let n_pixels = shape.out_size().iter().product::<usize>();
+    let mut with_both = vec![f32::NAN; shape.output_len()];
+    half::forward(unit, shape, &x, &weights, Some(&bias), Some(&residual), &mut with_both);
+    let added = |(i, x): (usize, &f32)| x + bias[i / n_pixels % shape.c_out] + residual[i];
+    assert_eq!(with_both, out.iter().enumerate().map(added).collect::<Vec<_>>(), "bias and residual of {shape:?}");
+
+    let mut grad_x = vec![f32::NAN; shape.input_len()];
+    half::transposed(unit, shape, &grad, &weights, None, &mut grad_x);
+    let size = reference::transposed(shape, &sizes(&grad), &sizes(&weights));
+    within("gradient of the input", &grad_x, &reference::transposed(shape, &grad, &weights), &size);
+    let bias = random.values(shape.c_in);
+    let mut with_bias = vec![f32::NAN; shape.input_len()];
+    half::transposed(unit, shape, &grad, &weights, Some(&bias), &mut with_bias);
+    let in_pixels = shape.size[0] * shape.size[1];
+    let added = |(i, x): (usize, &f32)| x + bias[i / in_pixels % shape.c_in];
+    assert_eq!(with_bias, grad_x.iter().enumerate().map(added).collect::<Vec<_>>(), "bias of {shape:?}");
+
+    if shape.stride == 1 {
+        let size = reference::weight_gradient(shape, &sizes(&x), &sizes(&grad));
+        let found = half::weight_gradient(unit, shape, &x, &grad);
+        within("gradient of the weights", &found, &reference::weight_gradient(shape, &x, &grad), &size);
+    }
+}
+
+#[test]
+fn products_of_bf16_are_off_by_the_rounding_of_their_factors_alone() {
+    let mut random = Random(0xd1b5_4a32_d192_ed03);
+    let largest =
+        ConvShape { n: 2, c_in: 33, c_out: 49, size: [19, 18], kernel: [3, 3], stride: 1, padding: 1, dilation: 1 };
+    let shapes = (0..60).map(|_| any_shape(&mut random)).collect::<Vec<_>>();
+    for mut shape in [largest].into_iter().chain(shapes) {
+        for unit in Unit::available() {
+            if unit == Unit::Emulated {
+                // It is slow.
+                (shape.c_in, shape.c_out) = (shape.c_in.min(35), shape.c_out.min(50));
+            }
+            check_half(unit, &shape, &mut random);
+        }
+    }
+}
+
+#[test]
+fn images_in_bf16_do_not_depend_on_the_rest_of_the_batch() {
+    let mut random = Random(0x8cb9_2ba7_2f3d_8dd7);
+    let shape =
+        ConvShape { n: 3, c_in: 20, c_out: 24, size: [9, 7], kernel: [3, 3], stride: 1, padding: 1, dilation: 1 };
+    let (x, weights) = (random.values(shape.input_len()), random.values(shape.weight_len()));
+    for unit in Unit::available() {
+        let mut together = vec![0.0; shape.output_len()];
+        half::forward(unit, &shape, &x, &weights, None, None, &mut together);
+        let one = ConvShape { n: 1, ..shape };
+        for (x, together) in x.chunks(one.input_len()).zip(together.chunks(one.output_len())) {
+            let mut alone = vec![0.0; one.output_len()];
+            half::forward(unit, &one, x, &weights, None, None, &mut alone);
+            assert_eq!(alone, together, "{unit:?}");
         }
     }
 }

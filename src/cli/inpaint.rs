@@ -17,7 +17,6 @@ use ncsn::image::{grid, to_u8, write_png};
 use ncsn::net::params::upload;
 use ncsn::noise::Noise;
 use ncsn::sample::{annealed_steps, completion_chain};
-use ncsn::score::ByParts;
 use ncsn::{Error, Result};
 
 use super::log::Log;
@@ -176,15 +175,8 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
         let tensor = |values: Vec<f32>| upload::<4>(values, [1, channels, height, width], &device);
         let reference = tensor(reference_u8.iter().map(to_input).collect());
         let mask: Tensor<4> = tensor((0..image_len).map(|i| f32::from(u8::from(!is_hidden(i)))).collect());
-        let chain = completion_chain(
-            ByParts::new(&net),
-            &levels,
-            steps.clone(),
-            [mask, reference],
-            image,
-            0..args.n_per_image,
-            noise,
-        );
+        let chain =
+            completion_chain(&net, &levels, steps.clone(), [mask, reference], image, 0..args.n_per_image, noise);
         let mut last = None;
         for state in chain {
             if stop::asked() {

@@ -18,7 +18,6 @@ use ncsn::image::{GifWriter, grid, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
 use ncsn::sample::{State, Step, annealed_steps, image_chain};
-use ncsn::score::ByParts;
 use ncsn::{Error, Result};
 
 use super::lock::Lock;
@@ -278,7 +277,7 @@ impl Drawing {
 
     fn chain<'a>(&self, net: &'a Network, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
         let device = net.devices().into_iter().next().expect("a network lives somewhere");
-        image_chain(ByParts::new(net), self.steps.clone(), numbers, self.shape, self.noise, &device)
+        image_chain(net, self.steps.clone(), numbers, self.shape, self.noise, &device)
     }
 
     fn image_len(&self) -> usize {

@@ -119,7 +119,7 @@ pub trait Replace {
     fn replace<const D: usize>(&mut self, index: usize, name: &str, value: Tensor<D>) -> Tensor<D>;
 }
 
-/// Replaces all values at once, each flattened to `[n]`, in registration order, by what `f` makes of them. While it runs the
+/// Replaces all values at once by what `f` makes of them, each flattened to `[n]`, in registration order. While it runs the
 /// module is without them, so that values which nobody else holds can be changed in place.
 pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> Vec<Tensor<1>>) {
     #[derive(Default)]
@@ -138,7 +138,8 @@ pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> V
     struct Put(Vec<Vec<usize>>, std::vec::IntoIter<Tensor<1>>);
     impl Replace for Put {
         fn replace<const D: usize>(&mut self, index: usize, _: &str, _: Tensor<D>) -> Tensor<D> {
-            let value = self.1.next().expect("a value for each parameter");
+            // A leaf, whatever it was computed from.
+            let value = self.1.next().expect("a value for each parameter").detach();
             value.reshape(<[usize; D]>::try_from(&self.0[index][..]).expect("the rank that was taken"))
         }
     }
@@ -217,6 +218,22 @@ pub fn count<M: Module>(module: &M) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Mlp;
+    use crate::noise::Noise;
+
+    #[test]
+    fn values_are_replaced_all_at_once_and_stay_leaves() {
+        let device = Device::flex().autodiff();
+        let mut net = Mlp::new(&[2, 3, 1], &mut Noise::new(1).stream("init", 0), &device);
+        let before = to_host(&net);
+        map_values(&mut net, |values| values.into_iter().map(|value| value * 2.0).collect());
+        for ((name, before), (_, after)) in before.iter().zip(to_host(&net)) {
+            assert_eq!(after.shape, before.shape, "{name}");
+            assert_eq!(after.values, before.values.iter().map(|x| 2.0 * x).collect::<Vec<_>>(), "{name}");
+        }
+        let loss = net.forward(Tensor::ones([1, 2], &device).into()).value.sum();
+        assert!(gradients(&net, &loss.backward()).iter().all(|(_, gradient)| gradient.is_some()));
+    }
 
     #[test]
     fn field_names_become_published_names() {

@@ -40,10 +40,6 @@ pub struct TrainingOptions {
     pub ema_rate: Option<f64>,
 }
 
-/// Into how many parts a batch is cut. Burn's CPU backend leaves one of two cores idle half of the time on small images;
-/// two parts fill both. The number is fixed, not that of the cores, because it decides in which order sums are rounded.
-const N_PARTS: usize = 2;
-
 /// Some images with everything drawn for them, on the host.
 struct Draws {
     x: Vec<f32>,
@@ -52,28 +48,6 @@ struct Draws {
     v: Vec<f32>,
     labels: Vec<i64>,
     image_shape: [usize; 3],
-}
-
-impl Draws {
-    /// Parts of `n` images, the last perhaps smaller.
-    fn split(self, n: usize) -> Vec<Draws> {
-        let image_len: usize = self.image_shape.iter().product();
-        let n_particles = self.v.len() / self.x.len();
-        let part = |(i, labels): (usize, &[i64])| {
-            let of = |values: &[f32], per_image: usize| {
-                let first = i * n * per_image;
-                values[first..first + labels.len() * per_image].to_vec()
-            };
-            Draws {
-                x: of(&self.x, image_len),
-                z: of(&self.z, image_len),
-                v: of(&self.v, n_particles * image_len),
-                labels: labels.to_vec(),
-                image_shape: self.image_shape,
-            }
-        };
-        self.labels.chunks(n).enumerate().map(part).collect()
-    }
 }
 
 /// What one step gave.
@@ -108,7 +82,7 @@ pub struct TrainerState<N> {
     pub ema: Option<N>,
 }
 
-impl<N: Module + Differentiable<4> + Sync> Trainer<N> {
+impl<N: Module + Differentiable<4>> Trainer<N> {
     /// A run before its first step. `net` lives on an autodiff device.
     pub fn new(net: N, levels: NoiseLevels, rule: Rule, options: TrainingOptions, noise: Noise) -> Self {
         let ema = options.ema_rate.map(|rate| Ema::new(rate, &net));
@@ -196,37 +170,13 @@ impl<N: Module + Differentiable<4> + Sync> Trainer<N> {
         scalar(self.loss(&self.net.valid(), objective, part, &device))
     }
 
-    /// The loss of a batch and its gradient, the batch cut into [`N_PARTS`] and each part on a thread of its own.
+    /// The loss of a batch and its gradient.
     fn gradients(&self, batch: Batch, step: u64) -> (f64, Vec<(String, Option<Tensor<1>>)>) {
-        let device = self.device();
-        let n = batch.shape[0];
         let objective = self.options.objective;
         let draws = self.draws(batch, objective, ["train/level", "train/z", "train/v"], step);
-        let parts = draws.split(n.div_ceil(N_PARTS));
-        let work = |part: Draws| {
-            let share = part.labels.len() as f64 / n as f64;
-            // Leaves of its own: graphs that share a leaf would wait for each other.
-            let net = self.net.clone().fork(&device);
-            let loss = self.loss(&net, objective, part, &device) * share;
-            let gradients = params::gradients(&net, &loss.backward());
-            (scalar(loss.inner()), gradients)
-        };
-        let done: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = parts.into_iter().map(|part| scope.spawn(|| work(part))).collect();
-            threads.into_iter().map(|t| t.join().expect("a part of the batch")).collect()
-        });
-        // Summed in the order of the parts, not in that of the threads: the same bits every time.
-        done.into_iter()
-            .reduce(|(loss, mut sum), (more, gradients)| {
-                for ((_, total), (_, part)) in sum.iter_mut().zip(gradients) {
-                    *total = match (total.take(), part) {
-                        (Some(a), Some(b)) => Some(a + b),
-                        (a, b) => a.or(b),
-                    };
-                }
-                (loss + more, sum)
-            })
-            .expect("a batch has images")
+        let loss = self.loss(&self.net, objective, draws, &self.device());
+        let gradients = params::gradients(&self.net, &loss.backward());
+        (scalar(loss.inner()), gradients)
     }
 
     /// The level, the noise and the directions of each image of a batch.

@@ -9,36 +9,46 @@ use crate::parallel;
 
 /// Outputs that look at the same taps, every `every`-th in both directions.
 #[derive(Debug)]
-struct Phase {
+pub struct Phase {
     /// The first output.
-    first: [usize; 2],
+    pub first: [usize; 2],
     /// How many there are.
-    count: [usize; 2],
+    pub count: [usize; 2],
     /// The pixel of the padded image that the first output's offsets count from.
-    base: usize,
+    pub base: usize,
     /// (offset from there, number of the tap)
-    taps: Vec<(usize, usize)>,
+    pub taps: Vec<(usize, usize)>,
 }
 
 /// Where everything of one image is.
 #[derive(Debug)]
-struct Plan {
-    frame: Frame,
-    out_size: [usize; 2],
+pub struct Plan {
+    pub frame: Frame,
+    pub out_size: [usize; 2],
     /// Between the outputs of a phase.
-    every: usize,
+    pub every: usize,
     /// Between the inputs of two neighbouring outputs of a phase.
-    stride: usize,
-    phases: Vec<Phase>,
+    pub stride: usize,
+    pub phases: Vec<Phase>,
+}
+
+/// The copy of an image with `before` zeros before it of which rows and columns up to `reach` are read, for rows of `n_x` outputs.
+///
+/// Zeros behind a row are also those before the next one, as far as outputs of different rows still count from different pixels.
+fn frame(image: [usize; 2], before: usize, reach: [usize; 2], n_x: usize) -> Frame {
+    let behind = reach[1].saturating_sub(before + image[1]);
+    let shared = before.min(behind).min(reach[1].saturating_sub(n_x));
+    // What is behind the last row is at the beginning of one more.
+    Frame::new(image, before as isize, [reach[0] + usize::from(shared > 0), reach[1] - shared])
 }
 
 impl Plan {
     /// From the input to the output.
-    fn forward(shape: &ConvShape) -> Self {
+    pub fn forward(shape: &ConvShape) -> Self {
         let ConvShape { size, kernel, padding, dilation, stride, .. } = *shape;
         let out_size = shape.out_size();
         let side = |axis: usize| (out_size[axis] - 1) * stride + (kernel[axis] - 1) * dilation + 1;
-        let frame = Frame::new(size, padding as isize, [side(0), side(1)]);
+        let frame = frame(size, padding, [side(0), side(1)], out_size[1]);
         let tap = |tap: usize| ((tap / kernel[1]) * dilation * frame.size[1] + (tap % kernel[1]) * dilation, tap);
         let taps = (0..kernel[0] * kernel[1]).map(tap).collect();
         let phases = vec![Phase { first: [0, 0], count: out_size, base: 0, taps }];
@@ -47,7 +57,7 @@ impl Plan {
 
     /// From the gradient of the output to that of the input, whose pixel i receives from outputs o with
     /// o·stride = i + padding − tap·dilation: which taps those are depends on i modulo the stride.
-    fn transposed(shape: &ConvShape) -> Self {
+    pub fn transposed(shape: &ConvShape) -> Self {
         let ConvShape { size, kernel, padding, dilation, stride, .. } = *shape;
         let out_size = shape.out_size();
         // Per axis: first pixel of the phase, its count, the output it counts from, and (outputs back, tap).
@@ -63,7 +73,7 @@ impl Plan {
         let before = most_back(0).max(most_back(1));
         // The furthest output that any pixel counts from, and all before it.
         let reach = |a: usize| before + (size[a] - 1 + padding) / stride + 1;
-        let frame = Frame::new(out_size, before as isize, [reach(0), reach(1)]);
+        let frame = frame(out_size, before, [reach(0), reach(1)], size[1]);
         let width = frame.size[1];
         let mut phases = Vec::new();
         for (y, n_y, from_y, back_y) in axis(0) {

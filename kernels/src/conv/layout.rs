@@ -9,13 +9,14 @@ pub struct Frame {
     /// Size of the copy.
     pub size: [usize; 2],
     /// For each pixel of the image, its place in the copy; [`Frame::OUTSIDE`] if it is cropped.
-    places: Vec<u32>,
+    pub places: Vec<u32>,
     /// Stretches of the copy that are not of the image: first pixel and number of pixels.
-    gaps: Vec<[usize; 2]>,
+    pub gaps: Vec<[usize; 2]>,
 }
 
 impl Frame {
-    const OUTSIDE: u32 = u32::MAX;
+    /// The place of a pixel that is cropped.
+    pub const OUTSIDE: u32 = u32::MAX;
 
     /// The copy of `size` of an image of `image` pixels whose first pixel is at (`offset`, `offset`); a negative offset crops.
     pub fn new(image: [usize; 2], offset: isize, size: [usize; 2]) -> Self {
@@ -124,7 +125,7 @@ pub fn unpack<S: Simd>(
 
 /// A vector, or what there is of it.
 #[inline(always)]
-fn load_some<S: Simd>(s: S, x: &[f32]) -> S::V {
+pub fn load_some<S: Simd>(s: S, x: &[f32]) -> S::V {
     if x.len() == S::LANES { s.load(x) } else { s.load_first(x) }
 }
 

@@ -9,8 +9,10 @@
 
 mod direct;
 mod gemm;
+pub mod half;
 mod layout;
 pub mod reference;
+mod tiles;
 mod winograd;
 
 use rayon::prelude::*;
@@ -81,6 +83,15 @@ impl ConvShape {
         assert_eq!(output, self.output_len(), "numbers of the output of {self:?}");
     }
 
+    /// What multiplies in bf16, where that is allowed and the faster way.
+    fn half(&self, isa: Isa, precision: Precision) -> Option<half::Unit> {
+        let unit = half::Unit::of(isa).filter(|_| precision == Precision::Medium)?;
+        // Vectors multiply twice as fast as in f32, of which nothing is left where Winograd's filtering needs fewer products, or
+        // where channels are mostly padding. Tiles multiply ten times as fast.
+        let faster = unit.has_tiles() || self.tile(precision).is_none() && self.c_in.min(self.c_out) >= 24;
+        faster.then_some(unit)
+    }
+
     /// The tile for Winograd's filtering, where that is the faster way.
     fn tile(&self, precision: Precision) -> Option<Tile> {
         let out = self.out_size();
@@ -115,6 +126,9 @@ pub fn forward(
 ) {
     shape.check(x.len(), weights.len(), out.len());
     assert!(bias.is_none_or(|b| b.len() == shape.c_out) && residual.is_none_or(|r| r.len() == out.len()));
+    if let Some(unit) = shape.half(isa, precision) {
+        return half::forward(unit, shape, x, weights, bias, residual, out);
+    }
     match shape.tile(precision) {
         None => direct::forward(isa, shape, x, weights, bias, residual, out),
         Some(tile) => winograd::convolve(
@@ -149,6 +163,9 @@ pub fn transposed(
 ) {
     shape.check(out.len(), weights.len(), grad.len());
     assert!(bias.is_none_or(|b| b.len() == shape.c_in));
+    if let Some(unit) = shape.half(isa, precision) {
+        return half::transposed(unit, shape, grad, weights, bias, out);
+    }
     match shape.tile(precision) {
         None => direct::transposed(isa, shape, grad, weights, bias, out),
         Some(tile) => winograd::convolve(
@@ -173,6 +190,9 @@ pub fn transposed(
 /// If a length is not that of `shape`.
 pub fn weight_gradient(isa: Isa, precision: Precision, shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
     shape.check(x.len(), shape.weight_len(), grad.len());
+    if let Some(unit) = shape.half(isa, precision).filter(|_| shape.stride == 1) {
+        return half::weight_gradient(unit, shape, x, grad);
+    }
     match shape.tile(precision) {
         None => direct::weight_gradient(isa, shape, x, grad),
         Some(tile) => winograd::weight_gradient(isa, tile, shape, x, grad),
@@ -224,5 +244,10 @@ pub fn describe(isa: Isa, precision: Precision) -> String {
         Precision::Highest => "2×2",
         Precision::High | Precision::Medium => "4×4",
     };
-    format!("f32 by {isa}; 3×3 kernels by Winograd's filtering in tiles of {tile}")
+    let winograd = format!("3×3 kernels by Winograd's filtering in tiles of {tile}");
+    match half::Unit::of(isa).filter(|_| precision == Precision::Medium) {
+        Some(unit) if unit.has_tiles() => format!("bf16 with f32 sums by {isa}"),
+        Some(_) => format!("f32 by {isa}; {winograd}, others of 24 channels or more in bf16 with f32 sums"),
+        None => format!("f32 by {isa}; {winograd}"),
+    }
 }

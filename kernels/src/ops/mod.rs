@@ -5,11 +5,10 @@ pub mod conv;
 pub mod norm;
 pub mod optimizer;
 pub mod pixels;
+mod pool;
 
 use burn::tensor::{DType, Shape, Tensor, TensorData};
-use burn_flex::FlexTensor;
-
-use crate::buffer::filled;
+use burn_flex::{FlexTensor, Layout};
 
 /// Whether the kernels can take `x`: f32 on the CPU. Convolutions, ELU and filters are made of Burn's own operations for
 /// anything else.
@@ -37,5 +36,6 @@ fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
 fn made(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
     let shape = shape.into();
     // SAFETY: every kernel that is given an output writes all of it.
-    tensor(unsafe { filled(shape.num_elements(), fill) }, shape)
+    let bytes = unsafe { pool::filled(shape.num_elements(), fill) };
+    FlexTensor::new(bytes, Layout::contiguous(shape), DType::F32)
 }

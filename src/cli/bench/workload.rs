@@ -13,7 +13,6 @@ use ncsn::device::{DeviceKind, Precision, instructions};
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
 use ncsn::sample::{image_chain, plain_steps};
-use ncsn::score::ByParts;
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
 
@@ -124,7 +123,7 @@ impl Workload {
                 let net = new_net(&device)?;
                 let steps = plain_steps(0, (N_WARM_UP + n_steps) as usize, 2e-5);
                 let shape = [config.channels, config.size, config.size];
-                let mut chain = image_chain(ByParts::new(&net), steps, 0..batch, shape, noise, &device);
+                let mut chain = image_chain(&net, steps, 0..batch, shape, noise, &device);
                 let mut update = || {
                     chain.next();
                     Ok(())

@@ -1,0 +1,404 @@
+//! The matrix unit of Intel's processors (AMX: "Intel 64 and IA-32 Architectures Software Developer's Manual", volume 1,
+//! chapter 18): eight tile registers of 16 rows of 64 bytes, and products of tiles of bf16 with sums in f32.
+//!
+//! [`TileUnit`] is what it does. [`Amx`] is the hardware, in inline assembly, because Rust's intrinsics for it are not stable;
+//! [`Emulated`] is its definition in plain Rust, which any processor runs: whatever is written for the one is tested with the
+//! other.
+
+#[cfg(target_arch = "x86_64")]
+pub use hardware::Amx;
+
+/// Rows of a tile.
+pub const ROWS: usize = 16;
+
+/// Numbers of 32 bits, f32 or pairs of bf16, in a row of a tile.
+pub const COLUMNS: usize = 16;
+
+/// Numbers of f32 in a tile.
+pub const TILE: usize = ROWS * COLUMNS;
+
+/// Tile registers and the instructions on them, `T`, `A`, `B`, `C` from 0 to 7. They hold what was put there until
+/// [`Self::release`].
+pub trait TileUnit {
+    /// Gives the tiles their shapes, and clears them.
+    fn configure(&mut self, config: &Config);
+    /// Back to the state in which a thread begins.
+    fn release(&mut self);
+    /// T = 0
+    fn zero<const T: usize>(&mut self);
+    /// T = 16 rows of 16 pairs of bf16, each row `pitch` numbers after the one before.
+    fn load<const T: usize>(&mut self, from: &[u16], pitch: usize);
+    /// T = 16 rows of 16 sums, one after the other.
+    fn load_sums<const T: usize>(&mut self, from: &[f32]);
+    /// C\[m\]\[n\] += Σ over pairs k of A\[m\]\[k\] · B\[k\]\[n\]
+    fn multiply<const C: usize, const A: usize, const B: usize>(&mut self);
+    /// Writes T's 16 rows of 16 sums, one after the other.
+    fn store<const T: usize>(&mut self, to: &mut [f32]);
+}
+
+/// The shapes of all tiles, as the processor reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    /// Bytes of a row, of each tile.
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Config {
+    /// Eight tiles of the largest shape.
+    pub const FULL: Config = {
+        let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
+        let mut tile = 0;
+        while tile < 8 {
+            row_bytes[tile] = 4 * COLUMNS as u16;
+            rows[tile] = ROWS as u8;
+            tile += 1;
+        }
+        Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
+    };
+
+    /// Whether the processor would take it, by the description of `LDTILECFG`.
+    fn is_valid(&self) -> bool {
+        let within = |tile: usize| {
+            let (bytes, rows) = (self.row_bytes[tile], self.rows[tile]);
+            let there = tile < 8 && bytes <= 64 && usize::from(rows) <= ROWS && (bytes == 0) == (rows == 0);
+            there || bytes == 0 && rows == 0
+        };
+        self.palette == 1 && self.start_row == 0 && self.reserved == [0; 14] && (0..16).all(within)
+    }
+}
+
+/// The tile registers in memory, and the arithmetic of `TDPBF16PS`.
+#[derive(Clone, Debug)]
+pub struct Emulated {
+    config: Option<Config>,
+    /// The 32-bit numbers of each tile.
+    tiles: [[[u32; COLUMNS]; ROWS]; 8],
+}
+
+impl Emulated {
+    /// Not configured.
+    pub fn new() -> Self {
+        Self { config: None, tiles: [[[0; COLUMNS]; ROWS]; 8] }
+    }
+
+    /// Rows of a tile and numbers of 32 bits in a row.
+    fn shape(&self, tile: usize) -> [usize; 2] {
+        let config = self.config.as_ref().expect("configured tiles");
+        assert!(config.rows[tile] > 0, "tile {tile} has no shape");
+        [usize::from(config.rows[tile]), usize::from(config.row_bytes[tile]) / 4]
+    }
+
+    /// Fills tile `T`; what is beyond its shape becomes zero.
+    fn fill<const T: usize>(&mut self, number: impl Fn(usize, usize) -> u32) {
+        let [rows, columns] = self.shape(T);
+        self.tiles[T] = [[0; COLUMNS]; ROWS];
+        for (m, row) in self.tiles[T].iter_mut().enumerate().take(rows) {
+            for (n, value) in row.iter_mut().enumerate().take(columns) {
+                *value = number(m, n);
+            }
+        }
+    }
+
+    /// C += A·B
+    fn add_product(&mut self, c: usize, a: usize, b: usize) {
+        let ([rows, columns], [a_rows, n_pairs], [b_rows, b_columns]) = (self.shape(c), self.shape(a), self.shape(b));
+        assert!(c != a && c != b && a != b, "three tiles");
+        assert!(rows == a_rows && n_pairs == b_rows && columns == b_columns, "tiles that fit together");
+        for m in 0..rows {
+            for n in 0..columns {
+                let (mut even, mut odd) = (0.0, 0.0);
+                for k in 0..n_pairs {
+                    let (x, y) = (self.tiles[a][m][k], self.tiles[b][k][n]);
+                    // A product of two bf16 is exact in f32: adding it is one rounding, as in a fused multiply-add.
+                    even = flushed(even + low(x) * low(y));
+                    odd = flushed(odd + high(x) * high(y));
+                }
+                let sum = flushed(f32::from_bits(self.tiles[c][m][n])) + flushed(even + odd);
+                self.tiles[c][m][n] = flushed(sum).to_bits();
+            }
+        }
+    }
+}
+
+impl Default for Emulated {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TileUnit for Emulated {
+    fn configure(&mut self, config: &Config) {
+        assert!(config.is_valid(), "{config:?}");
+        *self = Self { config: Some(*config), ..Self::new() };
+    }
+
+    fn release(&mut self) {
+        *self = Self::new();
+    }
+
+    fn zero<const T: usize>(&mut self) {
+        self.fill::<T>(|_, _| 0);
+    }
+
+    fn load<const T: usize>(&mut self, from: &[u16], pitch: usize) {
+        self.fill::<T>(|m, n| {
+            let at = m * pitch + 2 * n;
+            u32::from(from[at]) | u32::from(from[at + 1]) << 16
+        });
+    }
+
+    fn load_sums<const T: usize>(&mut self, from: &[f32]) {
+        self.fill::<T>(|m, n| from[m * COLUMNS + n].to_bits());
+    }
+
+    fn multiply<const C: usize, const A: usize, const B: usize>(&mut self) {
+        self.add_product(C, A, B);
+    }
+
+    fn store<const T: usize>(&mut self, to: &mut [f32]) {
+        let [rows, columns] = self.shape(T);
+        for m in 0..rows {
+            for n in 0..columns {
+                to[m * COLUMNS + n] = f32::from_bits(self.tiles[T][m][n]);
+            }
+        }
+    }
+}
+
+/// The first number of a pair.
+fn low(pair: u32) -> f32 {
+    flushed(f32::from_bits(pair << 16))
+}
+
+/// The second number of a pair.
+fn high(pair: u32) -> f32 {
+    flushed(f32::from_bits(pair & 0xffff_0000))
+}
+
+/// Zero for numbers so small that they have fewer digits.
+fn flushed(x: f32) -> f32 {
+    if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
+}
+
+/// Products of small whole numbers in all tiles, which any order of adding gives exactly: what a unit computes for them tells
+/// whether it is one.
+fn trial(unit: &mut impl TileUnit) -> [f32; 4 * TILE] {
+    const PITCH: usize = 40;
+    let whole = |i: usize, factor: usize| ((((i * factor) % 17) as f32 - 8.0).to_bits() >> 16) as u16;
+    let operand = |factor: usize| -> [u16; ROWS * PITCH] { std::array::from_fn(|i| whole(i, factor)) };
+    let mut sums: [f32; 4 * TILE] = std::array::from_fn(|i| i as f32);
+    unit.configure(&Config::FULL);
+    unit.load_sums::<0>(&sums);
+    unit.load_sums::<1>(&sums[TILE..]);
+    unit.load_sums::<2>(&sums[2 * TILE..]);
+    unit.zero::<3>();
+    unit.load::<4>(&operand(3), PITCH);
+    unit.load::<5>(&operand(5), PITCH);
+    unit.load::<6>(&operand(7), PITCH);
+    unit.load::<7>(&operand(11), PITCH);
+    for _ in 0..2 {
+        unit.multiply::<0, 4, 6>();
+        unit.multiply::<1, 4, 7>();
+        unit.multiply::<2, 5, 6>();
+        unit.multiply::<3, 5, 7>();
+    }
+    unit.store::<0>(&mut sums);
+    unit.store::<1>(&mut sums[TILE..]);
+    unit.store::<2>(&mut sums[2 * TILE..]);
+    unit.store::<3>(&mut sums[3 * TILE..]);
+    unit.release();
+    sums
+}
+
+#[cfg(target_arch = "x86_64")]
+mod hardware {
+    use std::arch::asm;
+    use std::sync::OnceLock;
+
+    use super::{COLUMNS, Config, Emulated, ROWS, TILE, TileUnit, trial};
+
+    /// The tile registers of this processor, those of the thread that calls.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Amx(());
+
+    impl Amx {
+        /// If the processor has it, the system lets this process use it, and it computes what it should.
+        pub fn detect() -> Option<Self> {
+            static WORKS: OnceLock<bool> = OnceLock::new();
+            let works = || has_tiles() && is_permitted() && trial(&mut Self(())) == trial(&mut Emulated::new());
+            WORKS.get_or_init(works).then_some(Self(()))
+        }
+
+        /// Without asking whether the processor has it.
+        #[cfg(test)]
+        pub(crate) fn unchecked() -> Self {
+            Self(())
+        }
+    }
+
+    /// Whether the processor multiplies tiles of bf16, of the size that this module knows, and the system saves them.
+    #[allow(unused_unsafe, reason = "safe since Rust 1.93")]
+    fn has_tiles() -> bool {
+        use std::arch::x86_64::{__cpuid, __cpuid_count};
+        const OSXSAVE: u32 = 1 << 27;
+        const AMX_BF16: u32 = 1 << 22;
+        const AMX_TILE: u32 = 1 << 24;
+        /// Tile configuration and tile data.
+        const SAVED: u32 = 1 << 17 | 1 << 18;
+        // SAFETY: every 64-bit processor has the instruction; leaves are asked for only where they exist.
+        let (tiles, shapes) = unsafe {
+            if __cpuid(0).eax < 0x1d || __cpuid(1).ecx & OSXSAVE == 0 {
+                return false;
+            }
+            (__cpuid_count(7, 0).edx, __cpuid_count(0x1d, 1))
+        };
+        if tiles & AMX_BF16 == 0 || tiles & AMX_TILE == 0 {
+            return false;
+        }
+        let (saved, _high): (u32, u32);
+        // SAFETY: OSXSAVE says that the instruction is there.
+        unsafe { asm!("xgetbv", in("ecx") 0, out("eax") saved, out("edx") _high, options(nomem, nostack)) };
+        let (bytes, rows) = (4 * COLUMNS as u32, ROWS as u32);
+        let sizes = shapes.eax >> 16 == bytes * rows && shapes.ebx == (8 << 16 | bytes) && shapes.ecx & 0xffff == rows;
+        saved & SAVED == SAVED && sizes
+    }
+
+    /// Asks Linux to let this process use tile data, which makes what it saves of every thread larger.
+    #[cfg(target_os = "linux")]
+    fn is_permitted() -> bool {
+        const ARCH_PRCTL: i64 = 158;
+        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+        const TILE_DATA: i64 = 18;
+        let result: i64;
+        // SAFETY: the call takes two numbers, and touches no memory of ours.
+        unsafe {
+            asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") TILE_DATA,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack)
+            );
+        }
+        result == 0
+    }
+
+    /// Of other systems we do not know how they are asked.
+    #[cfg(not(target_os = "linux"))]
+    fn is_permitted() -> bool {
+        false
+    }
+
+    /// One instruction that changes tile `$t` alone. The compiler has no use for tile registers of its own (it gets none
+    /// without a target feature that is never enabled), so they keep what one instruction left there for the next.
+    macro_rules! on_tile {
+        ($t:expr, $instruction:literal, [$($operand:tt)*], $($option:ident),*) => {
+            on_tile!(@each $t, $instruction, [$($operand)*], [$($option),*],
+                0 "tmm0", 1 "tmm1", 2 "tmm2", 3 "tmm3", 4 "tmm4", 5 "tmm5", 6 "tmm6", 7 "tmm7")
+        };
+        (@each $t:expr, $instruction:literal, $operands:tt, $options:tt, $($n:tt $register:tt),*) => {
+            match $t {
+                $($n => on_tile!(@one $instruction, $operands, $options, $register),)*
+                _ => unreachable!("eight tiles"),
+            }
+        };
+        (@one $instruction:literal, [$($operand:tt)*], [$($option:ident),*], $register:tt) => {
+            asm!($instruction, $($operand)* out($register) _, options(nostack, preserves_flags, $($option),*))
+        };
+    }
+
+    impl TileUnit for Amx {
+        #[inline(always)]
+        fn configure(&mut self, config: &Config) {
+            // SAFETY: `self` proves that the processor has the instruction and may use it; it reads the 64 bytes.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{config}]",
+                    config = in(reg) config,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack, preserves_flags, readonly)
+                );
+            }
+        }
+
+        #[inline(always)]
+        fn release(&mut self) {
+            // SAFETY: as for `configure`; no memory is touched.
+            unsafe {
+                asm!(
+                    "tilerelease",
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack, preserves_flags, nomem)
+                );
+            }
+        }
+
+        #[inline(always)]
+        fn zero<const T: usize>(&mut self) {
+            // SAFETY: as for `configure`; no memory is touched.
+            unsafe { on_tile!(T, "tilezero tmm{t}", [t = const T,], nomem) };
+        }
+
+        #[inline(always)]
+        fn load<const T: usize>(&mut self, from: &[u16], pitch: usize) {
+            assert!(from.len() >= (ROWS - 1) * pitch + 2 * COLUMNS);
+            // SAFETY: as for `configure`; no tile is larger than what is in `from`, as asserted.
+            unsafe {
+                on_tile!(
+                    T,
+                    "tileloadd tmm{t}, [{from} + {pitch}*1]",
+                    [t = const T, from = in(reg) from.as_ptr(), pitch = in(reg) 2 * pitch,],
+                    readonly
+                );
+            }
+        }
+
+        #[inline(always)]
+        fn load_sums<const T: usize>(&mut self, from: &[f32]) {
+            assert!(from.len() >= TILE);
+            // SAFETY: as for `load`.
+            unsafe {
+                on_tile!(
+                    T,
+                    "tileloadd tmm{t}, [{from} + {pitch}*1]",
+                    [t = const T, from = in(reg) from.as_ptr(), pitch = in(reg) 4 * COLUMNS,],
+                    readonly
+                );
+            }
+        }
+
+        #[inline(always)]
+        fn multiply<const C: usize, const A: usize, const B: usize>(&mut self) {
+            const { assert!(C != A && C != B && A != B && A < 8 && B < 8) };
+            // SAFETY: as for `configure`; no memory is touched.
+            unsafe { on_tile!(C, "tdpbf16ps tmm{c}, tmm{a}, tmm{b}", [c = const C, a = const A, b = const B,], nomem) };
+        }
+
+        #[inline(always)]
+        fn store<const T: usize>(&mut self, to: &mut [f32]) {
+            assert!(to.len() >= TILE);
+            // SAFETY: as for `configure`; no tile is larger than what is in `to`, as asserted.
+            unsafe {
+                asm!(
+                    "tilestored [{to} + {pitch}*1], tmm{t}",
+                    t = const T,
+                    to = in(reg) to.as_mut_ptr(),
+                    pitch = in(reg) 4 * COLUMNS,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Memory of tensors, kept for the next tensor of the same size.
+//!
+//! A step makes the same tensors again and again. Memory that goes back to the system in between comes back page by page, each
+//! cleared first, which costs as much as a kernel over it.
+
+use std::mem::MaybeUninit;
+use std::sync::{Mutex, PoisonError};
+
+use burn_std::bytes::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
+
+use crate::buffer::{Aligned, filled_aligned};
+
+/// Smaller ones are left to the allocator, which keeps them itself.
+const SMALLEST: usize = 1 << 14;
+
+/// Buffers that are free, the oldest first, and how much memory there is.
+struct Pool {
+    free: Vec<Aligned>,
+    free_len: usize,
+    used_len: usize,
+    most_used: usize,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), free_len: 0, used_len: 0, most_used: 0 });
+
+impl Pool {
+    /// Does something with the pool. A panic elsewhere leaves it as it was: nothing in here can fail halfway.
+    fn with<R>(work: impl FnOnce(&mut Pool) -> R) -> R {
+        work(&mut POOL.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A buffer of `n` numbers, if one is free.
+    fn take(&mut self, n: usize) -> Option<Aligned> {
+        self.used_len += n;
+        self.most_used = self.most_used.max(self.used_len);
+        // The newest: it is the most likely to be in a cache.
+        let found = self.free.iter().rposition(|buffer| buffer.len() == n).map(|i| self.free.remove(i));
+        match &found {
+            Some(_) => self.free_len -= n,
+            // Sizes have changed. What is kept stays below what was needed at once so far.
+            None => {
+                while self.free_len + n > self.most_used && !self.free.is_empty() {
+                    self.free_len -= self.free.remove(0).len();
+                }
+            }
+        }
+        found
+    }
+
+    fn give_back(&mut self, buffer: Aligned) {
+        self.used_len -= buffer.len();
+        self.free_len += buffer.len();
+        self.free.push(buffer);
+    }
+}
+
+/// Memory of a tensor, which goes back to the pool.
+struct Pooled(Aligned);
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.0);
+        Pool::with(|pool| pool.give_back(buffer));
+    }
+}
+
+impl AllocationController for Pooled {
+    fn alloc_align(&self) -> usize {
+        align_of::<f32>()
+    }
+
+    fn property(&self) -> AllocationProperty {
+        AllocationProperty::Native
+    }
+
+    unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
+        let values = &mut *self.0;
+        // SAFETY: a number is four bytes, and the caller promises to write initialised ones only.
+        Ok(unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) })
+    }
+
+    fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
+        let values = &*self.0;
+        // SAFETY: a number is four bytes.
+        Ok(unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) })
+    }
+}
+
+/// `n` numbers that `fill` writes, in memory that is used again.
+///
+/// # Safety
+/// `fill` writes all of them before it reads any.
+pub unsafe fn filled(n: usize, fill: impl FnOnce(&mut [f32])) -> Bytes {
+    if n < SMALLEST {
+        // SAFETY: the caller's promise.
+        return Bytes::from_elems(unsafe { crate::buffer::filled(n, fill) });
+    }
+    let mut pooled = match Pool::with(|pool| pool.take(n)) {
+        Some(buffer) => Pooled(buffer),
+        // SAFETY: the caller's promise, for the call of `fill` below.
+        None => Pooled(unsafe { filled_aligned(n, |_| {}) }),
+    };
+    fill(&mut pooled.0);
+    // SAFETY: the memory has so many bytes, all of them written.
+    unsafe { Bytes::from_controller(Box::new(pooled), n * size_of::<f32>()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_a_tensor_that_is_gone_is_used_again() {
+        let make = |value: f32| unsafe { filled(SMALLEST + 5, |values| values.fill(value)) };
+        let first = make(1.0);
+        let place = first.as_ptr();
+        let second = make(2.0);
+        assert_ne!(second.as_ptr(), place);
+        drop(first);
+        let third = make(3.0);
+        assert_eq!(third.as_ptr(), place);
+        assert_eq!(second[..4], 2.0f32.to_ne_bytes());
+        assert_eq!(third[third.len() - 4..], 3.0f32.to_ne_bytes());
+    }
+
+    #[test]
+    fn what_is_kept_stays_below_what_was_needed_at_once() {
+        for n in 0..200 {
+            drop(unsafe { filled(2 * SMALLEST + n, |values| values.fill(0.0)) });
+        }
+        Pool::with(|pool| assert!(pool.free_len <= pool.most_used, "{} of {}", pool.free_len, pool.most_used));
+    }
+}
