@@ -1,6 +1,6 @@
 //! Memory that is not cleared first, and scratch memory that each thread keeps.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 /// `n` numbers, every one of which `fill` writes. Clearing them first would cost as much as many kernels.
 ///
@@ -76,7 +76,7 @@ fn numbers_mut(lines: &mut [Line]) -> &mut [f32] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE) }
 }
 
-thread_local!(static KEPT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
+thread_local!(static KEPT: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) });
 
 /// Memory that a thread keeps for its next piece of work. What it holds is arbitrary.
 ///
@@ -87,8 +87,8 @@ impl Scratch {
     /// Room for pieces of `lens` numbers.
     pub fn take<const N: usize>(lens: [usize; N]) -> Self {
         let n_lines = lens.iter().map(|len| len.div_ceil(LINE)).sum();
-        // Taken, not borrowed: whoever takes some while this is in use gets memory of their own.
-        let mut lines = KEPT.take();
+        // Taken off a stack: whoever takes some while this is in use gets other memory, and the same again next time.
+        let mut lines = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
         if lines.len() < n_lines {
             // The old content is of no use, so it is not copied.
             lines = vec![Line([0.0; LINE]); n_lines];
@@ -112,7 +112,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        KEPT.set(std::mem::take(&mut self.0));
+        KEPT.with_borrow_mut(|kept| kept.push(std::mem::take(&mut self.0)));
     }
 }
 

@@ -29,3 +29,8 @@ pub fn for_each_of<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) {
         _ => items.into_par_iter().with_max_len(1).for_each(work),
     }
 }
+
+/// Does `work` on one of the threads that kernels run on: it need not be woken for each of them.
+pub fn inside<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}

@@ -194,6 +194,39 @@ fn products_of_bf16_are_off_by_the_rounding_of_their_factors_alone() {
 }
 
 #[test]
+fn half_precision_is_taken_where_it_is_faster_and_keeps_its_bound() {
+    let mut random = Random(0xa076_1d64_78bd_642f);
+    for _ in 0..40 {
+        // Fewer channels than this are not computed in bf16 by vectors, and of a few numbers all can be small by chance.
+        let shape = any_shape(&mut random);
+        let shape = ConvShape { c_in: shape.c_in.max(24), c_out: shape.c_out.max(24), ..shape };
+        for isa in Isa::available() {
+            check(isa, Precision::Medium, &shape, &mut random);
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit_in_bf16() {
+    let mut random = Random(0xe703_7ed1_a0b4_28db);
+    let shape =
+        ConvShape { n: 5, c_in: 40, c_out: 70, size: [10, 9], kernel: [3, 3], stride: 1, padding: 1, dilation: 1 };
+    let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
+    let grad = random.values(shape.output_len());
+    for unit in Unit::available() {
+        let results = |n_threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().expect("threads");
+            pool.install(|| {
+                let mut out = vec![0.0; shape.output_len()];
+                half::forward(unit, &shape, &x, &weights, None, None, &mut out);
+                (out, half::weight_gradient(unit, &shape, &x, &grad))
+            })
+        };
+        assert!(results(1) == results(3), "{unit:?}");
+    }
+}
+
+#[test]
 fn images_in_bf16_do_not_depend_on_the_rest_of_the_batch() {
     let mut random = Random(0x8cb9_2ba7_2f3d_8dd7);
     let shape =

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use ncsn::device::{DeviceKind, Precision, instructions};
-use ncsn::{Error, Result};
+use ncsn::Result;
 use ncsn_kernels::conv;
 
 use super::say;
@@ -37,7 +37,7 @@ pub struct BenchArgs {
     json: bool,
     /// Threads that compute [default: one a core]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    threads: Option<u64>,
+    pub threads: Option<u64>,
     /// Where to compute: cpu or auto
     #[arg(long, default_value = "auto", value_parser = super::parse::<DeviceKind>)]
     device: DeviceKind,
@@ -54,10 +54,6 @@ const WORKLOADS: [(What, Net, u64); 5] = [
 
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let isa = instructions()?;
-    if let Some(n) = args.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(n as usize).build_global();
-        pool.map_err(|error| Error::Usage(format!("found --threads {n}, which cannot be started: {error}")))?;
-    }
     let plan = plan(&args);
     if !args.json {
         table::header(isa, args.steps).iter().for_each(say);

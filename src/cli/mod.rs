@@ -210,13 +210,26 @@ pub fn main() -> ExitCode {
     }));
     let cli = Cli::parse();
     let command = cli.command.map_or_else(|| cli.published.command(), Ok);
-    match command.and_then(Command::run) {
+    match command.and_then(on_threads) {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a command on one of the threads that compute, as many as asked for.
+fn on_threads(command: Command) -> Result<ExitCode> {
+    /// As much as a program's first thread has.
+    const STACK: usize = 8 << 20;
+    let n_threads = match &command {
+        Command::Bench(args) => args.threads.unwrap_or(0),
+        _ => 0,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads as usize).stack_size(STACK).build_global();
+    pool.map_err(|error| Error::Usage(format!("the threads to compute with cannot be started: {error}")))?;
+    ncsn_kernels::parallel::inside(|| command.run())
 }
 
 /// Prints a line; a closed pipe is no error.

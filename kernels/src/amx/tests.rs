@@ -202,7 +202,14 @@ mod instructions {
         let values = |n: usize, factor: usize| -> Vec<f32> {
             (0..n).map(|i| ((i * factor) % 1009) as f32 / 504.0 - 1.0).collect()
         };
-        let shapes = [([33, 40], [5, 9], 3, 1, 1, 1), ([3, 17], [6, 4], 2, 2, 0, 1), ([64, 16], [3, 18], 3, 1, 2, 2)];
+        let shapes = [
+            ([33, 40], [5, 9], 3, 1, 1, 1),
+            ([3, 17], [6, 4], 2, 2, 0, 1),
+            ([64, 16], [3, 18], 3, 1, 2, 2),
+            ([40, 20], [9, 5], 3, 1, 4, 4),
+            ([8, 8], [2, 3], 3, 1, 20, 20),
+            ([1, 1], [1, 1], 1, 1, 0, 1),
+        ];
         for (channels, size, kernel, stride, padding, dilation) in shapes {
             let [c_in, c_out] = channels;
             let shape = ConvShape { n: 1, c_in, c_out, size, kernel: [kernel; 2], stride, padding, dilation };
@@ -220,7 +227,24 @@ mod instructions {
                 return;
             }
             let n = with_instructions(|| assert!(results(Unit::Unchecked) == results(Unit::Emulated), "{shape:?}"));
-            assert!(Amx::detect().is_some() || n > 100, "{n} instructions");
+            assert!(Amx::detect().is_some() || n >= 24, "{n} instructions");
         }
+    }
+
+    #[test]
+    fn tiles_are_released_when_work_panics() {
+        if !crate::cpu::Isa::Avx512Bf16.is_available() {
+            return;
+        }
+        let shape =
+            ConvShape { n: 1, c_in: 3, c_out: 20, size: [4; 2], kernel: [1; 2], stride: 1, padding: 0, dilation: 1 };
+        let (x, weights) = (vec![0.0; shape.input_len()], vec![0.0; shape.weight_len()]);
+        let n = with_instructions(|| {
+            let mut out = vec![0.0; shape.output_len()];
+            // The bias lacks channels, which is found when the first sums are written.
+            let short = || half::forward(Unit::Unchecked, &shape, &x, &weights, Some(&[0.0]), None, &mut out);
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(short)).is_err());
+        });
+        assert!(Amx::detect().is_some() || n > 0);
     }
 }

@@ -15,9 +15,8 @@ pub mod reference;
 mod tiles;
 mod winograd;
 
-use rayon::prelude::*;
-
 use crate::cpu::{Isa, Precision};
+use crate::parallel;
 use layout::Weights;
 use winograd::Tile;
 
@@ -201,18 +200,21 @@ pub fn weight_gradient(isa: Isa, precision: Precision, shape: &ConvShape, x: &[f
 
 /// The gradient of the bias `[c_out]`: the sum of `grad` `[n, c_out, h_out·w_out]` over images and pixels.
 pub fn bias_gradient(grad: &[f32], c_out: usize, n_pixels: usize) -> Vec<f32> {
-    let mut out = vec![0.0f64; c_out];
-    for image in grad.chunks_exact(c_out * n_pixels) {
-        for (sum, channel) in out.iter_mut().zip(image.chunks_exact(n_pixels)) {
-            // Eight sums side by side, which become one vector.
-            let mut lanes = [0.0f32; 8];
-            let chunks = channel.chunks_exact(8);
-            let rest: f32 = chunks.remainder().iter().sum();
-            chunks.for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x));
-            *sum += f64::from(lanes.iter().sum::<f32>() + rest);
-        }
-    }
-    out.into_iter().map(|sum| sum as f32).collect()
+    let mut out = vec![0.0; c_out];
+    parallel::for_each_part(&mut out, 1, |channel, out| {
+        let images = grad.chunks_exact(c_out * n_pixels).map(|image| &image[channel * n_pixels..][..n_pixels]);
+        out[0] = images.map(|pixels| f64::from(sum(pixels))).sum::<f64>() as f32;
+    });
+    out
+}
+
+fn sum(values: &[f32]) -> f32 {
+    // Sixteen sums side by side, which become vectors.
+    let mut lanes = [0.0f32; 16];
+    let chunks = values.chunks_exact(16);
+    let rest: f32 = chunks.remainder().iter().sum();
+    chunks.for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x));
+    lanes.iter().sum::<f32>() + rest
 }
 
 /// Multiplications and additions a second that this machine's threads reach together in the product that convolutions are
@@ -221,21 +223,17 @@ pub fn bias_gradient(grad: &[f32], c_out: usize, n_pixels: usize) -> Vec<f32> {
 pub fn ceiling(isa: Isa) -> f64 {
     /// Long enough for the clock to settle, short enough not to be noticed.
     const SECONDS: f64 = 0.2;
-    let start = std::time::Instant::now();
-    let flops: Vec<f64> = (0..rayon::current_num_threads())
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|_| {
-            let mut fastest = 0.0f64;
-            while start.elapsed().as_secs_f64() < SECONDS {
-                let begun = std::time::Instant::now();
-                let flops = gemm::tile_products(isa, 1000);
-                fastest = fastest.max(flops / begun.elapsed().as_secs_f64());
-            }
-            fastest
-        })
-        .collect();
-    flops.iter().sum()
+    let fastest = rayon::broadcast(|_| {
+        let start = std::time::Instant::now();
+        let mut fastest = 0.0f64;
+        while start.elapsed().as_secs_f64() < SECONDS {
+            let begun = std::time::Instant::now();
+            let flops = gemm::tile_products(isa, 1000);
+            fastest = fastest.max(flops / begun.elapsed().as_secs_f64());
+        }
+        fastest
+    });
+    fastest.iter().sum()
 }
 
 /// How convolutions are computed with these instructions at this precision, in words.

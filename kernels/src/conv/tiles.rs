@@ -1,9 +1,14 @@
 //! The product at the bottom of convolutions in bf16, with sums in f32: up to 32 rows of A times up to 32 columns of B.
 //!
 //! One trait, [`Products`], and two ways: tile registers ([`Tiles`], on the matrix unit or its emulation) and vectors of pairs
-//! ([`Vectors`], AVX-512-BF16). bf16 are held as u16.
+//! ([`vectors`], AVX-512-BF16). bf16 are held as u16.
 
-use super::gemm::balanced;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
+
+#[cfg(target_arch = "x86_64")]
+use vectors::{Hardware, Vectors};
+
 use crate::amx::{Config, Emulated, TILE, TileUnit};
 use crate::cpu::Isa;
 use crate::simd::{Portable, Simd};
@@ -44,7 +49,7 @@ impl Unit {
         [Unit::Emulated].into_iter().chain(Isa::available().into_iter().filter_map(Self::of)).collect()
     }
 
-    /// Whether rows that a run lacks cost as much as those it has, see [`Rows::n`].
+    /// Whether rows that a run lacks cost as much as those it has, see `Rows::n`.
     pub fn has_tiles(self) -> bool {
         self != Unit::Avx512Bf16
     }
@@ -266,176 +271,59 @@ fn bf16(x: f32) -> u16 {
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
-#[cfg(target_arch = "x86_64")]
-pub use x86::{Hardware, Vectors};
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-    use std::mem::transmute;
-
-    use super::{BLOCK, Block, Conversion, Products, TILE, balanced};
-    use crate::simd::Avx512;
-
-    /// AVX-512 with its extension for bf16.
-    #[derive(Clone, Copy, Debug)]
-    pub struct Hardware(Avx512);
-
-    impl Hardware {
-        /// If the processor has it.
-        pub fn detect() -> Option<Self> {
-            Avx512::detect().filter(|_| is_x86_feature_detected!("avx512bf16")).map(Self)
+    #[test]
+    fn numbers_are_rounded_to_the_nearest_bf16_and_halves_to_even() {
+        for (x, expected) in [
+            (1.0, 0x3f80),
+            (1.0 + 1.0 / 256.0, 0x3f80),
+            (1.0 + 1.001 / 256.0, 0x3f81),
+            (1.0 + 3.0 / 256.0, 0x3f82),
+            (-1.0 - 2.999 / 256.0, 0xbf81),
+            (0.0, 0),
+            (-0.0, 0x8000),
+            (f32::MAX, 0x7f80),
+            (f32::NEG_INFINITY, 0xff80),
+        ] {
+            assert_eq!(bf16(x), expected, "{x}");
         }
+        assert!(f32::from_bits(u32::from(bf16(f32::from_bits(0x7f80_0001))) << 16).is_nan());
     }
 
-    impl Conversion for Hardware {
-        type S = Avx512;
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_processor_rounds_as_plain_rust() {
+        struct Rounded<'a>(&'a [f32], &'a mut [f32]);
 
-        #[inline(always)]
-        fn simd(self) -> Avx512 {
-            self.0
-        }
-
-        #[inline(always)]
-        fn pairs(self, even: __m512, odd: __m512) -> __m512 {
-            const ORDER: [u16; 32] = {
-                let mut order = [0; 32];
-                let mut i = 0;
-                while i < 32 {
-                    order[i] = (i / 2 + 16 * (i % 2)) as u16;
-                    i += 1;
-                }
-                order
-            };
-            // SAFETY: `self` proves that the processor has the instructions; the order is 64 bytes.
-            unsafe {
-                let numbers = _mm512_castps_si512(self.in_order(even, odd));
-                _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_loadu_si512(ORDER.as_ptr().cast()), numbers))
-            }
-        }
-
-        #[inline(always)]
-        fn in_order(self, first: __m512, second: __m512) -> __m512 {
-            // SAFETY: `self` proves that the processor has the instruction; both types are 64 bytes of numbers.
-            unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(second, first)) }
-        }
-    }
-
-    /// Products by vectors of pairs.
-    pub struct Vectors(pub Hardware);
-
-    impl Products for Vectors {
-        type C = Hardware;
-
-        #[inline(always)]
-        fn conversion(&self) -> Hardware {
-            self.0
-        }
-
-        #[inline(always)]
-        fn multiply(&mut self, block: &Block<'_>, add: bool, c: &mut [f32]) {
-            let Block { a, runs, row, b, columns, segments, len } = *block;
-            assert!(c.len() == BLOCK && len.is_multiple_of(2));
-            let (mut last_a, mut last_b) = (0, 0);
-            for &[a_first, b_first] in segments {
-                (last_a, last_b) = (last_a.max(a_first), last_b.max(b_first));
-            }
-            for &first in columns {
-                assert!(segments.is_empty() || b.len() >= first + last_b + 16 * len);
-            }
-            for (run, rows) in runs.iter().enumerate() {
-                assert!(segments.is_empty() || a.len() >= rows.at + (rows.n - 1) * row + last_a + len && rows.n <= 16);
-                for (first, n) in balanced(rows.n, 8) {
-                    let a_at = a.as_ptr().wrapping_add(rows.at + first * row);
-                    let to = c[2 * run * TILE + 16 * first..].as_mut_ptr();
-                    macro_rules! rows {
-                        ($columns:literal: $($n:literal)*) => {{
-                            let mut b_at = [b.as_ptr(); $columns];
-                            for column in 0..$columns {
-                                b_at[column] = b.as_ptr().wrapping_add(columns[column]);
-                            }
-                            match n {
-                                // SAFETY: `self` proves that the processor has the instructions; places in A and B are
-                                // there, as asserted for the largest; C has room for 16 rows from that of the run.
-                                $($n => unsafe {
-                                    vectors::<$n, $columns>(self, a_at, row, b_at, segments, len, add, to)
-                                },)*
-                                _ => unreachable!("{n} rows"),
-                            }
-                        }};
-                    }
-                    match columns.len() {
-                        1 => rows!(1: 1 2 3 4 5 6 7 8),
-                        2 => rows!(2: 1 2 3 4 5 6 7 8),
-                        n => unreachable!("{n} times 16 columns"),
-                    }
+        impl Work for Rounded<'_> {
+            #[inline(always)]
+            fn run<P: Products>(self, products: &mut P) {
+                let (c, s) = (products.conversion(), products.conversion().simd());
+                let lanes = <P::C as Conversion>::S::LANES;
+                for (x, out) in self.0.chunks_exact(2 * lanes).zip(self.1.chunks_exact_mut(2 * lanes)) {
+                    let (first, second) = (s.load(x), s.load(&x[lanes..]));
+                    s.store(out, c.in_order(first, second));
+                    s.store(&mut out[lanes..], c.pairs(first, second));
                 }
             }
         }
-    }
 
-    /// A vector of pairs as what it is.
-    #[inline(always)]
-    fn bf16(pairs: __m512i) -> __m512bh {
-        // SAFETY: both are 64 bytes of which every pattern is valid.
-        unsafe { transmute::<__m512i, __m512bh>(pairs) }
-    }
-
-    /// Some rows and columns whose sums all stay in registers.
-    ///
-    /// Loops over indices: closures, as iterators take them, would be compiled without the instructions.
-    ///
-    /// # Safety
-    /// All places of A and B are valid, and `c` has room for the rows.
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop, reason = "see above")]
-    #[allow(clippy::too_many_arguments, reason = "a kernel")]
-    unsafe fn vectors<const ROWS: usize, const COLUMNS: usize>(
-        _: &Vectors,
-        a: *const u16,
-        row: usize,
-        b: [*const u16; COLUMNS],
-        segments: &[[usize; 2]],
-        len: usize,
-        add: bool,
-        c: *mut f32,
-    ) {
-        // SAFETY: the caller's promise; past the last term pointers are moved, but not read.
-        unsafe {
-            let mut sums = [[_mm512_setzero_ps(); COLUMNS]; ROWS];
-            if add {
-                for m in 0..ROWS {
-                    for n in 0..COLUMNS {
-                        sums[m][n] = _mm512_loadu_ps(c.add(n * TILE + m * 16));
-                    }
-                }
-            }
-            for &[a_first, b_first] in segments {
-                let mut a_at = a.wrapping_add(a_first);
-                let mut b_at = b;
-                for n in 0..COLUMNS {
-                    b_at[n] = b[n].wrapping_add(b_first);
-                }
-                for _ in 0..len / 2 {
-                    let mut b_pairs = [_mm512_setzero_si512(); COLUMNS];
-                    for n in 0..COLUMNS {
-                        b_pairs[n] = _mm512_loadu_si512(b_at[n].cast());
-                        b_at[n] = b_at[n].wrapping_add(32);
-                    }
-                    for m in 0..ROWS {
-                        let pair = _mm512_set1_epi32(a_at.add(m * row).cast::<i32>().read_unaligned());
-                        for n in 0..COLUMNS {
-                            sums[m][n] = _mm512_dpbf16_ps(sums[m][n], bf16(b_pairs[n]), bf16(pair));
-                        }
-                    }
-                    a_at = a_at.wrapping_add(2);
-                }
-            }
-            for m in 0..ROWS {
-                for n in 0..COLUMNS {
-                    _mm512_storeu_ps(c.add(n * TILE + m * 16), sums[m][n]);
-                }
-            }
+        if !Isa::Avx512Bf16.is_available() {
+            return;
+        }
+        // All exponents and signs, and what is no number; denormal numbers may become zero.
+        let numbers = (0..1u32 << 16).map(|i| f32::from_bits(i << 16 ^ i.wrapping_mul(0x9e37_79b9) >> 16));
+        let numbers: Vec<f32> = numbers.map(|x| if x.is_subnormal() { 0.0 } else { x }).collect();
+        let mut out = vec![0.0; numbers.len()];
+        Unit::Avx512Bf16.run(Rounded(&numbers, &mut out));
+        for (x, out) in numbers.chunks_exact(32).zip(out.chunks_exact(32)) {
+            let found: Vec<u16> = out.iter().flat_map(|x| [x.to_bits() as u16, (x.to_bits() >> 16) as u16]).collect();
+            let in_order = x.iter().map(|&x| bf16(x));
+            let pairs = (0..32).map(|i| bf16(x[i / 2 + 16 * (i % 2)]));
+            assert_eq!(found, in_order.chain(pairs).collect::<Vec<_>>(), "{x:?}");
         }
     }
 }

@@ -1,0 +1,183 @@
+//! The instructions, in inline assembly, and whether there are any.
+
+use std::arch::asm;
+use std::sync::OnceLock;
+
+use super::{COLUMNS, Config, Emulated, ROWS, TILE, TileUnit, trial};
+
+/// The tile registers of this processor, those of the thread that calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Amx(());
+
+impl Amx {
+    /// If the processor has it, the system lets this process use it, and it computes what it should.
+    pub fn detect() -> Option<Self> {
+        static WORKS: OnceLock<bool> = OnceLock::new();
+        let works = || has_tiles() && is_permitted() && trial(&mut Self(())) == trial(&mut Emulated::new());
+        WORKS.get_or_init(works).then_some(Self(()))
+    }
+
+    /// Without asking whether the processor has it.
+    #[cfg(test)]
+    pub(crate) fn unchecked() -> Self {
+        Self(())
+    }
+}
+
+/// Whether the processor multiplies tiles of bf16, of the size that this module knows, and the system saves them.
+#[allow(unused_unsafe, reason = "safe since Rust 1.93")]
+fn has_tiles() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const OSXSAVE: u32 = 1 << 27;
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    /// Tile configuration and tile data.
+    const SAVED: u32 = 1 << 17 | 1 << 18;
+    // SAFETY: every 64-bit processor has the instruction; leaves are asked for only where they exist.
+    let (tiles, shapes) = unsafe {
+        if __cpuid(0).eax < 0x1d || __cpuid(1).ecx & OSXSAVE == 0 {
+            return false;
+        }
+        (__cpuid_count(7, 0).edx, __cpuid_count(0x1d, 1))
+    };
+    if tiles & AMX_BF16 == 0 || tiles & AMX_TILE == 0 {
+        return false;
+    }
+    let (saved, _high): (u32, u32);
+    // SAFETY: OSXSAVE says that the instruction is there.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") saved, out("edx") _high, options(nomem, nostack)) };
+    let (bytes, rows) = (4 * COLUMNS as u32, ROWS as u32);
+    let sizes = shapes.eax >> 16 == bytes * rows && shapes.ebx == (8 << 16 | bytes) && shapes.ecx & 0xffff == rows;
+    saved & SAVED == SAVED && sizes
+}
+
+/// Asks Linux to let this process use tile data, which makes what it saves of every thread larger.
+#[cfg(target_os = "linux")]
+fn is_permitted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+    const TILE_DATA: i64 = 18;
+    let result: i64;
+    // SAFETY: the call takes two numbers, and touches no memory of ours.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack)
+        );
+    }
+    result == 0
+}
+
+/// Of other systems we do not know how they are asked.
+#[cfg(not(target_os = "linux"))]
+fn is_permitted() -> bool {
+    false
+}
+
+/// One instruction that changes tile `$t` alone. The compiler has no use for tile registers of its own (it gets none
+/// without a target feature that is never enabled), so they keep what one instruction left there for the next.
+macro_rules! on_tile {
+    ($t:expr, $instruction:literal, [$($operand:tt)*], $($option:ident),*) => {
+        on_tile!(@each $t, $instruction, [$($operand)*], [$($option),*],
+            0 "tmm0", 1 "tmm1", 2 "tmm2", 3 "tmm3", 4 "tmm4", 5 "tmm5", 6 "tmm6", 7 "tmm7")
+    };
+    (@each $t:expr, $instruction:literal, $operands:tt, $options:tt, $($n:tt $register:tt),*) => {
+        match $t {
+            $($n => on_tile!(@one $instruction, $operands, $options, $register),)*
+            _ => unreachable!("eight tiles"),
+        }
+    };
+    (@one $instruction:literal, [$($operand:tt)*], [$($option:ident),*], $register:tt) => {
+        asm!($instruction, $($operand)* out($register) _, options(nostack, preserves_flags, $($option),*))
+    };
+}
+
+impl TileUnit for Amx {
+    #[inline(always)]
+    fn configure(&mut self, config: &Config) {
+        // SAFETY: `self` proves that the processor has the instruction and may use it; it reads the 64 bytes.
+        unsafe {
+            asm!(
+                "ldtilecfg [{config}]",
+                config = in(reg) config,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, preserves_flags, readonly)
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn release(&mut self) {
+        // SAFETY: as for `configure`; no memory is touched.
+        unsafe {
+            asm!(
+                "tilerelease",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, preserves_flags, nomem)
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn zero<const T: usize>(&mut self) {
+        // SAFETY: as for `configure`; no memory is touched.
+        unsafe { on_tile!(T, "tilezero tmm{t}", [t = const T,], nomem) };
+    }
+
+    #[inline(always)]
+    fn load<const T: usize>(&mut self, from: &[u16], pitch: usize) {
+        assert!(from.len() >= (ROWS - 1) * pitch + 2 * COLUMNS);
+        // SAFETY: as for `configure`; no tile is larger than what is in `from`, as asserted.
+        unsafe {
+            on_tile!(
+                T,
+                "tileloadd tmm{t}, [{from} + {pitch}*1]",
+                [t = const T, from = in(reg) from.as_ptr(), pitch = in(reg) 2 * pitch,],
+                readonly
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn load_sums<const T: usize>(&mut self, from: &[f32]) {
+        assert!(from.len() >= TILE);
+        // SAFETY: as for `load`.
+        unsafe {
+            on_tile!(
+                T,
+                "tileloadd tmm{t}, [{from} + {pitch}*1]",
+                [t = const T, from = in(reg) from.as_ptr(), pitch = in(reg) 4 * COLUMNS,],
+                readonly
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<const C: usize, const A: usize, const B: usize>(&mut self) {
+        const { assert!(C != A && C != B && A != B && A < 8 && B < 8) };
+        // SAFETY: as for `configure`; no memory is touched.
+        unsafe { on_tile!(C, "tdpbf16ps tmm{c}, tmm{a}, tmm{b}", [c = const C, a = const A, b = const B,], nomem) };
+    }
+
+    #[inline(always)]
+    fn store<const T: usize>(&mut self, to: &mut [f32]) {
+        assert!(to.len() >= TILE);
+        // SAFETY: as for `configure`; no tile is larger than what is in `to`, as asserted.
+        unsafe {
+            asm!(
+                "tilestored [{to} + {pitch}*1], tmm{t}",
+                t = const T,
+                to = in(reg) to.as_mut_ptr(),
+                pitch = in(reg) 4 * COLUMNS,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+}

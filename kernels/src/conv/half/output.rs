@@ -1,0 +1,168 @@
+//! Which outputs are computed together, and where their sums go.
+
+use super::super::direct::Plan;
+use super::super::layout::load_some;
+use super::super::tiles::{Rows, Unit};
+use super::transpose_rows;
+use crate::simd::Simd;
+
+/// Outputs that are next to each other in the padded image, at most 16.
+#[derive(Debug)]
+pub struct Run {
+    /// The pixel of the padded image that the first one's taps count from, and how many there are.
+    pub rows: Rows,
+    /// Which of the [`Outputs::pieces`] are of it.
+    pub pieces: [usize; 2],
+}
+
+/// Some rows of a run whose outputs are in one row of the image.
+#[derive(Debug)]
+pub struct Piece {
+    /// The first row.
+    pub row: usize,
+    pub n: usize,
+    /// Pixel of the output.
+    pub to: usize,
+}
+
+/// The outputs of one phase of a plan.
+#[derive(Debug)]
+pub struct Outputs {
+    /// Of each tap: where it is in the image and in the weights.
+    pub segments: Vec<[usize; 2]>,
+    pub runs: Vec<Run>,
+    pub pieces: Vec<Piece>,
+}
+
+impl Outputs {
+    /// Of all phases. `c`: channels of the padded image.
+    pub fn of(plan: &Plan, c: usize, unit: Unit) -> Vec<Self> {
+        let width = plan.frame.size[1];
+        let outputs = plan.phases.iter().map(|phase| {
+            let segments = phase.taps.iter().map(|&(offset, tap)| [offset * c, tap * c * 16]).collect();
+            let mut outputs = Self { segments, runs: Vec::new(), pieces: Vec::new() };
+            let [n_y, n_x] = phase.count;
+            let to = |y: usize, x: usize| {
+                (phase.first[0] + y * plan.every) * plan.out_size[1] + phase.first[1] + x * plan.every
+            };
+            // Runs may go on from one row to the next, through outputs between them that do not exist. Where tiles are
+            // computed whole that can be less work than a run for each row.
+            let flat = (n_y - 1) * width + n_x;
+            let by_rows = n_y * n_x.div_ceil(16);
+            if unit.has_tiles() && plan.stride == 1 && n_x <= width && 10 * flat.div_ceil(16) <= 9 * by_rows {
+                let mut first = 0;
+                while first < flat {
+                    if first % width >= n_x {
+                        // What does not exist needs no run of its own.
+                        first = first.next_multiple_of(width);
+                    }
+                    let n = 16.min(flat - first);
+                    let first_piece = outputs.pieces.len();
+                    for y in first / width..n_y.min((first + n).div_ceil(width)) {
+                        let (from, end) = (first.max(y * width), (first + n).min(y * width + n_x));
+                        if from < end {
+                            let to = to(y, from - y * width);
+                            outputs.pieces.push(Piece { row: from - first, n: end - from, to });
+                        }
+                    }
+                    let pieces = [first_piece, outputs.pieces.len()];
+                    outputs.runs.push(Run { rows: Rows { at: phase.base + first, n }, pieces });
+                    first += 16;
+                }
+            } else {
+                for (y, x) in (0..n_y).flat_map(|y| (0..n_x).step_by(16).map(move |x| (y, x))) {
+                    let n = 16.min(n_x - x);
+                    let rows = Rows { at: phase.base + (y * width + x) * plan.stride, n };
+                    let piece = outputs.pieces.len();
+                    outputs.pieces.push(Piece { row: 0, n, to: to(y, x) });
+                    outputs.runs.push(Run { rows, pieces: [piece, piece + 1] });
+                }
+            }
+            outputs
+        });
+        outputs.collect()
+    }
+}
+/// Where sums go.
+#[derive(Clone, Copy)]
+pub struct Destination<'a> {
+    /// The first of 16 channels.
+    pub first: usize,
+    pub c_out: usize,
+    pub bias: Option<&'a [f32]>,
+    pub residual: Option<&'a [f32]>,
+    /// Between pixels.
+    pub every: usize,
+}
+
+impl Destination<'_> {
+    /// The biases of the 16 channels, of which those that exist are given as `n`.
+    #[inline(always)]
+    fn biases(&self) -> ([f32; 16], usize) {
+        let mut biases = [0.0; 16];
+        let n = 16.min(self.c_out - self.first);
+        if let Some(bias) = self.bias {
+            biases[..n].copy_from_slice(&bias[self.first..self.first + n]);
+        }
+        (biases, n)
+    }
+}
+
+/// Writes sums `[row of the run][channel]` to the image, plus bias and residual. `square`: memory, arbitrary.
+#[inline(always)]
+pub fn write<S: Simd>(s: S, sums: &[f32], square: &mut [f32], pieces: &[Piece], to: Destination<'_>, out: &mut [f32]) {
+    if let ([piece @ Piece { row: 0, .. }], 1, 16) = (pieces, to.every, S::LANES) {
+        return write_one(s, sums, piece, to, out);
+    }
+    transpose_rows(s, sums, 16, [16, 16], square);
+    let n_pixels = out.len() / to.c_out;
+    let (biases, n_channels) = to.biases();
+    for (i, bias) in biases.into_iter().enumerate().take(n_channels) {
+        let sums = &square[i * 16..];
+        for piece in pieces {
+            let first = (to.first + i) * n_pixels + piece.to;
+            if to.every > 1 {
+                for k in 0..piece.n {
+                    let at = first + k * to.every;
+                    let residual = to.residual.map_or(0.0, |residual| residual[at]);
+                    out[at] = sums[piece.row + k] + bias + residual;
+                }
+                continue;
+            }
+            for k in (0..piece.n).step_by(S::LANES) {
+                let v = s.add(s.load(&sums[piece.row + k..]), s.splat(bias));
+                write_vector(s, v, first + k, S::LANES.min(piece.n - k), to.residual, out);
+            }
+        }
+    }
+}
+
+/// [`write`] of a run that is one piece of one row, with vectors of 16.
+#[inline(always)]
+fn write_one<S: Simd>(s: S, sums: &[f32], piece: &Piece, to: Destination<'_>, out: &mut [f32]) {
+    let mut rows = [s.splat(0.0); 16];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = s.load(&sums[i * 16..]);
+    }
+    s.transpose(&mut rows);
+    let n_pixels = out.len() / to.c_out;
+    let (biases, n_channels) = to.biases();
+    for (i, row) in rows.iter().enumerate().take(n_channels) {
+        let v = s.add(*row, s.splat(biases[i]));
+        write_vector(s, v, (to.first + i) * n_pixels + piece.to, piece.n, to.residual, out);
+    }
+}
+
+/// The first `n` lanes, plus those of the residual.
+#[inline(always)]
+fn write_vector<S: Simd>(s: S, v: S::V, at: usize, n: usize, residual: Option<&[f32]>, out: &mut [f32]) {
+    let mut v = v;
+    if let Some(residual) = residual {
+        v = s.add(v, load_some(s, &residual[at..at + n]));
+    }
+    let out = &mut out[at..at + n];
+    match n == S::LANES {
+        true => s.store(out, v),
+        false => s.store_first(out, v),
+    }
+}

@@ -1,0 +1,87 @@
+//! Weights as the second operand of the products.
+
+use super::super::ConvShape;
+use super::super::tiles::{Conversion, Products, Unit, Work};
+use super::{TERMS, transpose_rows};
+use crate::buffer::{Aligned, Scratch, filled_aligned};
+use crate::parallel;
+use crate::simd::Simd;
+
+/// Weights that are laid out faster than other threads begin to help.
+const FEW_WEIGHTS: usize = 1 << 15;
+
+/// Weights as B: bf16 `[16 output channels][tap][input channel / 2][output channel][2]`, the input's channels padded. With
+/// `exchanged` channels the shape's output is the input.
+pub fn pack_weights(unit: Unit, weights: &[f32], shape: &ConvShape, exchanged: bool) -> Aligned {
+    let n_taps = shape.kernel[0] * shape.kernel[1];
+    let (c_in, c_out) = if exchanged { (shape.c_out, shape.c_in) } else { (shape.c_in, shape.c_out) };
+    let len = n_taps * c_in.next_multiple_of(TERMS) * 16 / 2;
+    let panel = |i: usize, out: &mut [f32]| {
+        unit.run(WeightPanel { weights, channels: [c_in, c_out], n_taps, exchanged, first: 16 * i, out });
+    };
+    let fill = |out: &mut [f32]| match out.len() < FEW_WEIGHTS {
+        true => out.chunks_mut(len).enumerate().for_each(|(i, out)| panel(i, out)),
+        false => parallel::for_each_part(out, len, panel),
+    };
+    // SAFETY: each part is written whole.
+    unsafe { filled_aligned(c_out.div_ceil(16) * len, fill) }
+}
+
+/// The weights to 16 output channels.
+struct WeightPanel<'a> {
+    weights: &'a [f32],
+    channels: [usize; 2],
+    n_taps: usize,
+    exchanged: bool,
+    /// The first output channel.
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl Work for WeightPanel<'_> {
+    #[inline(always)]
+    fn run<P: Products>(self, products: &mut P) {
+        let Self { weights, channels: [c_in, c_out], n_taps, exchanged, first, out } = self;
+        let conversion = products.conversion();
+        let s = conversion.simd();
+        let lanes = <P::C as Conversion>::S::LANES;
+        let n_out = 16.min(c_out - first);
+        // Of 32 input channels: [channel][tap][16 output channels].
+        let lens = [TERMS * n_taps * 16];
+        let mut scratch = Scratch::take(lens);
+        let [columns] = scratch.pieces(lens);
+        for input in (0..c_in).step_by(TERMS) {
+            let n_in = TERMS.min(c_in - input);
+            columns.fill(0.0);
+            // Weights are [output][input][tap], exchanged [input][output][tap]: what follows each other becomes a row.
+            match exchanged {
+                false => {
+                    let from = &weights[(first * c_in + input) * n_taps..];
+                    transpose_rows(s, from, c_in * n_taps, [n_out, n_in * n_taps], columns);
+                }
+                true if n_taps == 1 => {
+                    for i in 0..n_in {
+                        let from = &weights[(input + i) * c_out + first..][..n_out];
+                        columns[i * 16..][..n_out].copy_from_slice(from);
+                    }
+                }
+                true => {
+                    for i in 0..n_in {
+                        let from = &weights[((input + i) * c_out + first) * n_taps..];
+                        transpose_rows(s, from, n_taps, [n_out, n_taps], &mut columns[i * n_taps * 16..]);
+                    }
+                }
+            }
+            for tap in 0..n_taps {
+                for i in (0..TERMS).step_by(2) {
+                    let to = (tap * c_in.next_multiple_of(TERMS) + input + i) * 8;
+                    for lane in (0..16).step_by(lanes) {
+                        let even = s.load(&columns[(i * n_taps + tap) * 16 + lane..]);
+                        let odd = s.load(&columns[((i + 1) * n_taps + tap) * 16 + lane..]);
+                        s.store(&mut out[to + lane..], conversion.pairs(even, odd));
+                    }
+                }
+            }
+        }
+    }
+}
