@@ -65,6 +65,7 @@ fn convolutions(criterion: &mut Criterion) {
             for precision in Precision::ALL {
                 let id = BenchmarkId::new(name.as_str(), precision);
                 let mut out = vec![0.0; x.len().max(grad.len())];
+                let mut grad_weights = vec![0.0; weights.len()];
                 group.bench_function(id, |bencher| match kernel {
                     "forward" => {
                         let out = &mut out[..grad.len()];
@@ -74,7 +75,7 @@ fn convolutions(criterion: &mut Criterion) {
                         let out = &mut out[..x.len()];
                         bencher.iter(|| conv::transposed(isa, precision, shape, &grad, &weights, None, out));
                     }
-                    _ => bencher.iter(|| black_box(conv::weight_gradient(isa, precision, shape, &x, &grad))),
+                    _ => bencher.iter(|| conv::weight_gradient(isa, precision, shape, &x, &grad, &mut grad_weights)),
                 });
             }
         }

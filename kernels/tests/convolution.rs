@@ -99,7 +99,8 @@ fn check(isa: Isa, precision: Precision, shape: &ConvShape, random: &mut Random)
     let expected: Vec<f32> = grad_x.iter().enumerate().map(|(i, x)| x + bias[i / in_pixels % shape.c_in]).collect();
     assert_eq!(with_bias, expected, "transposed convolution of {shape:?} on {isa}");
 
-    let found = conv::weight_gradient(isa, precision, shape, &x, &grad);
+    let mut found = vec![f32::NAN; shape.weight_len()];
+    conv::weight_gradient(isa, precision, shape, &x, &grad, &mut found);
     within("gradient of the weights", &found, &reference::weight_gradient(shape, &x, &grad));
     let found = conv::bias_gradient(&grad, shape.c_out, n_pixels);
     let mut expected = vec![0.0; shape.c_out];

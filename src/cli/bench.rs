@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use ncsn::device::{DeviceKind, Precision, instructions};
 use ncsn::Result;
+use ncsn::device::{DeviceKind, Precision, instructions};
 use ncsn_kernels::conv;
 
 use super::say;

@@ -140,7 +140,7 @@ kernel! {
         // SAFETY: written at once.
         let mut out =
             unsafe { filled_aligned(n_vectors * S::LANES * c_in * weights.n_taps(), |values| values.fill(0.0)) };
-        for (first_vector, n) in panels::<S>(n_vectors) {
+        for (first_vector, n) in panels(n_vectors) {
             let (first, width) = (first_vector * S::LANES, n * S::LANES);
             let panel = &mut out[first * c_in * weights.n_taps()..][..width * c_in * weights.n_taps()];
             for (row, values) in panel.chunks_exact_mut(width).enumerate() {
@@ -166,7 +166,7 @@ kernel! {
         let mut scratch = Scratch::take(lens);
         let [padded_x, pixels] = scratch.pieces(lens);
             plan.frame.pack(s, x, c_in, c, padded_x);
-            for (first_vector, n) in panels::<S>(stride / S::LANES) {
+            for (first_vector, n) in panels(stride / S::LANES) {
                 let (first, width) = (first_vector * S::LANES, n * S::LANES);
                 let panel = &weights[first * c_in * n_taps..][..width * c_in * n_taps];
                 for phase in &plan.phases {
@@ -199,7 +199,7 @@ kernel! {
 const N_GROUPS: usize = 16;
 
 /// The gradient of the weights `[c_out, c_in, k, k]` of a convolution of `x` whose output has the gradient `grad`.
-pub fn weight_gradient(isa: Isa, shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub fn weight_gradient(isa: Isa, shape: &ConvShape, x: &[f32], grad: &[f32], out: &mut [f32]) {
     // The operand whose channels are the columns is the one with more of them: vectors are then full.
     let exchange = shape.c_in > shape.c_out;
     let plan = Plan::forward(shape);
@@ -217,7 +217,6 @@ pub fn weight_gradient(isa: Isa, shape: &ConvShape, x: &[f32], grad: &[f32]) -> 
             image_gradient(isa, &plan, x, grad, [shape.c_in, shape.c_out], exchange, sum);
         }
     });
-    let mut out = vec![0.0; shape.c_out * shape.c_in * n_taps];
     for tap in 0..n_taps {
         for row in 0..rows {
             for column in 0..columns {
@@ -228,7 +227,6 @@ pub fn weight_gradient(isa: Isa, shape: &ConvShape, x: &[f32], grad: &[f32]) -> 
             }
         }
     }
-    out
 }
 
 kernel! {
@@ -263,7 +261,7 @@ kernel! {
                         if exchange { [grad_at, x_at] } else { [x_at, grad_at] }
                     })
                     .collect();
-                for (first_vector, n) in panels::<S>(n_columns / S::LANES) {
+                for (first_vector, n) in panels(n_columns / S::LANES) {
                     let first = first_vector * S::LANES;
                     for (row, rows) in balanced(n_rows, max_rows::<S>(n)) {
                         let (x_step, grad_step) = (plan.stride * c, k);

@@ -8,21 +8,19 @@ use crate::simd::Simd;
 #[inline(always)]
 pub fn max_rows<S: Simd>(n_vectors: usize) -> usize {
     match (S::MANY_REGISTERS, n_vectors) {
-        (true, 4) | (false, 2) => 6,
+        (true, _) => 12,
+        (false, 2) => 6,
         _ => 8,
     }
 }
 
-/// The largest number of vectors in a panel.
-#[inline(always)]
-pub fn max_vectors<S: Simd>() -> usize {
-    if S::MANY_REGISTERS { 4 } else { 2 }
-}
+/// The largest number of vectors in a panel: more would need fewer loads of A, but a panel of 128 terms would then fill the
+/// first-level cache, and be read from the second for every block of rows.
+pub const MAX_VECTORS: usize = 2;
 
 /// Panels of vectors that together are `n_vectors`: (first, how many) of each.
-pub fn panels<S: Simd>(n_vectors: usize) -> impl Iterator<Item = (usize, usize)> {
-    let most = max_vectors::<S>();
-    (0..n_vectors).step_by(most).map(move |first| (first, most.min(n_vectors - first)))
+pub fn panels(n_vectors: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n_vectors).step_by(MAX_VECTORS).map(move |first| (first, MAX_VECTORS.min(n_vectors - first)))
 }
 
 /// `n` things in as few groups of at most `most` as possible, all groups nearly equal: (first, how many) of each.
@@ -70,7 +68,7 @@ pub struct Out {
 ///
 /// # Safety
 /// All these places are valid, those of C for writing, and C overlaps neither A nor B. `n_rows` is at most
-/// [`max_rows`], `n_vectors` at most [`max_vectors`].
+/// [`max_rows`], `n_vectors` at most [`MAX_VECTORS`].
 #[inline(always)]
 pub unsafe fn multiply<S: Simd>(
     s: S,
@@ -91,11 +89,10 @@ pub unsafe fn multiply<S: Simd>(
         };
     }
     match n_vectors {
+        1 if S::MANY_REGISTERS => rows!(1: 1 2 3 4 5 6 7 8 9 10 11 12),
         1 => rows!(1: 1 2 3 4 5 6 7 8),
-        2 if S::MANY_REGISTERS => rows!(2: 1 2 3 4 5 6 7 8),
+        2 if S::MANY_REGISTERS => rows!(2: 1 2 3 4 5 6 7 8 9 10 11 12),
         2 => rows!(2: 1 2 3 4 5 6),
-        3 if S::MANY_REGISTERS => rows!(3: 1 2 3 4 5 6 7 8),
-        4 if S::MANY_REGISTERS => rows!(4: 1 2 3 4 5 6),
         _ => unreachable!("a panel of {n_vectors} vectors"),
     }
 }
@@ -154,7 +151,7 @@ kernel! {
     /// Multiplies a tile of the largest size `n_times`, its operands in the first-level cache; gives the number of
     /// multiplications and additions.
     pub fn tile_products<'a>(s; n_times: usize) -> f64 {
-        let (n_vectors, len) = (max_vectors::<S>(), 64);
+        let (n_vectors, len) = (MAX_VECTORS, 64);
         let (n_rows, width) = (max_rows::<S>(n_vectors), n_vectors * S::LANES);
         let lens = [n_rows * len, len * width, n_rows * width];
         let mut scratch = Scratch::take(lens);

@@ -201,3 +201,23 @@ impl<'a> Weights<'a> {
         taps
     }
 }
+
+/// Writes vectors of channels as the nine taps of each channel, `stride` apart, as far as `out` reaches.
+#[inline(always)]
+pub fn store_nine_taps<S: Simd>(s: S, taps: [S::V; 9], stride: usize, out: &mut [f32]) {
+    for first in (0..9).step_by(S::LANES) {
+        let n = S::LANES.min(9 - first);
+        let mut rows = [s.splat(0.0); 16];
+        rows[..n].copy_from_slice(&taps[first..first + n]);
+        s.transpose(&mut rows);
+        for (i, row) in rows.iter().enumerate().take(S::LANES) {
+            let at = i * stride + first;
+            if at < out.len() {
+                match n == S::LANES {
+                    true => s.store(&mut out[at..at + n], *row),
+                    false => s.store_first(&mut out[at..at + n], *row),
+                }
+            }
+        }
+    }
+}

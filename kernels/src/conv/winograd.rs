@@ -22,15 +22,15 @@ mod weights;
 
 pub use gradient::weight_gradient;
 
-use super::gemm::{Out, Panel, Rows, balanced, max_rows, multiply, panels};
+use super::gemm::{MAX_VECTORS, Out, Panel, Rows, balanced, max_rows, multiply, panels};
 use super::layout::{Weights, padded, unpack};
 use crate::buffer::Scratch;
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
 use crate::simd::Simd;
 use plan::{Plan, Spot};
-use transform::{Four, Side, Transform, Two};
-use weights::{BLOCK, transform_weights};
+use transform::{Four, SKIPPED, Side, Transform, Two};
+use weights::{BLOCK, place_pitch, transform_weights, transformed_len};
 
 /// How many outputs a tile has on each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,11 +84,15 @@ pub fn convolve(
 ) {
     let [c_in, c_out] = channels;
     let plan = Plan::new(tile, size, out_size, offset, dilation);
-    let transformed = transform_weights(isa, tile, weights, c_in, c_out);
+    let lens = [transformed_len(isa, tile, channels)];
+    let mut scratch = Scratch::take(lens);
+    let [transformed] = scratch.pieces(lens);
+    transform_weights(isa, tile, weights, channels, transformed);
+    let transformed = &*transformed;
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * out_size[0] * out_size[1]);
     parallel::for_each_part(out, out_len, |i, out| {
         let residual = residual.map(|r| &r[i * out_len..][..out_len]);
-        image(isa, tile, &plan, &x[i * in_len..][..in_len], channels, &transformed, bias, residual, out);
+        image(isa, tile, &plan, &x[i * in_len..][..in_len], channels, transformed, bias, residual, out);
     });
 }
 
@@ -119,7 +123,7 @@ fn convolve_image<S: Simd, T: Transform>(
 ) {
     let n_places = T::N_IN * T::N_IN;
     let (c, n_vectors) = (c_in.next_multiple_of(BLOCK), padded::<S>(c_out) / S::LANES);
-    let widest = panels::<S>(n_vectors).map(|(_, n)| n * S::LANES).max().unwrap_or(0);
+    let widest = panels(n_vectors).map(|(_, n)| n * S::LANES).max().unwrap_or(0);
     let most = plan.spots.len().min(TILES_AT_ONCE);
     let out_pixels = plan.out_size[0] * plan.out_size[1];
     let stride = n_vectors * S::LANES;
@@ -131,16 +135,19 @@ fn convolve_image<S: Simd, T: Transform>(
     for (first, n_tiles) in balanced(plan.spots.len(), TILES_AT_ONCE) {
         let spots = &plan.spots[first..first + n_tiles];
         transform_inputs::<S, T>(s, plan, spots, padded_x, c, v);
-        for (first_vector, n) in panels::<S>(n_vectors) {
+        for (first_vector, n) in panels(n_vectors) {
             let (first_channel, width) = (first_vector * S::LANES, n * S::LANES);
-            let panel = &weights[first_channel * c * n_places..][..width * c * n_places];
+            // All panels before the last are as wide as any.
+            let before = first_channel / (MAX_VECTORS * S::LANES) * (c / BLOCK) * n_places;
+            let panel = &weights[before * place_pitch(MAX_VECTORS * S::LANES)..];
             multiply_places::<S, T>(s, plan, [first, n_tiles], [c, n], v, panel, m);
             let m_pitch = pitch(n_tiles, width);
             let step = [plan.out_size[1] * stride * plan.dilation, plan.dilation * stride];
             for (t, spot) in spots.iter().enumerate() {
                 for vector in (0..width).step_by(S::LANES) {
                     let to = &mut pixels[spot.out * stride + first_channel + vector..];
-                    transform_output::<S, T>(s, &m[t * width + vector..], m_pitch, to, step, spot);
+                    let from = &m[t * width + vector..];
+                    by_sides!(spot.sides, transform_output::<S, T>(s, from, m_pitch, to, step, spot.inside));
                 }
             }
         }
@@ -163,7 +170,7 @@ fn multiply_places<S: Simd, T: Transform>(
     let width = n * S::LANES;
     let (v_pitch, m_pitch) = (pitch(n_tiles, c), pitch(n_tiles, width));
     let segments: Vec<[usize; 2]> =
-        (0..c / BLOCK).map(|block| [block * BLOCK, block * BLOCK * n_places * width]).collect();
+        (0..c / BLOCK).map(|block| [block * BLOCK, block * n_places * place_pitch(width)]).collect();
     for place in 0..n_places {
         let having = plan.having(place / T::N_IN, place % T::N_IN);
         let begin = having.start.clamp(first, first + n_tiles) - first;
@@ -171,7 +178,8 @@ fn multiply_places<S: Simd, T: Transform>(
         for (row, n_rows) in balanced(end.saturating_sub(begin), max_rows::<S>(n)) {
             let row = begin + row;
             let a = &v[place * v_pitch + row * c..][..n_rows * c];
-            let b = &panel[place * BLOCK * width..][..((c / BLOCK - 1) * n_places + 1) * BLOCK * width];
+            let b = &panel[place * place_pitch(width)..];
+            assert!(b.len() >= (c / BLOCK - 1) * n_places * place_pitch(width) + BLOCK * width);
             let to = &mut m[place * m_pitch + row * width..][..n_rows * width];
             let a = Rows { at: a.as_ptr(), row: c, step: 1 };
             let b = Panel { at: b.as_ptr(), step: width };
@@ -190,10 +198,25 @@ fn transform_inputs<S: Simd, T: Transform>(s: S, plan: &Plan, spots: &[Spot], x:
     for (t, spot) in spots.iter().enumerate() {
         for channel in (0..c).step_by(S::LANES) {
             let to = &mut v[t * c + channel..];
-            transform_input::<S, T>(s, &x[spot.input * c + channel..], step, spot.sides, to, pitch);
+            let from = &x[spot.input * c + channel..];
+            by_sides!(spot.sides, transform_input::<S, T>(s, from, step, to, pitch));
         }
     }
 }
+
+/// Calls `$function::<S, T, SHORT_HEIGHT, SHORT_WIDTH>(…)` for a tile's sides: loops over a tile are unrolled only if its size is
+/// known when they are compiled.
+macro_rules! by_sides {
+    ($sides:expr, $function:ident::<$s:ident, $t:ident>($($argument:expr),* $(,)?)) => {
+        match $sides {
+            [Side::Full, Side::Full] => $function::<$s, $t, false, false>($($argument),*),
+            [Side::Full, Side::Short] => $function::<$s, $t, false, true>($($argument),*),
+            [Side::Short, Side::Full] => $function::<$s, $t, true, false>($($argument),*),
+            [Side::Short, Side::Short] => $function::<$s, $t, true, true>($($argument),*),
+        }
+    };
+}
+use by_sides;
 
 /// Bᵀ x B of one tile and a vector of channels. `x`: its first input, `step` apart in rows and columns; `v`: the first place,
 /// `pitch` apart.
@@ -202,17 +225,16 @@ fn transform_inputs<S: Simd, T: Transform>(s: S, plan: &Plan, spots: &[Spot], x:
     clippy::needless_range_loop,
     reason = "closures, as iterators take them, are compiled without the instructions"
 )]
-fn transform_input<S: Simd, T: Transform>(
+fn transform_input<S: Simd, T: Transform, const SHORT_HEIGHT: bool, const SHORT_WIDTH: bool>(
     s: S,
     x: &[f32],
     step: [usize; 2],
-    sides: [Side; 2],
     v: &mut [f32],
     pitch: usize,
 ) {
     let t = T::N_IN;
     let zero = s.splat(0.0);
-    let [n_rows, n_columns] = sides.map(|side| if side == Side::Full { t } else { t - 1 });
+    let (n_rows, n_columns) = (t - usize::from(SHORT_HEIGHT), t - usize::from(SHORT_WIDTH));
     assert!(x.len() >= (n_rows - 1) * step[0] + (n_columns - 1) * step[1] + S::LANES);
     assert!(v.len() >= (t * t - 1) * pitch + S::LANES);
     let mut columns = [[zero; 6]; 6];
@@ -222,15 +244,21 @@ fn transform_input<S: Simd, T: Transform>(
             // SAFETY: inside `x`, by the assertion.
             values[i] = unsafe { s.load_ptr(x.as_ptr().add(i * step[0] + j * step[1])) };
         }
-        columns[j] = T::input(s, sides[0], values);
+        columns[j] = T::input::<S, SHORT_HEIGHT>(s, values);
     }
     for i in 0..t {
+        if SHORT_HEIGHT && i == SKIPPED {
+            continue;
+        }
         let mut row = [zero; 6];
-        for j in 0..t {
+        for j in 0..n_columns {
             row[j] = columns[j][i];
         }
-        let row = T::input(s, sides[1], row);
+        let row = T::input::<S, SHORT_WIDTH>(s, row);
         for j in 0..t {
+            if SHORT_WIDTH && j == SKIPPED {
+                continue;
+            }
             // SAFETY: inside `v`, by the assertion.
             unsafe { s.store_ptr(v.as_mut_ptr().add((i * t + j) * pitch), row[j]) };
         }
@@ -243,36 +271,42 @@ fn transform_input<S: Simd, T: Transform>(
     clippy::needless_range_loop,
     reason = "closures, as iterators take them, are compiled without the instructions"
 )]
-fn transform_output<S: Simd, T: Transform>(
+fn transform_output<S: Simd, T: Transform, const SHORT_HEIGHT: bool, const SHORT_WIDTH: bool>(
     s: S,
     m: &[f32],
     pitch: usize,
     out: &mut [f32],
     step: [usize; 2],
-    &Spot { inside, sides, .. }: &Spot,
+    inside: [usize; 2],
 ) {
     let t = T::N_IN;
     let zero = s.splat(0.0);
-    assert!(m.len() >= (t * t - 1) * pitch + S::LANES && inside[0] <= t - 2 && inside[1] <= t - 2);
+    let (n_rows, n_columns) = (t - 2 - usize::from(SHORT_HEIGHT), t - 2 - usize::from(SHORT_WIDTH));
+    assert!(m.len() >= (t * t - 1) * pitch + S::LANES && inside[0] <= n_rows && inside[1] <= n_columns);
     assert!(out.len() >= (inside[0] - 1) * step[0] + (inside[1] - 1) * step[1] + S::LANES);
     let mut columns = [[zero; 6]; 6];
     for j in 0..t {
+        if SHORT_WIDTH && j == SKIPPED {
+            continue;
+        }
         let mut values = [zero; 6];
         for i in 0..t {
             // SAFETY: inside `m`, by the assertion.
             values[i] = unsafe { s.load_ptr(m.as_ptr().add((i * t + j) * pitch)) };
         }
-        columns[j] = T::output(s, sides[0], values);
+        columns[j] = T::output::<S, SHORT_HEIGHT>(s, values);
     }
-    for i in 0..inside[0] {
+    for i in 0..n_rows {
         let mut row = [zero; 6];
         for j in 0..t {
             row[j] = columns[j][i];
         }
-        let row = T::output(s, sides[1], row);
-        for j in 0..inside[1] {
-            // SAFETY: inside `out`, by the assertion.
-            unsafe { s.store_ptr(out.as_mut_ptr().add(i * step[0] + j * step[1]), row[j]) };
+        let row = T::output::<S, SHORT_WIDTH>(s, row);
+        for j in 0..n_columns {
+            if i < inside[0] && j < inside[1] {
+                // SAFETY: inside `out`, by the assertion.
+                unsafe { s.store_ptr(out.as_mut_ptr().add(i * step[0] + j * step[1]), row[j]) };
+            }
         }
     }
 }

@@ -163,8 +163,9 @@ impl ConvOps for Flex {
         let [x, grad] = [x, grad].map(whole);
         let [_, c_out, ..] = grad.shape().dims::<4>();
         let shape = setting.shape(x.shape().dims(), [c_out, kh, kw]);
-        let values = conv::weight_gradient(Isa::chosen(), setting.precision, &shape, x.storage(), grad.storage());
-        super::tensor(values, [c_out, shape.c_in, kh, kw])
+        made([c_out, shape.c_in, kh, kw], |out| {
+            conv::weight_gradient(Isa::chosen(), setting.precision, &shape, x.storage(), grad.storage(), out);
+        })
     }
 
     fn conv_bias_gradient(grad: FlexTensor) -> FlexTensor {

@@ -1,25 +1,28 @@
 //! The gradient of the weights, the adjoint of the filtering: Gᵀ [ Σ (Bᵀ x B) ⊙ (A y Aᵀ) ] G, summed over tiles.
 
 use super::plan::Plan;
-use super::transform::{Four, Side, Transform, Two};
-use super::{TILES_AT_ONCE, Tile, pitch, transform_input};
+use super::transform::{Four, SKIPPED, Side, Transform, Two};
+use super::{TILES_AT_ONCE, Tile, by_sides, pitch, transform_input};
 use crate::buffer::Scratch;
 use crate::conv::ConvShape;
 use crate::conv::gemm::{Out, Panel, Rows, balanced, max_rows, multiply, panels};
-use crate::conv::layout::{Frame, padded};
+use crate::conv::layout::{Frame, padded, store_nine_taps};
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
 use crate::simd::Simd;
 
-/// Numbers of transformed tiles that are kept at a time: 4 MB, so that they do not leave the last cache for memory. It decides
-/// in which order sums are rounded, so it does not depend on the machine.
+/// Numbers of transformed tiles that are kept at a time, unless the sums are more: 4 MB, so that they do not leave the last cache
+/// for memory. It decides in which order sums are rounded, so it does not depend on the machine.
 const TRANSFORMED: usize = 1 << 20;
+
+/// Output channels whose sums one piece of work turns into gradients.
+const CHANNELS_PER_PART: usize = 64;
 
 /// Rows of the sums that one piece of work adds to.
 const ROWS_PER_PART: usize = 64;
 
 /// The gradient of the weights `[c_out, c_in, 3, 3]` of a convolution of `x` whose output has the gradient `grad`.
-pub fn weight_gradient(isa: Isa, tile: Tile, shape: &ConvShape, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub fn weight_gradient(isa: Isa, tile: Tile, shape: &ConvShape, x: &[f32], grad: &[f32], out: &mut [f32]) {
     let ConvShape { n, c_in, c_out, .. } = *shape;
     let out_size = shape.out_size();
     let plan = Plan::new(tile, shape.size, out_size, shape.padding as isize, shape.dilation);
@@ -28,11 +31,12 @@ pub fn weight_gradient(isa: Isa, tile: Tile, shape: &ConvShape, x: &[f32], grad:
     let lanes = lanes(isa);
     let [c, k] = [c_in, c_out].map(|channels| channels.next_multiple_of(lanes));
     let [x_len, grad_len] = [c_in * shape.size[0] * shape.size[1], c_out * out_size[0] * out_size[1]];
-    let at_once = (TRANSFORMED / (n_places * n_tiles * (c + k))).clamp(1, n.max(1));
+    let n_sums = n_places * sum_pitch(c_in, k);
+    let at_once = (TRANSFORMED.max(n_sums) / (n_places * n_tiles * (c + k))).clamp(1, n.max(1));
 
     // Of each image: [place][tile][channel].
     let [v_len, w_len] = [c, k].map(|channels| n_places * pitch(n_tiles, channels));
-    let lens = [at_once * v_len, at_once * w_len, n_places * c_in * k];
+    let lens = [at_once * v_len, at_once * w_len, n_sums];
     let mut scratch = Scratch::take(lens);
     let [v, w, sums] = scratch.pieces(lens);
     if n == 0 {
@@ -51,8 +55,11 @@ pub fn weight_gradient(isa: Isa, tile: Tile, shape: &ConvShape, x: &[f32], grad:
             }
         });
         let rows_per_part = c_in.div_ceil(c_in.div_ceil(ROWS_PER_PART));
-        let parts = sums.chunks_mut(c_in * k).enumerate().flat_map(|(place, sum)| {
-            sum.chunks_mut(rows_per_part * k).enumerate().map(move |(part, sum)| (place, part * rows_per_part, sum))
+        let parts = sums.chunks_mut(sum_pitch(c_in, k)).enumerate().flat_map(|(place, sum)| {
+            sum[..c_in * k]
+                .chunks_mut(rows_per_part * k)
+                .enumerate()
+                .map(move |(part, sum)| (place, part * rows_per_part, sum))
         });
         let tiles = Tiles { v, w, pitches: [v_len, w_len], n_images, n_tiles };
         parallel::for_each_of(parts.collect(), |(place, first_row, sum)| {
@@ -63,11 +70,17 @@ pub fn weight_gradient(isa: Isa, tile: Tile, shape: &ConvShape, x: &[f32], grad:
     }
 
     let sums = &*sums;
-    let mut out = vec![0.0; c_out * c_in * 9];
-    parallel::for_each_part(&mut out, lanes * c_in * 9, |vector, out| {
-        finish(isa, tile, sums, vector * lanes, [c_in, k], out);
+    // Several vectors at a time: the sums of an input channel are read in one go.
+    let per_part = CHANNELS_PER_PART.next_multiple_of(lanes);
+    parallel::for_each_part(out, per_part * c_in * 9, |part, out| {
+        finish(isa, tile, sums, part * per_part, [c_in, k], out);
     });
-    out
+}
+
+/// Numbers from the sums of one place to those of the next, `[c_in][k]` and a line, so that the places do not fall into the same
+/// set of the first-level cache.
+fn sum_pitch(c_in: usize, k: usize) -> usize {
+    c_in * k + 16
 }
 
 kernel! {
@@ -121,11 +134,12 @@ fn transform_tiles<S: Simd, T: Transform>(
             let to = &mut out[t * c + channel..];
             match operand {
                 Operand::Input => {
-                    transform_input::<S, T>(s, &pixels[spot.input * c + channel..], step, spot.sides, to, pitch);
+                    let from = &pixels[spot.input * c + channel..];
+                    by_sides!(spot.sides, transform_input::<S, T>(s, from, step, to, pitch));
                 }
                 Operand::Gradient => {
                     let from = &pixels[spot.out * c + channel..];
-                    transform_gradient::<S, T>(s, from, step, spot.inside, spot.sides, to, pitch);
+                    by_sides!(spot.sides, transform_gradient::<S, T>(s, from, step, spot.inside, to, pitch));
                 }
             }
         }
@@ -138,35 +152,43 @@ fn transform_tiles<S: Simd, T: Transform>(
     clippy::needless_range_loop,
     reason = "closures, as iterators take them, are compiled without the instructions"
 )]
-fn transform_gradient<S: Simd, T: Transform>(
+fn transform_gradient<S: Simd, T: Transform, const SHORT_HEIGHT: bool, const SHORT_WIDTH: bool>(
     s: S,
     y: &[f32],
     step: [usize; 2],
     inside: [usize; 2],
-    sides: [Side; 2],
     v: &mut [f32],
     pitch: usize,
 ) {
     let t = T::N_IN;
     let zero = s.splat(0.0);
+    let (n_rows, n_columns) = (t - 2 - usize::from(SHORT_HEIGHT), t - 2 - usize::from(SHORT_WIDTH));
     assert!(y.len() >= (inside[0] - 1) * step[0] + (inside[1] - 1) * step[1] + S::LANES);
-    assert!(v.len() >= (t * t - 1) * pitch + S::LANES && inside[0] <= t - 2 && inside[1] <= t - 2);
+    assert!(v.len() >= (t * t - 1) * pitch + S::LANES && inside[0] <= n_rows && inside[1] <= n_columns);
     let mut columns = [[zero; 6]; 6];
-    for j in 0..inside[1] {
+    for j in 0..n_columns {
         let mut values = [zero; 6];
-        for i in 0..inside[0] {
-            // SAFETY: inside `y`, by the assertion.
-            values[i] = unsafe { s.load_ptr(y.as_ptr().add(i * step[0] + j * step[1])) };
+        for i in 0..n_rows {
+            if i < inside[0] && j < inside[1] {
+                // SAFETY: inside `y`, by the assertion.
+                values[i] = unsafe { s.load_ptr(y.as_ptr().add(i * step[0] + j * step[1])) };
+            }
         }
-        columns[j] = T::output_adjoint(s, sides[0], values);
+        columns[j] = T::output_adjoint::<S, SHORT_HEIGHT>(s, values);
     }
     for i in 0..t {
+        if SHORT_HEIGHT && i == SKIPPED {
+            continue;
+        }
         let mut row = [zero; 6];
-        for j in 0..t {
+        for j in 0..n_columns {
             row[j] = columns[j][i];
         }
-        let row = T::output_adjoint(s, sides[1], row);
+        let row = T::output_adjoint::<S, SHORT_WIDTH>(s, row);
         for j in 0..t {
+            if SHORT_WIDTH && j == SKIPPED {
+                continue;
+            }
             // SAFETY: inside `v`, by the assertion.
             unsafe { s.store_ptr(v.as_mut_ptr().add((i * t + j) * pitch), row[j]) };
         }
@@ -204,7 +226,7 @@ kernel! {
             let n_segments = if n_having == 0 { 0 } else { images.len() };
             let segments: Vec<[usize; 2]> = images.take(n_segments).map(|i| [i * v_pitch, i * w_pitch]).collect();
             let add = add || first_image > 0;
-            for (first_vector, n) in panels::<S>(k / S::LANES) {
+            for (first_vector, n) in panels(k / S::LANES) {
                 let (column, width) = (first_vector * S::LANES, n * S::LANES);
                 for (row, n_rows) in balanced(sum.len() / k, max_rows::<S>(n)) {
                     let (a, b) = (&v[first_row + row..], &w[column..]);
@@ -225,7 +247,7 @@ kernel! {
 }
 
 kernel! {
-    /// Gᵀ U G for a vector of output channels from `first`, as `[channel, c_in, 3, 3]`.
+    /// Gᵀ U G for some output channels from `first`, as `[channel, c_in, 3, 3]`.
     fn finish<'a>(s; tile: Tile, sums: &'a [f32], first: usize, channels: [usize; 2], out: &'a mut [f32]) {
         match tile {
             Tile::Two => finish_tiles::<S, Two>(s, sums, first, channels, out),
@@ -242,28 +264,29 @@ kernel! {
 fn finish_tiles<S: Simd, T: Transform>(s: S, sums: &[f32], first: usize, [c_in, k]: [usize; 2], out: &mut [f32]) {
     let t = T::N_IN;
     let zero = s.splat(0.0);
+    let n_out = out.len() / (c_in * 9);
     for input in 0..c_in {
-        let mut columns = [[zero; 3]; 6];
-        for j in 0..t {
-            let mut values = [zero; 6];
-            for i in 0..t {
-                values[i] = s.load(&sums[((i * t + j) * c_in + input) * k + first..]);
-            }
-            columns[j] = T::kernel_adjoint(s, values);
-        }
-        for i in 0..3 {
-            let mut row = [zero; 6];
+        for vector in (0..n_out).step_by(S::LANES) {
+            let mut columns = [[zero; 3]; 6];
             for j in 0..t {
-                row[j] = columns[j][i];
+                let mut values = [zero; 6];
+                for i in 0..t {
+                    values[i] = s.load(&sums[(i * t + j) * sum_pitch(c_in, k) + input * k + first + vector..]);
+                }
+                columns[j] = T::kernel_adjoint(s, values);
             }
-            let row = T::kernel_adjoint(s, row);
-            for j in 0..3 {
-                let mut lanes = [0.0; 16];
-                s.store(&mut lanes, row[j]);
-                for (lane, channel) in lanes.iter().zip(out.chunks_mut(c_in * 9)) {
-                    channel[input * 9 + i * 3 + j] = *lane;
+            let mut taps = [zero; 9];
+            for i in 0..3 {
+                let mut row = [zero; 6];
+                for j in 0..t {
+                    row[j] = columns[j][i];
+                }
+                let row = T::kernel_adjoint(s, row);
+                for j in 0..3 {
+                    taps[3 * i + j] = row[j];
                 }
             }
+            store_nine_taps(s, taps, c_in * 9, &mut out[(vector * c_in + input) * 9..]);
         }
     }
 }

@@ -24,17 +24,17 @@ pub enum Side {
 /// The place of −Q.
 pub const SKIPPED: usize = 4;
 
-/// The transforms along one side, for vectors of tiles or channels. Arrays hold what the tile has, then rubbish.
+/// The transforms along one side, `SHORT` or whole, for vectors of channels. Arrays hold what the tile has, then rubbish.
 pub trait Transform {
     /// Inputs of a whole side, which also are its places.
     const N_IN: usize;
 
     /// Bᵀ: inputs to places.
-    fn input<S: Simd>(s: S, side: Side, x: [S::V; 6]) -> [S::V; 6];
+    fn input<S: Simd, const SHORT: bool>(s: S, x: [S::V; 6]) -> [S::V; 6];
     /// Aᵀ: places to outputs.
-    fn output<S: Simd>(s: S, side: Side, m: [S::V; 6]) -> [S::V; 6];
+    fn output<S: Simd, const SHORT: bool>(s: S, m: [S::V; 6]) -> [S::V; 6];
     /// A: gradients of outputs to places.
-    fn output_adjoint<S: Simd>(s: S, side: Side, y: [S::V; 6]) -> [S::V; 6];
+    fn output_adjoint<S: Simd, const SHORT: bool>(s: S, y: [S::V; 6]) -> [S::V; 6];
     /// G: taps to places.
     fn kernel<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6];
     /// Gᵀ: places to gradients of taps.
@@ -48,17 +48,17 @@ impl Transform for Two {
     const N_IN: usize = 4;
 
     #[inline(always)]
-    fn input<S: Simd>(s: S, _: Side, [a, b, c, d, ..]: [S::V; 6]) -> [S::V; 6] {
+    fn input<S: Simd, const SHORT: bool>(s: S, [a, b, c, d, ..]: [S::V; 6]) -> [S::V; 6] {
         [s.sub(a, c), s.add(b, c), s.sub(c, b), s.sub(d, b), a, a]
     }
     #[inline(always)]
-    fn output<S: Simd>(s: S, _: Side, [a, b, c, d, ..]: [S::V; 6]) -> [S::V; 6] {
+    fn output<S: Simd, const SHORT: bool>(s: S, [a, b, c, d, ..]: [S::V; 6]) -> [S::V; 6] {
         let sum = s.add(b, c);
         let difference = s.sub(b, c);
         [s.add(a, sum), s.add(difference, d), a, a, a, a]
     }
     #[inline(always)]
-    fn output_adjoint<S: Simd>(s: S, _: Side, [a, b, ..]: [S::V; 6]) -> [S::V; 6] {
+    fn output_adjoint<S: Simd, const SHORT: bool>(s: S, [a, b, ..]: [S::V; 6]) -> [S::V; 6] {
         [a, s.add(a, b), s.sub(a, b), b, a, a]
     }
     #[inline(always)]
@@ -89,8 +89,8 @@ impl Transform for Four {
     const N_IN: usize = 6;
 
     #[inline(always)]
-    fn input<S: Simd>(s: S, side: Side, [x0, x1, x2, x3, x4, x5]: [S::V; 6]) -> [S::V; 6] {
-        if side == Side::Short {
+    fn input<S: Simd, const SHORT: bool>(s: S, [x0, x1, x2, x3, x4, x5]: [S::V; 6]) -> [S::V; 6] {
+        if SHORT {
             return short_input(s, [x0, x1, x2, x3, x4]);
         }
         let (product, minus_sum) = (s.splat(P2 * Q2), s.splat(-(P2 + Q2)));
@@ -108,8 +108,8 @@ impl Transform for Four {
         ]
     }
     #[inline(always)]
-    fn output<S: Simd>(s: S, side: Side, [m0, m1, m2, m3, m4, m5]: [S::V; 6]) -> [S::V; 6] {
-        if side == Side::Short {
+    fn output<S: Simd, const SHORT: bool>(s: S, [m0, m1, m2, m3, m4, m5]: [S::V; 6]) -> [S::V; 6] {
+        if SHORT {
             return short_output(s, [m0, m1, m2, m3, m5]);
         }
         let (p_sum, p_difference) = (s.add(m1, m2), s.sub(m1, m2));
@@ -124,8 +124,8 @@ impl Transform for Four {
         ]
     }
     #[inline(always)]
-    fn output_adjoint<S: Simd>(s: S, side: Side, [y0, y1, y2, y3, ..]: [S::V; 6]) -> [S::V; 6] {
-        if side == Side::Short {
+    fn output_adjoint<S: Simd, const SHORT: bool>(s: S, [y0, y1, y2, y3, ..]: [S::V; 6]) -> [S::V; 6] {
+        if SHORT {
             return short_output_adjoint(s, [y0, y1, y2]);
         }
         let (p_even, p_odd) = (s.fma(s.splat(P2), y2, y0), s.fma(s.splat(P * P2), y3, s.mul(s.splat(P), y1)));
