@@ -13,7 +13,7 @@ pub const VARIABLE: &str = "NCSN_CPU";
 /// An instruction set, from the slowest to the fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// No vectors: any processor.
+    /// Plain Rust: any processor.
     Portable,
     /// Vectors of 4: 64-bit ARM.
     Neon,

@@ -32,6 +32,12 @@ pub fn add(isa: Isa, a: &[f32], b: &[f32], out: &mut [f32]) {
     });
 }
 
+/// a ← a + b
+pub fn add_to(isa: Isa, a: &mut [f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len(), "found summands of different lengths");
+    parallel::for_each_part(a, PART, |i, part| add_to_part(isa, part, &b[i * PART..][..part.len()]));
+}
+
 /// ELU of each lane; not a number where `x` is none.
 #[inline(always)]
 pub(crate) fn activate<S: Simd>(s: S, x: S::V) -> S::V {
@@ -98,6 +104,20 @@ kernel! {
     }
 }
 
+kernel! {
+    /// a ← a + b, on one thread.
+    pub(crate) fn add_to_part<'a>(s; a: &'a mut [f32], b: &'a [f32]) {
+        let mut lefts = a.chunks_exact_mut(S::LANES);
+        let rights = b.chunks_exact(S::LANES);
+        let rest = rights.remainder();
+        for (a, b) in (&mut lefts).zip(rights) {
+            s.store(a, s.add(s.load(a), s.load(b)));
+        }
+        let a = lefts.into_remainder();
+        s.store_first(a, s.add(s.load_first(a), s.load_first(rest)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +131,20 @@ mod tests {
 
     /// Lengths around those of vectors and of parts.
     const LENGTHS: [usize; 6] = [0, 1, 17, 1000, PART, 2 * PART + 21];
+
+    #[test]
+    fn sums_in_place_are_those_beside() {
+        for n in [0, 1, 7, 16, 35, PART + 3] {
+            let (a, b) = (numbers(n), numbers(n + 5)[5..].to_vec());
+            for isa in Isa::available() {
+                let (mut beside, mut in_place) = (vec![f32::NAN; n], a.clone());
+                add(isa, &a, &b, &mut beside);
+                add_to(isa, &mut in_place, &b);
+                assert_eq!(in_place, beside, "{n} on {isa}");
+                assert_eq!(beside, a.iter().zip(&b).map(|(a, b)| a + b).collect::<Vec<_>>(), "{n} on {isa}");
+            }
+        }
+    }
 
     #[test]
     fn elu_is_exact_to_a_few_roundings_on_every_instruction_set() {

@@ -1,9 +1,8 @@
 //! Instance normalisation, plain or ++, with the activation behind it.
 
-use rayon::prelude::*;
-
 use crate::cpu::{Isa, kernel};
 use crate::elu;
+use crate::parallel::for_each_of;
 use crate::simd::Simd;
 
 /// Added to variances.
@@ -78,8 +77,9 @@ pub fn forward(
     let NormShape { n, c, .. } = shape;
     shape.check(&scales, [x.len(), out.len()]);
     let mut statistics = Statistics { mu: vec![0.0; n * c], r: vec![0.0; n * c] };
-    let parts = (out.par_chunks_mut(shape.image()), statistics.mu.par_chunks_mut(c), statistics.r.par_chunks_mut(c));
-    parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, (out, mu, r))| {
+    let means = statistics.mu.chunks_mut(c).zip(statistics.r.chunks_mut(c));
+    let images = out.chunks_mut(shape.image()).zip(means).enumerate();
+    for_each_of(images.collect(), |(i, (out, (mu, r)))| {
         let x = &x[i * shape.image()..][..out.len()];
         normalise_image(isa, x, scales.of_image(i, c), act, mu, r, out);
     });
@@ -106,21 +106,38 @@ pub fn backward(
     act: Activation,
     grad_x: &mut [f32],
 ) -> ScalesGradient {
+    backward_plus(isa, shape, x, grad_out, scales, statistics, act, None, grad_x)
+}
+
+/// [`backward`], with `more` added to the gradient for x: what comes from elsewhere.
+#[allow(clippy::too_many_arguments, reason = "as for the gradient alone")]
+pub fn backward_plus(
+    isa: Isa,
+    shape: NormShape,
+    x: &[f32],
+    grad_out: &[f32],
+    scales: Scales<'_>,
+    statistics: &Statistics,
+    act: Activation,
+    more: Option<&[f32]>,
+    grad_x: &mut [f32],
+) -> ScalesGradient {
     let NormShape { n, c, .. } = shape;
     shape.check(&scales, [x.len(), grad_x.len()]);
-    assert_eq!(x.len(), grad_out.len(), "found grad_out of another length than x");
+    let lens = [grad_out.len(), more.unwrap_or(grad_out).len()];
+    assert_eq!(lens, [x.len(); 2], "found gradients of other lengths than x");
     let [mut gamma, mut alpha, mut beta] = [(); 3].map(|()| vec![0.0; n * c]);
-    let parts = (
-        grad_x.par_chunks_mut(shape.image()),
-        gamma.par_chunks_mut(c),
-        alpha.par_chunks_mut(c),
-        beta.par_chunks_mut(c),
-    );
-    parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, (grad_x, gamma, alpha, beta))| {
+    let scales_grads = gamma.chunks_mut(c).zip(alpha.chunks_mut(c)).zip(beta.chunks_mut(c));
+    let images = grad_x.chunks_mut(shape.image()).zip(scales_grads).enumerate();
+    for_each_of(images.collect(), |(i, (grad_x, ((gamma, alpha), beta)))| {
         let pixels = i * shape.image()..(i + 1) * shape.image();
         let (mu, r) = (&statistics.mu[i * c..][..c], &statistics.r[i * c..][..c]);
         let image = Image { x: &x[pixels.clone()], scales: scales.of_image(i, c), mu, r };
-        backward_image(isa, image, &grad_out[pixels], act, grad_x, [gamma, alpha, beta]);
+        backward_image(isa, image, &grad_out[pixels.clone()], act, grad_x, [gamma, alpha, beta]);
+        if let Some(more) = more {
+            // While the image is in the second cache.
+            elu::add_to_part(isa, grad_x, &more[pixels]);
+        }
     });
     ScalesGradient { gamma, alpha: scales.alpha.map(|_| alpha), beta }
 }
@@ -488,6 +505,23 @@ mod tests {
         for (i, (&found, &expected)) in found.iter().zip(expected).enumerate() {
             let error = (f64::from(found) - expected).abs();
             assert!(error <= tolerance, "{what}, {i}: found {found}, expected {expected} to {tolerance:e}");
+        }
+    }
+
+    #[test]
+    fn what_comes_from_elsewhere_is_added_to_the_gradient() {
+        let case = Case::new([2, 3, 7], Activation::Elu, true, 3);
+        let more = numbers(case.x.len(), 9);
+        for isa in Isa::available() {
+            let (_, statistics) = case.forward(isa);
+            let (grad_x, grads) = case.backward(isa);
+            let mut found = vec![f32::NAN; case.x.len()];
+            let (x, grad_out, scales) = (&case.x, &case.grad_out, case.scales());
+            let more = Some(&more[..]);
+            let same = backward_plus(isa, case.shape, x, grad_out, scales, &statistics, case.act, more, &mut found);
+            let sum = grad_x.iter().zip(more.into_iter().flatten()).map(|(a, b)| a + b);
+            assert_eq!(found, sum.collect::<Vec<_>>(), "{isa}");
+            assert_eq!(same, grads, "{isa}");
         }
     }
 

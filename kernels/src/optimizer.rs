@@ -3,9 +3,8 @@
 //! The arithmetic is PyTorch's: constants are computed in f64, numbers are f32, and every operation is rounded by itself,
 //! so that the bits are the same on every instruction set. Memory is what a pass waits for, so fusing would gain nothing.
 
-use rayon::prelude::*;
-
 use crate::cpu::{Isa, kernel};
+use crate::parallel::for_each_of;
 use crate::simd::Simd;
 
 /// Numbers of one piece of work.
@@ -103,20 +102,13 @@ pub fn step(isa: Isa, step: &Step, gradient: &[f32], parameter: Parameter<'_>) {
         parts.push((gradient, part));
         rest = others;
     }
-    let work = |(gradient, part)| pass(isa, step, gradient, part);
-    if parts.len() == 1 {
-        parts.into_iter().for_each(work);
-    } else {
-        parts.into_par_iter().with_max_len(1).for_each(work);
-    }
+    for_each_of(parts, |(gradient, part)| pass(isa, step, gradient, part));
 }
 
 /// The sum of squares in f64, in which a square of an f32 is exact. Not finite if any number is not.
 pub fn sum_of_squares(isa: Isa, x: &[f32]) -> f64 {
-    let sums: Vec<f64> = match x.len().div_ceil(PART) {
-        0 | 1 => vec![part_of_squares(isa, x)],
-        _ => x.par_chunks(PART).with_max_len(1).map(|part| part_of_squares(isa, part)).collect(),
-    };
+    let mut sums = vec![0.0; x.len().div_ceil(PART)];
+    for_each_of(sums.iter_mut().zip(x.chunks(PART)).collect(), |(sum, part)| *sum = part_of_squares(isa, part));
     sums.into_iter().sum()
 }
 
@@ -269,7 +261,7 @@ mod tests {
     /// Gradients of step `t`, of very different sizes.
     fn gradient(t: u64, i: usize) -> f32 {
         let x = (i as f32 * 0.37 + t as f32 * 1.3).sin();
-        x * x * x * if i % 5 == 0 { 1.0 } else { 0.01 }
+        x * x * x * if i.is_multiple_of(5) { 1.0 } else { 0.01 }
     }
 
     fn start(i: usize) -> f32 {

@@ -1,5 +1,7 @@
 //! Work over all cores, cut into parts by the shapes alone, never by the number of threads.
 
+pub mod count;
+
 use rayon::prelude::*;
 
 /// Calls `work` with `0..n`, on any thread and in any order.
@@ -7,7 +9,7 @@ pub fn for_each(n: usize, work: impl Fn(usize) + Send + Sync) {
     match n {
         0 => {}
         1 => work(0),
-        _ => (0..n).into_par_iter().with_max_len(1).for_each(work),
+        _ => count::region(n, || (0..n).into_par_iter().with_max_len(1).for_each(work)),
     }
 }
 
@@ -19,14 +21,16 @@ pub fn for_each_part(values: &mut [f32], len: usize, work: impl Fn(usize, &mut [
         }
         return;
     }
-    values.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(i, part)| work(i, part));
+    count::region(values.len().div_ceil(len), || {
+        values.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(i, part)| work(i, part));
+    });
 }
 
 /// Calls `work` with each of `items`.
 pub fn for_each_of<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) {
     match items.len() {
         0 | 1 => items.into_iter().for_each(work),
-        _ => items.into_par_iter().with_max_len(1).for_each(work),
+        n => count::region(n, || items.into_par_iter().with_max_len(1).for_each(work)),
     }
 }
 

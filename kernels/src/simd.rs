@@ -10,7 +10,7 @@
 pub trait Simd: Copy + Send + Sync {
     /// A vector.
     type V: Copy;
-    /// How many numbers it holds: 1, 4, 8 or 16.
+    /// How many numbers it holds: 4, 8 or 16.
     const LANES: usize;
     /// Whether there are 32 vector registers, not 16.
     const MANY_REGISTERS: bool;
@@ -39,7 +39,7 @@ pub trait Simd: Copy + Send + Sync {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// √a
     fn sqrt(self, a: Self::V) -> Self::V;
-    /// The nearest integer, halves to even.
+    /// The nearest integer, halves to even; of numbers below 2²², whatever their sign.
     fn round(self, a: Self::V) -> Self::V;
     /// 2ⁿ for integers n from −126 to 127.
     fn exp2i(self, n: Self::V) -> Self::V;
@@ -114,76 +114,100 @@ pub trait Simd: Copy + Send + Sync {
     }
 }
 
-/// Plain Rust, one number at a time.
+/// Plain Rust: loops over four numbers, which the compiler turns into whatever vectors any processor of an architecture has.
 #[derive(Clone, Copy, Debug)]
 pub struct Portable;
 
+/// A number so large that the last digit is 1, also of what is up to 2²² more or less.
+const LAST_DIGIT_ONE: f32 = 1.5 * (1 << 23) as f32;
+
+/// Four numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct FourNumbers(pub(crate) [f32; 4]);
+
+impl FourNumbers {
+    /// Number i: f(a\[i\], b\[i\]).
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let (Self([a0, a1, a2, a3]), Self([b0, b1, b2, b3])) = (self, other);
+        Self([f(a0, b0), f(a1, b1), f(a2, b2), f(a3, b3)])
+    }
+}
+
 impl Simd for Portable {
-    type V = f32;
-    const LANES: usize = 1;
+    type V = FourNumbers;
+    const LANES: usize = 4;
     const MANY_REGISTERS: bool = false;
 
     #[inline(always)]
-    fn splat(self, x: f32) -> f32 {
-        x
+    fn splat(self, x: f32) -> FourNumbers {
+        FourNumbers([x; 4])
     }
     #[inline(always)]
-    unsafe fn load_ptr(self, p: *const f32) -> f32 {
+    unsafe fn load_ptr(self, p: *const f32) -> FourNumbers {
         // SAFETY: the caller's promise.
-        unsafe { p.read_unaligned() }
+        FourNumbers(unsafe { p.cast::<[f32; 4]>().read_unaligned() })
     }
     #[inline(always)]
-    unsafe fn store_ptr(self, p: *mut f32, v: f32) {
+    unsafe fn store_ptr(self, p: *mut f32, v: FourNumbers) {
         // SAFETY: the caller's promise.
-        unsafe { p.write_unaligned(v) }
+        unsafe { p.cast::<[f32; 4]>().write_unaligned(v.0) }
     }
     #[inline(always)]
-    fn add(self, a: f32, b: f32) -> f32 {
-        a + b
+    fn add(self, a: FourNumbers, b: FourNumbers) -> FourNumbers {
+        a.zip(b, |a, b| a + b)
     }
     #[inline(always)]
-    fn sub(self, a: f32, b: f32) -> f32 {
-        a - b
+    fn sub(self, a: FourNumbers, b: FourNumbers) -> FourNumbers {
+        a.zip(b, |a, b| a - b)
     }
     #[inline(always)]
-    fn mul(self, a: f32, b: f32) -> f32 {
-        a * b
+    fn mul(self, a: FourNumbers, b: FourNumbers) -> FourNumbers {
+        a.zip(b, |a, b| a * b)
     }
     #[inline(always)]
-    fn div(self, a: f32, b: f32) -> f32 {
-        a / b
+    fn div(self, a: FourNumbers, b: FourNumbers) -> FourNumbers {
+        a.zip(b, |a, b| a / b)
     }
     /// Rounded twice: without the instruction, one rounding would be a call for every product.
     #[inline(always)]
-    fn fma(self, a: f32, b: f32, c: f32) -> f32 {
-        a * b + c
+    fn fma(self, a: FourNumbers, b: FourNumbers, c: FourNumbers) -> FourNumbers {
+        self.add(self.mul(a, b), c)
     }
     #[inline(always)]
-    fn max(self, a: f32, b: f32) -> f32 {
-        if a > b { a } else { b }
+    fn max(self, a: FourNumbers, b: FourNumbers) -> FourNumbers {
+        a.zip(b, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
-    fn min(self, a: f32, b: f32) -> f32 {
-        if a < b { a } else { b }
+    fn min(self, a: FourNumbers, b: FourNumbers) -> FourNumbers {
+        a.zip(b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
-    fn sqrt(self, a: f32) -> f32 {
-        a.sqrt()
+    fn sqrt(self, a: FourNumbers) -> FourNumbers {
+        a.zip(a, |a, _| a.sqrt())
+    }
+    /// The standard library's function would be a call where the processor has no instruction for it.
+    #[inline(always)]
+    fn round(self, a: FourNumbers) -> FourNumbers {
+        a.zip(a, |a, _| (a + LAST_DIGIT_ONE) - LAST_DIGIT_ONE)
     }
     #[inline(always)]
-    fn round(self, a: f32) -> f32 {
-        a.round_ties_even()
+    fn exp2i(self, n: FourNumbers) -> FourNumbers {
+        // The sum's last digits are n + 127, the exponent of 2ⁿ; the shift leaves nothing of the others.
+        n.zip(n, |n, _| f32::from_bits((n + (LAST_DIGIT_ONE + 127.0)).to_bits() << 23))
     }
     #[inline(always)]
-    fn exp2i(self, n: f32) -> f32 {
-        f32::from_bits(((n as i32 + 127) << 23) as u32)
+    fn if_positive(self, x: FourNumbers, a: FourNumbers, b: FourNumbers) -> FourNumbers {
+        let chosen = |i: usize| if x.0[i] > 0.0 { a.0[i] } else { b.0[i] };
+        FourNumbers([chosen(0), chosen(1), chosen(2), chosen(3)])
     }
     #[inline(always)]
-    fn if_positive(self, x: f32, a: f32, b: f32) -> f32 {
-        if x > 0.0 { a } else { b }
+    fn transpose(self, rows: &mut [FourNumbers; 16]) {
+        let [a, b, c, d, ..] = *rows;
+        for (i, row) in rows.iter_mut().enumerate().take(4) {
+            *row = FourNumbers([a.0[i], b.0[i], c.0[i], d.0[i]]);
+        }
     }
-    #[inline(always)]
-    fn transpose(self, _: &mut [f32; 16]) {}
 }
 
 /// Methods that are one intrinsic each.

@@ -207,23 +207,74 @@ fn half_precision_is_taken_where_it_is_faster_and_keeps_its_bound() {
     }
 }
 
+/// The bits of all that `results` computes, by one thread, must be those by several.
+fn check_threads(what: &str, results: impl Fn() -> Vec<Vec<f32>> + Send + Sync) {
+    let bits = |n_threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().expect("threads");
+        pool.install(|| results().concat().into_iter().map(f32::to_bits).collect::<Vec<_>>())
+    };
+    let one = bits(1);
+    for n_threads in [2, 5] {
+        assert!(bits(n_threads) == one, "{what} by {n_threads} threads");
+    }
+}
+
+/// Of every way to convolve: plain sums, tiles of two and of four, one image and more images than groups of the sums.
+const THREADS: [ConvShape; 5] = {
+    let shape =
+        ConvShape { n: 5, c_in: 40, c_out: 70, size: [10, 9], kernel: [3, 3], stride: 1, padding: 1, dilation: 1 };
+    [
+        shape,
+        ConvShape { n: 1, c_in: 72, c_out: 33, size: [14, 14], padding: 2, dilation: 2, ..shape },
+        ConvShape { n: 7, c_in: 33, c_out: 9, size: [5, 6], padding: 2, dilation: 2, ..shape },
+        ConvShape { n: 19, c_in: 3, c_out: 40, size: [11, 8], kernel: [4, 4], stride: 2, ..shape },
+        ConvShape { n: 18, c_in: 40, c_out: 24, size: [6, 5], kernel: [1, 1], padding: 0, ..shape },
+    ]
+};
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let mut random = Random(0x9fb2_1c65_1e98_df25);
+    for shape in THREADS {
+        let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
+        let [grad, residual] = [(); 2].map(|()| random.values(shape.output_len()));
+        let bias = random.values(shape.c_out);
+        for (isa, precision) in Isa::available().into_iter().flat_map(|isa| Precision::ALL.map(|p| (isa, p))) {
+            check_threads(&format!("{shape:?} on {isa}, {precision}"), || {
+                let [mut out, mut grad_x, mut grad_weights] =
+                    [shape.output_len(), shape.input_len(), shape.weight_len()].map(|n| vec![f32::NAN; n]);
+                conv::forward(isa, precision, &shape, &x, &weights, Some(&bias), Some(&residual), &mut out);
+                conv::transposed(isa, precision, &shape, &grad, &weights, None, &mut grad_x);
+                conv::weight_gradient(isa, precision, &shape, &x, &grad, &mut grad_weights);
+                let grad_bias = conv::bias_gradient(&grad, shape.c_out, shape.out_size().iter().product());
+                vec![out, grad_x, grad_weights, grad_bias]
+            });
+        }
+    }
+}
+
 #[test]
 fn threads_do_not_change_a_bit_in_bf16() {
     let mut random = Random(0xe703_7ed1_a0b4_28db);
-    let shape =
-        ConvShape { n: 5, c_in: 40, c_out: 70, size: [10, 9], kernel: [3, 3], stride: 1, padding: 1, dilation: 1 };
-    let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
-    let grad = random.values(shape.output_len());
-    for unit in Unit::available() {
-        let results = |n_threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().expect("threads");
-            pool.install(|| {
-                let mut out = vec![0.0; shape.output_len()];
+    for shape in THREADS {
+        let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
+        let grad = random.values(shape.output_len());
+        for unit in Unit::available() {
+            // It is slow, so it gets the smallest.
+            if unit == Unit::Emulated && shape != THREADS[4] {
+                continue;
+            }
+            check_threads(&format!("{shape:?} by {unit:?}"), || {
+                let [mut out, mut grad_x] = [shape.output_len(), shape.input_len()].map(|n| vec![f32::NAN; n]);
                 half::forward(unit, &shape, &x, &weights, None, None, &mut out);
-                (out, half::weight_gradient(unit, &shape, &x, &grad))
-            })
-        };
-        assert!(results(1) == results(3), "{unit:?}");
+                half::transposed(unit, &shape, &grad, &weights, None, &mut grad_x);
+                let mut results = vec![out, grad_x];
+                if shape.stride == 1 {
+                    results.push(half::weight_gradient(unit, &shape, &x, &grad));
+                }
+                results
+            });
+        }
     }
 }
 

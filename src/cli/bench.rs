@@ -35,12 +35,23 @@ pub struct BenchArgs {
     /// A line of JSON for each workload instead of the table
     #[arg(long)]
     json: bool,
+    /// Compute on one thread, and tell which time no other core could have shared, and how long a step would take on 2, 16 and
+    /// 64 cores
+    #[arg(long, conflicts_with = "threads")]
+    count: bool,
     /// Threads that compute [default: one a core]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    pub threads: Option<u64>,
+    threads: Option<u64>,
     /// Where to compute: cpu or auto
     #[arg(long, default_value = "auto", value_parser = super::parse::<DeviceKind>)]
     device: DeviceKind,
+}
+
+impl BenchArgs {
+    /// The number of threads asked for.
+    pub fn threads(&self) -> Option<u64> {
+        if self.count { Some(1) } else { self.threads }
+    }
 }
 
 /// What is measured unless something else is asked for.
@@ -56,19 +67,19 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let isa = instructions()?;
     let plan = plan(&args);
     if !args.json {
-        table::header(isa, args.steps).iter().for_each(say);
+        table::header(isa, args.steps, args.count).iter().for_each(say);
     }
     for workload in &plan {
         // Several take turns in processes of their own: the peak of memory is that of a process.
         let measurement = match plan.len() {
-            1 => workload.measure(args.steps, args.device)?,
+            1 => workload.measure(args.steps, args.count, args.device)?,
             _ => process::measure(workload, &args)?,
         };
         if args.json {
             say(serde_json::to_string(&measurement).expect("a measurement is plain data"));
         } else {
             // Beside the workload, because the clock of a processor changes.
-            say(table::row(&measurement, conv::ceiling(isa)));
+            say(table::row(&measurement, || conv::ceiling(isa)));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -224,7 +224,7 @@ fn on_threads(command: Command) -> Result<ExitCode> {
     /// As much as a program's first thread has.
     const STACK: usize = 8 << 20;
     let n_threads = match &command {
-        Command::Bench(args) => args.threads.unwrap_or(0),
+        Command::Bench(args) => args.threads().unwrap_or(0),
         _ => 0,
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads as usize).stack_size(STACK).build_global();

@@ -13,6 +13,7 @@ use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
 use ncsn::config::{Algo, Config, Optim, Optimizer as OptimizerName, Runner, Training};
 use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
+use ncsn::device::Precision;
 use ncsn::image::write_png;
 use ncsn::net::Network;
 use ncsn::noise::Noise;
@@ -268,7 +269,12 @@ impl Session<'_> {
     fn resume_command(&self) -> String {
         let run = &self.args.common.run;
         let flag = if run == Path::new("run") { String::new() } else { format!(" --run {}", run.display()) };
-        format!("ncsn train --doc {}{flag} --resume", self.args.doc)
+        // Another precision would give another run.
+        let precision = match self.args.common.precision {
+            precision if precision == Precision::default() => String::new(),
+            other => format!(" --precision {other}"),
+        };
+        format!("ncsn train --doc {}{flag} --resume{precision}", self.args.doc)
     }
 
     fn drawing(&self, n: u64) -> Result<Drawing> {

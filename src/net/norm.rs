@@ -103,7 +103,7 @@ impl Norm {
     /// # Shapes
     /// `x`: `[batch, features, height, width]`; `labels`: `[batch]`, level indices; result as `x`.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        self.forward_with(Activation::None, x, labels)
+        self.forward_keeping(Activation::None, x, labels).0
     }
 
     /// [`Self::forward`], then ELU, in one pass.
@@ -111,17 +111,41 @@ impl Norm {
     /// # Shapes
     /// As [`Self::forward`].
     pub fn forward_elu(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        self.forward_with(Activation::Elu, x, labels)
+        self.forward_keeping(Activation::Elu, x, labels).0
     }
 
-    fn forward_with(&self, activation: Activation, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
+    /// The normalised x, and x itself for the way around a block: the gradients of both are then added in one pass.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    pub(super) fn forward_keeping(
+        &self,
+        activation: Activation,
+        x: Dual<4>,
+        labels: &Tensor<1, Int>,
+    ) -> (Dual<4>, Dual<4>) {
         let [n, c, ..] = x.dims();
-        let (gamma, alpha, beta) = self.scales([n, c], labels);
         if x.tangent.is_none() && is_for_kernels(&x.value) {
-            return instance_norm(x.value, gamma, alpha, beta, activation).into();
+            let (table, rows) = self.table(n, labels);
+            let [out, x] = instance_norm(x.value, table, rows, activation);
+            return (out.into(), x.into());
         }
-        let out = normalised(x, gamma, alpha, beta);
-        if activation == Activation::Elu { elu(out) } else { out }
+        let (gamma, alpha, beta) = self.scales([n, c], labels);
+        let out = normalised(x.clone(), gamma, alpha, beta);
+        (if activation == Activation::Elu { elu(out) } else { out }, x)
+    }
+
+    /// Rows (γ, α, β) or (γ, β), and that of each of `n` examples.
+    fn table(&self, n: usize, labels: &Tensor<1, Int>) -> (Tensor<2>, Vec<usize>) {
+        match self {
+            Self::ByLevel(ByLevel { embed }) => {
+                let labels = labels.clone().try_into_vec_as::<i64>().expect("labels are integers");
+                (embed.weight.val(), labels.into_iter().map(|label| label as usize).collect())
+            }
+            Self::ForAll(ForAll { alpha, gamma, beta }) => {
+                (Tensor::cat(vec![gamma.val(), alpha.val(), beta.val()], 0).unsqueeze(), vec![0; n])
+            }
+        }
     }
 
     /// γ, α (`None` for instance norm) and β of each example: `[batch, features]`.

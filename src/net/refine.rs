@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use ncsn_kernels::filter::Filter;
+use ncsn_kernels::ops::norm::Activation;
 use ncsn_kernels::ops::pixels::separable;
 
 use super::{Conv2d, Dual, Norm, Parts, elu};
@@ -32,12 +33,13 @@ impl ResidualConvUnit {
     /// `[batch, features, height, width]`, unchanged.
     pub fn forward(&self, mut x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
         for stages in &self.blocks {
-            let mut residual = Some(x.clone());
+            let mut residual = None;
             for (i, stage) in stages.iter().enumerate() {
-                let h = stage.norm.forward_elu(x, labels);
-                x = match residual.take_if(|_| i + 1 == stages.len()) {
-                    Some(residual) => stage.conv.forward_plus(h, residual),
-                    None => stage.conv.forward(h),
+                let (h, same) = stage.norm.forward_keeping(Activation::Elu, x, labels);
+                let residual = residual.get_or_insert(same);
+                x = match i + 1 == stages.len() {
+                    true => stage.conv.forward_plus(h, residual.clone()),
+                    false => stage.conv.forward(h),
                 };
             }
         }
@@ -63,13 +65,22 @@ impl ChainedPool {
     /// # Shapes
     /// `[batch, features, height, width]`, unchanged.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        let mut x = elu(x);
-        let mut path = x.clone();
-        for (conv, norm) in self.convs.iter().zip(&self.norms) {
-            path = conv.forward(norm.forward(path, labels).linear(average_pool_5));
-            x = x + path.clone();
+        let mut sum: Option<Dual<4>> = None;
+        let mut path = elu(x);
+        for (i, (conv, norm)) in self.convs.iter().zip(&self.norms).enumerate() {
+            let (h, same) = norm.forward_keeping(Activation::None, path, labels);
+            let so_far = match sum {
+                Some(sum) => sum + same,
+                None => same,
+            };
+            let h = h.linear(average_pool_5);
+            if i + 1 == self.convs.len() {
+                return conv.forward_plus(h, so_far);
+            }
+            path = conv.forward(h);
+            sum = Some(so_far);
         }
-        x
+        path
     }
 }
 
@@ -91,9 +102,17 @@ impl Fusion {
     /// # Shapes
     /// `xs`: `[batch, in[i], hᵢ, wᵢ]` → `[batch, features, size[0], size[1]]`
     pub fn forward(&self, xs: Vec<Dual<4>>, labels: &Tensor<1, Int>, size: [usize; 2]) -> Dual<4> {
-        let terms = self.convs.iter().zip(&self.norms).zip(xs);
-        let terms = terms.map(|((conv, norm), x)| conv.forward(norm.forward(x, labels)).linear(|h| bilinear(h, size)));
-        terms.reduce(|sum, term| sum + term).expect("a fusion has inputs")
+        let mut sum = None;
+        for ((conv, norm), x) in self.convs.iter().zip(&self.norms).zip(xs) {
+            let [_, _, h, w] = x.dims();
+            let normalised = norm.forward(x, labels);
+            sum = Some(match sum {
+                None => conv.forward(normalised).linear(|h| bilinear(h, size)),
+                Some(sum) if [h, w] == size => conv.forward_plus(normalised, sum),
+                Some(sum) => sum + conv.forward(normalised).linear(|h| bilinear(h, size)),
+            });
+        }
+        sum.expect("a fusion has inputs")
     }
 }
 

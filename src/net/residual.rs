@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
+use ncsn_kernels::ops::norm::Activation;
 
 use super::{Conv2d, Dual, MeanPoolConv, Norm, Parts};
 
@@ -90,7 +91,8 @@ impl ResidualBlock {
     /// # Shapes
     /// `x`: `[batch, in, height, width]`, `labels`: `[batch]` → `[batch, out, height, width]`, or half of both.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        let h = self.conv1.forward(self.normalize1.forward_elu(x.clone(), labels));
+        let (h, x) = self.normalize1.forward_keeping(Activation::Elu, x, labels);
+        let h = self.conv1.forward(h);
         let h = self.normalize2.forward_elu(h, labels);
         let shortcut = match &self.shortcut {
             Some(conv) => conv.forward(x),

@@ -1,8 +1,10 @@
 //! Images by Langevin dynamics, new ones and completions, each with its own noise.
 
 use std::ops::Range;
+use std::slice::IterMut;
 
 use burn::tensor::{Device, Tensor};
+use ncsn_kernels::parallel;
 
 use super::{Draw, Inpainting, Langevin, Step};
 use crate::net::params::upload;
@@ -65,22 +67,27 @@ pub fn completion_chain<'a, S: Score<4>>(
 fn normals(mut streams: Vec<Stream>, shape: [usize; 4], device: &Device) -> impl FnMut() -> Tensor<4> + use<> {
     let device = device.clone();
     move || {
-        let image_len: usize = shape[1..].iter().product();
-        let mut z = vec![0.0; shape[0] * image_len];
-        streams.iter_mut().zip(z.chunks_mut(image_len)).for_each(|(stream, image)| stream.normal(image));
+        let mut z = vec![0.0; shape.iter().product()];
+        for_each_image(streams.iter_mut(), &mut z, Stream::normal);
         upload(z, shape, &device)
     }
 }
 
 /// Images, each filled once from its stream.
 fn filled(
-    streams: Vec<Stream>,
+    mut streams: Vec<Stream>,
     shape: [usize; 4],
     device: &Device,
-    fill: impl Fn(&mut Stream, &mut [f32]),
+    fill: impl Fn(&mut Stream, &mut [f32]) + Sync,
 ) -> Tensor<4> {
-    let image_len: usize = shape[1..].iter().product();
-    let mut x = vec![0.0; shape[0] * image_len];
-    streams.into_iter().zip(x.chunks_mut(image_len)).for_each(|(mut stream, image)| fill(&mut stream, image));
+    let mut x = vec![0.0; shape.iter().product()];
+    for_each_image(streams.iter_mut(), &mut x, fill);
     upload(x, shape, device)
+}
+
+/// Fills each image from its stream, on all cores.
+fn for_each_image(streams: IterMut<'_, Stream>, images: &mut [f32], fill: impl Fn(&mut Stream, &mut [f32]) + Sync) {
+    let image_len = images.len().checked_div(streams.len()).unwrap_or(0).max(1);
+    let images = streams.zip(images.chunks_mut(image_len)).collect();
+    parallel::for_each_of(images, |(stream, image)| fill(stream, image));
 }

@@ -27,6 +27,28 @@ fn a_workload_is_a_line_of_json_with_the_peers_keys_and_ours() {
 }
 
 #[test]
+fn counting_tells_what_is_serial_and_what_more_cores_would_bring() {
+    let folder = scratch();
+    let args = [&SMALLEST[..6], &["3", "--steps", "1", "--count", "--json"]].concat();
+    let said = succeeds(folder.path(), &args);
+    let line: Value = serde_json::from_str(&said).unwrap();
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("a number in {said}"));
+    assert_eq!(line["threads"], 1, "{said}");
+    let (total, serial) = (number(&line["counted_seconds"]), number(&line["serial_seconds"]));
+    assert!(0.0 < serial && serial < 0.5 * total, "{said}");
+    assert!((serial / total - number(&line["serial_share"])).abs() < 1e-9, "{said}");
+    // Three images on 64 cores: no more than three times as fast, because the parts of most regions are the images.
+    let speedup = |n_cores: &str| number(&line["projected_speedup"][n_cores]);
+    assert!(1.0 < speedup("2") && speedup("2") <= 2.0 && speedup("2") <= speedup("64"), "{said}");
+    assert!((number(&line["projected_seconds"]["16"]) * speedup("16") - total).abs() < 1e-9, "{said}");
+    let in_regions: f64 = line["seconds_by_parts"].as_object().unwrap().values().map(number).sum();
+    assert!((in_regions + serial - total).abs() < 1e-6, "{said}");
+    let table = succeeds(folder.path(), &args[..args.len() - 1]);
+    assert!(table.contains("s on 64 cores") && table.lines().last().unwrap().starts_with("sample mnist 3 "), "{table}");
+    assert!(fails(folder.path(), &["bench", "--count", "--threads", "2"]).contains("--threads"));
+}
+
+#[test]
 fn several_precisions_are_measured_one_after_the_other() {
     let folder = scratch();
     let args = [&SMALLEST[..], &["--precision", "highest,medium", "--precision", "highest"]].concat();

@@ -133,3 +133,14 @@ fn a_diverging_run_stops_and_keeps_its_last_checkpoint() {
     let info = succeeds(folder.path(), &["info", "--doc", "d"]);
     assert!(info.contains("step 1 of 24") || info.contains("step 2 of 24"), "{info}");
 }
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let [one, three] = ["1", "3"].map(|n_threads| {
+        let folder = scratch();
+        let done = ncsn(folder.path(), &TRAIN).env("RAYON_NUM_THREADS", n_threads).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        final_files(folder.path())
+    });
+    assert!(one == three);
+}

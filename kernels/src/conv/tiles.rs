@@ -11,7 +11,7 @@ use vectors::{Hardware, Vectors};
 
 use crate::amx::{Config, Emulated, TILE, TileUnit};
 use crate::cpu::Isa;
-use crate::simd::{Portable, Simd};
+use crate::simd::{FourNumbers, Portable, Simd};
 
 /// What multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +240,7 @@ impl<T: TileUnit, C> Tiles<T, C> {
     }
 }
 
-/// In plain Rust, one pair at a time.
+/// In plain Rust.
 #[derive(Clone, Copy, Debug)]
 pub struct Software;
 
@@ -251,13 +251,19 @@ impl Conversion for Software {
         Portable
     }
 
-    fn pairs(self, even: f32, odd: f32) -> f32 {
-        f32::from_bits(u32::from(bf16(even)) | u32::from(bf16(odd)) << 16)
+    fn pairs(self, even: FourNumbers, odd: FourNumbers) -> FourNumbers {
+        FourNumbers(std::array::from_fn(|i| pair(even.0[i], odd.0[i])))
     }
 
-    fn in_order(self, first: f32, second: f32) -> f32 {
-        self.pairs(first, second)
+    fn in_order(self, first: FourNumbers, second: FourNumbers) -> FourNumbers {
+        let (FourNumbers([a, b, c, d]), FourNumbers([e, f, g, h])) = (first, second);
+        FourNumbers([pair(a, b), pair(c, d), pair(e, f), pair(g, h)])
     }
+}
+
+/// Two bf16 in the place of an f32.
+fn pair(first: f32, second: f32) -> f32 {
+    f32::from_bits(u32::from(bf16(first)) | u32::from(bf16(second)) << 16)
 }
 
 /// The nearest bf16, halves to even.

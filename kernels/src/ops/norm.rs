@@ -1,5 +1,7 @@
 //! Instance norm and instance norm++ of tensors, with the activation behind it in the same pass.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::backend::autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -10,54 +12,81 @@ use burn::backend::{AutodiffBackend, Backend, Dispatch, Flex, backend_extension,
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
-use super::{is_for_kernels, made, some, tensor, whole};
+use super::optimizer::Slot;
+use super::{is_for_kernels, made, tensor, whole};
 use crate::cpu::Isa;
 pub use crate::norm::Activation;
 use crate::norm::{self, NormShape, Scales, Statistics};
 
-/// act(γ·(x̂ + α·μ̂) + β), see [`norm::forward`]; without α, instance norm.
+/// act(γ·(x̂ + α·μ̂) + β), see [`norm::forward`], and `x` itself, to be used beside the result.
+///
+/// What uses the second `x` gives its gradient to this norm's, which adds it in its own pass: Burn would add the two on one
+/// thread. Whoever uses it must use the result too.
 ///
 /// # Shapes
-/// `x`: `[batch, channels, h, w]`; `gamma`, `alpha`, `beta`: `[batch, channels]` → as `x`.
+/// `x`: `[batch, channels, h, w]`, as both results; `table`: `[levels, 3·channels]` with rows (γ, α, β), or
+/// `[levels, 2·channels]` with rows (γ, β) for instance norm; `rows`: that of each image.
 ///
 /// # Panics
 /// If shapes do not fit together, or `x` is not [for the kernels](is_for_kernels).
-pub fn instance_norm(
-    x: Tensor<4>,
-    gamma: Tensor<2>,
-    alpha: Option<Tensor<2>>,
-    beta: Tensor<2>,
-    activation: Activation,
-) -> Tensor<4> {
+pub fn instance_norm(x: Tensor<4>, table: Tensor<2>, rows: Vec<usize>, activation: Activation) -> [Tensor<4>; 2] {
     assert!(is_for_kernels(&x), "found {:?}, expected f32", x.dtype());
-    let alpha = alpha.unwrap_or_else(|| Tensor::empty([0, 1], &x.device()));
-    let [gamma, alpha, beta] = [gamma, alpha, beta].map(Tensor::into_dispatch);
-    let (out, _) = <Dispatch as NormOps>::instance_norm(x.into_dispatch(), gamma, alpha, beta, activation);
-    Tensor::from_dispatch(out)
+    let ([n, c, ..], [n_rows, columns]) = (x.dims(), table.dims());
+    assert!(columns == 2 * c || columns == 3 * c, "a table of {columns} columns for {c} channels");
+    assert!(rows.len() == n && rows.iter().all(|&row| row < n_rows), "rows of {n} images: {rows:?} of {n_rows}");
+    let (x, table) = (x.into_dispatch(), table.into_dispatch());
+    let (out, x, _) = <Dispatch as NormOps>::instance_norm(x, table, rows, activation);
+    [out, x].map(Tensor::from_dispatch)
 }
 
-/// What a backend has for instance norms. An α without elements stands for none.
+/// What a backend has for instance norms.
 #[backend_extension(Flex, Autodiff)]
 pub trait NormOps: Backend {
-    /// The output, and the statistics `[2, batch, channels]` for the gradients.
+    /// The output, the input again, and the statistics `[2, batch, channels]` for the gradients.
     fn instance_norm(
         x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        alpha: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        rows: Vec<usize>,
         activation: Activation,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The gradients for x, γ, α and β.
+    /// The gradients for x, to which `more` is added, and for the table.
     fn instance_norm_backward(
         x: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        alpha: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
+        table: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
+        #[extension_type] more: Slot<Self>,
+        rows: Vec<usize>,
         activation: Activation,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// γ, α and β of each image, `[n, c]` each.
+struct OfImages {
+    gamma: Vec<f32>,
+    alpha: Option<Vec<f32>>,
+    beta: Vec<f32>,
+}
+
+impl OfImages {
+    fn new(table: &FlexTensor, rows: &[usize], c: usize) -> Self {
+        let [_, columns] = table.layout().shape().dims();
+        let table: &[f32] = table.storage();
+        let part = |i: usize| {
+            let mut values = Vec::with_capacity(rows.len() * c);
+            rows.iter().for_each(|row| values.extend_from_slice(&table[row * columns + i * c..][..c]));
+            values
+        };
+        match columns == 3 * c {
+            true => Self { gamma: part(0), alpha: Some(part(1)), beta: part(2) },
+            false => Self { gamma: part(0), alpha: None, beta: part(1) },
+        }
+    }
+
+    fn scales(&self) -> Scales<'_> {
+        Scales { gamma: &self.gamma, alpha: self.alpha.as_deref(), beta: &self.beta }
+    }
 }
 
 fn shape_of(x: &FlexTensor) -> ([usize; 4], NormShape) {
@@ -68,82 +97,110 @@ fn shape_of(x: &FlexTensor) -> ([usize; 4], NormShape) {
 impl NormOps for Flex {
     fn instance_norm(
         x: FlexTensor,
-        gamma: FlexTensor,
-        alpha: FlexTensor,
-        beta: FlexTensor,
+        table: FlexTensor,
+        rows: Vec<usize>,
         activation: Activation,
-    ) -> (FlexTensor, FlexTensor) {
-        let [x, gamma, alpha, beta] = [x, gamma, alpha, beta].map(whole);
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let [x, table] = [x, table].map(whole);
         let (dims, shape) = shape_of(&x);
-        let scales = Scales { gamma: gamma.storage(), alpha: some(&alpha), beta: beta.storage() };
+        let of_images = OfImages::new(&table, &rows, shape.c);
         let mut statistics = None;
         let out = made(dims, |out| {
+            let scales = of_images.scales();
             statistics = Some(norm::forward(Isa::chosen(), shape, x.storage(), scales, activation, out));
         });
         let Statistics { mut mu, r } = statistics.expect("set above");
         mu.extend(r);
-        (out, tensor(mu, [2, shape.n, shape.c]))
+        (out, x, tensor(mu, [2, shape.n, shape.c]))
     }
 
     fn instance_norm_backward(
         x: FlexTensor,
         grad: FlexTensor,
-        gamma: FlexTensor,
-        alpha: FlexTensor,
-        beta: FlexTensor,
+        table: FlexTensor,
         statistics: FlexTensor,
+        more: Slot<Self>,
+        rows: Vec<usize>,
         activation: Activation,
-    ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
-        let [x, grad, gamma, alpha, beta, statistics] = [x, grad, gamma, alpha, beta, statistics].map(whole);
+    ) -> (FlexTensor, FlexTensor) {
+        let [x, grad, table, statistics] = [x, grad, table, statistics].map(whole);
+        let more = more.into_option().map(whole);
         let (dims, shape) = shape_of(&x);
-        let scales = Scales { gamma: gamma.storage(), alpha: some(&alpha), beta: beta.storage() };
+        let of_images = OfImages::new(&table, &rows, shape.c);
         let (mu, r) = statistics.storage::<f32>().split_at(shape.n * shape.c);
         let statistics = Statistics { mu: mu.to_vec(), r: r.to_vec() };
         let mut gradient = None;
         let grad_x = made(dims, |out| {
-            let (isa, x, grad) = (Isa::chosen(), x.storage(), grad.storage());
-            gradient = Some(norm::backward(isa, shape, x, grad, scales, &statistics, activation, out));
+            let (x, grad, more) = (x.storage(), grad.storage(), more.as_ref().map(FlexTensor::storage));
+            let (isa, scales) = (Isa::chosen(), of_images.scales());
+            gradient = Some(norm::backward_plus(isa, shape, x, grad, scales, &statistics, activation, more, out));
         });
         let gradient = gradient.expect("set above");
-        let by_channel = |values| tensor(values, [shape.n, shape.c]);
-        let alpha = gradient.alpha.map_or_else(|| tensor(Vec::new(), [0, 1]), by_channel);
-        (grad_x, by_channel(gradient.gamma), alpha, by_channel(gradient.beta))
+        let [n_rows, columns] = table.layout().shape().dims();
+        let mut grad_table = vec![0.0; n_rows * columns];
+        let parts = [Some(&gradient.gamma), gradient.alpha.as_ref(), Some(&gradient.beta)];
+        for (i, part) in parts.into_iter().flatten().enumerate() {
+            for (row, part) in rows.iter().zip(part.chunks(shape.c)) {
+                let sums = &mut grad_table[row * columns + i * shape.c..][..shape.c];
+                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+        }
+        (grad_x, tensor(grad_table, [n_rows, columns]))
     }
 }
+
+/// Where the gradient for the input that was given back waits for the norm's.
+type Waiting<B> = Arc<Mutex<Option<FloatTensor<B>>>>;
 
 impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
     fn instance_norm(
         x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        alpha: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        rows: Vec<usize>,
         activation: Activation,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         #[derive(Debug)]
         struct NormStep;
-        impl<B: NormOps> Backward<B, 4> for NormStep {
-            type State = ([FloatTensor<B>; 5], Activation);
-            fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        impl<B: NormOps> Backward<B, 2> for NormStep {
+            type State = ([FloatTensor<B>; 3], Waiting<B>, Vec<usize>, Activation);
+            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
-                let ([x, gamma, alpha, beta, statistics], activation) = ops.state;
-                let (x, gamma, alpha, beta) =
-                    B::instance_norm_backward(x, grad, gamma, alpha, beta, statistics, activation);
-                for (node, grad) in ops.parents.into_iter().zip([x, gamma, alpha, beta]) {
+                let ([x, table, statistics], more, rows, activation) = ops.state;
+                let more = more.lock().unwrap_or_else(PoisonError::into_inner).take().into();
+                let (x, table) = B::instance_norm_backward(x, grad, table, statistics, more, rows, activation);
+                for (node, grad) in ops.parents.into_iter().zip([x, table]) {
                     if let Some(node) = node {
                         grads.register::<B>(node.id, grad);
                     }
                 }
             }
         }
-        let nodes = [x.node(), gamma.node(), alpha.node(), beta.node()];
-        let [x, gamma, alpha, beta] = [x, gamma, alpha, beta].map(|t| t.into_primitive());
-        let (out, statistics) = B::instance_norm(x.clone(), gamma.clone(), alpha.clone(), beta.clone(), activation);
+        /// Of the input that is given back. It comes from the output, so that its gradient is there before the norm's is asked for.
+        #[derive(Debug)]
+        struct AgainStep;
+        impl<B: NormOps> Backward<B, 1> for AgainStep {
+            type State = Waiting<B>;
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                *ops.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(grad);
+            }
+        }
+        let nodes = [x.node(), table.node()];
+        let (x, table) = (x.into_primitive(), table.into_primitive());
+        let (out, x, statistics) = B::instance_norm(x, table.clone(), rows.clone(), activation);
         let constant = Autodiff::<B, C>::from_inner(statistics.clone());
+        let waiting = Waiting::<B>::default();
         let out = match NormStep.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(([x, gamma, alpha, beta, statistics], activation), out),
+            OpsKind::Tracked(prep) => {
+                prep.finish(([x.clone(), table, statistics], waiting.clone(), rows, activation), out)
+            }
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
-        (out, constant)
+        let again = match AgainStep.prepare::<C>([out.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(waiting, x),
+            OpsKind::UnTracked(prep) => prep.finish(x),
+        };
+        (out, again, constant)
     }
 
     fn instance_norm_backward(
@@ -151,10 +208,76 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
+        _: Slot<Self>,
+        _: Vec<usize>,
         _: Activation,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("first-order gradients only")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+        x.try_into_vec_as().expect("f32")
+    }
+
+    fn numbers<const D: usize>(shape: [usize; D], scale: f32, device: &Device) -> Tensor<D> {
+        let n = shape.iter().product();
+        let values: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * scale).collect();
+        Tensor::from_data(TensorData::new(values, shape), device)
+    }
+
+    #[test]
+    fn the_gradient_of_an_input_used_twice_is_the_sum_and_that_of_a_row_the_sum_over_its_images() {
+        let device = Device::flex().autodiff();
+        let (shape, rows) = ([3, 4, 5, 2], vec![1, 0, 1]);
+        let table = numbers([2, 12], 1.5, &device).require_grad();
+        let weights = [numbers(shape, 0.7, &device), numbers(shape, -0.4, &device) + 0.3];
+        // The second use: through the tensor that the norm gives back, or beside the norm, where Burn adds.
+        let gradients = |again: bool| {
+            let x = numbers(shape, 2.0, &device).require_grad();
+            let [out, same] = instance_norm(x.clone(), table.clone(), rows.clone(), Activation::Elu);
+            let beside = if again { same } else { x.clone() };
+            let [a, b] = weights.clone();
+            let loss = (out * a).sum() + (beside.square() * b).sum();
+            let gradients = loss.backward();
+            (values(x.grad(&gradients).expect("a gradient")), values(table.grad(&gradients).expect("a gradient")))
+        };
+        let (x, of_table) = gradients(true);
+        let (x_by_burn, same_table) = gradients(false);
+        assert_eq!(of_table, same_table);
+        for (found, expected) in x.iter().zip(&x_by_burn) {
+            assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{found}, not {expected}");
+        }
+        // One image at a time: the gradients of a row's images add up, in their order.
+        let mut sums = vec![0.0f32; 24];
+        for (image, &row) in rows.iter().enumerate() {
+            let x = numbers(shape, 2.0, &device).narrow(0, image, 1).require_grad();
+            let [out, _] = instance_norm(x, table.clone(), vec![row], Activation::Elu);
+            let [a, _] = weights.clone();
+            let gradients = (out * a.narrow(0, image, 1)).sum().backward();
+            let of_image = values(table.grad(&gradients).expect("a gradient"));
+            sums.iter_mut().zip(of_image).for_each(|(sum, x)| *sum += x);
+        }
+        assert_eq!(of_table, sums);
+    }
+
+    #[test]
+    fn a_norm_of_which_only_the_output_is_used_has_its_own_gradient() {
+        let device = Device::flex().autodiff();
+        let x = numbers([1, 2, 3, 3], 2.0, &device).require_grad();
+        let table = Tensor::from_data(TensorData::new(vec![1.0f32, 2.0, 0.5, -0.5], [1, 4]), &device);
+        let [out, _] = instance_norm(x.clone(), table, vec![0], Activation::None);
+        let weights = numbers([1, 2, 3, 3], 1.0, &device).exp();
+        let gradients = (out * weights).sum().backward();
+        let gradient = values(x.grad(&gradients).expect("a gradient"));
+        // A norm takes the mean away.
+        let sum: f32 = gradient[..9].iter().sum();
+        assert!(sum.abs() < 1e-5 && gradient.iter().any(|g| g.abs() > 1e-3), "{gradient:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! ELU and separable filters (average pools, interpolation) of tensors.
+//! ELU, sums and separable filters (average pools, interpolation) of tensors.
 
 use burn::backend::autodiff::{
     Autodiff,
@@ -23,6 +23,18 @@ pub fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as PixelOps>::elu(x.into_dispatch()))
 }
 
+/// a + b of one shape, in place of one of them if nobody else holds it.
+///
+/// # Panics
+/// If shapes differ.
+pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    assert_eq!(a.dims(), b.dims(), "shapes of summands");
+    if !(is_for_kernels(&a) && is_for_kernels(&b)) {
+        return a + b;
+    }
+    Tensor::from_dispatch(<Dispatch as PixelOps>::add(a.into_dispatch(), b.into_dispatch()))
+}
+
 /// R·x·Cᵀ for each channel, see [`filter::apply`].
 ///
 /// # Shapes
@@ -39,13 +51,15 @@ pub fn separable(x: Tensor<4>, rows: Filter, columns: Filter) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as PixelOps>::separable(x.into_dispatch(), rows, columns))
 }
 
-/// What a backend has for ELU and filters.
+/// What a backend has for ELU, sums and filters.
 #[backend_extension(Flex, Autodiff)]
 pub trait PixelOps: Backend {
     /// See [`elu()`].
     fn elu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The gradient for ELU's input from its output and the gradient for that.
     fn elu_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`add`].
+    fn add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`separable`].
     fn separable(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self>;
 }
@@ -59,6 +73,18 @@ impl PixelOps for Flex {
     fn elu_backward(y: FlexTensor, grad: FlexTensor) -> FlexTensor {
         let [y, grad] = [y, grad].map(whole);
         made(y.shape(), |out| elu::backward(Isa::chosen(), y.storage(), grad.storage(), out))
+    }
+
+    fn add(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        let [mut a, mut b] = [a, b].map(whole);
+        if b.is_unique() && !a.is_unique() {
+            std::mem::swap(&mut a, &mut b);
+        }
+        if !a.is_unique() {
+            return made(a.shape(), |out| elu::add(Isa::chosen(), a.storage(), b.storage(), out));
+        }
+        elu::add_to(Isa::chosen(), a.storage_mut(), b.storage());
+        a
     }
 
     fn separable(x: FlexTensor, rows: Filter, columns: Filter) -> FlexTensor {
@@ -96,6 +122,26 @@ impl<B: PixelOps, C: CheckpointStrategy> PixelOps for Autodiff<B, C> {
         unreachable!("first-order gradients only")
     }
 
+    fn add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct AddStep;
+        impl<B: PixelOps> Backward<B, 2> for AddStep {
+            type State = ();
+            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                for node in ops.parents.into_iter().flatten() {
+                    grads.register::<B>(node.id, grad.clone());
+                }
+            }
+        }
+        let prep = AddStep.prepare::<C>([a.node(), b.node()]).compute_bound().stateful();
+        let out = B::add(a.into_primitive(), b.into_primitive());
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish((), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
     fn separable(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct SeparableStep;
@@ -116,5 +162,34 @@ impl<B: PixelOps, C: CheckpointStrategy> PixelOps for Autodiff<B, C> {
             }
             OpsKind::UnTracked(prep) => prep.finish(B::separable(x.into_primitive(), rows, columns)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_sum_is_made_in_place_unless_somebody_else_holds_both_summands() {
+        let device = Device::flex();
+        let new = |x: f32| Tensor::<1>::from_floats([x; 100], &device);
+        let first = |x: Tensor<1>| x.try_into_vec_as::<f32>().expect("f32")[0];
+        let (a, b) = (new(1.0), new(2.0));
+        assert_eq!(first(add(a.clone(), b.clone())), 3.0);
+        assert_eq!(first(add(a.clone(), new(4.0))), 5.0);
+        assert_eq!(first(add(new(8.0), b.clone())), 10.0);
+        assert_eq!(first(add(a.clone(), a.clone())), 2.0);
+        assert_eq!([a, b].map(first), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_gradient_of_a_sum_goes_to_both_summands() {
+        let device = Device::flex().autodiff();
+        let [a, b] = [3.0, 4.0].map(|x| Tensor::<1>::from_floats([x; 3], &device).require_grad());
+        let gradients = add(a.clone(), add(a.clone(), b.clone())).square().sum().backward();
+        let of = |x: &Tensor<1>| x.grad(&gradients).expect("a gradient").try_into_vec_as::<f32>().expect("f32");
+        assert_eq!((of(&a), of(&b)), (vec![40.0; 3], vec![20.0; 3]));
     }
 }

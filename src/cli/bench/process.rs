@@ -15,6 +15,9 @@ pub fn measure(workload: &Workload, args: &BenchArgs) -> Result<Measurement> {
     let [batch, steps] = [workload.batch, args.steps].map(|n| n.to_string());
     command.args(["--batch", &batch, "--steps", &steps, "--precision", workload.precision.name()]);
     command.args(["--device", &args.device.to_string()]);
+    if args.count {
+        command.arg("--count");
+    }
     if let Some(threads) = args.threads {
         command.args(["--threads", &threads.to_string()]);
     }

@@ -1,7 +1,7 @@
 //! One step of training or sampling with the published networks, timed.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Instant;
 
 use burn::tensor::Device;
 use clap::ValueEnum;
@@ -15,6 +15,7 @@ use ncsn::noise::Noise;
 use ncsn::sample::{image_chain, plain_steps};
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
+use ncsn_kernels::parallel::count::Count;
 
 use crate::cli::DEFAULT_SEED;
 use crate::cli::train::peak_mib;
@@ -70,6 +71,42 @@ pub struct Measurement {
     pub gflops: f64,
     pub isa: String,
     pub threads: usize,
+    /// With `--count`.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
+}
+
+/// How a step of one thread would spread over more cores.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Counted {
+    /// The time of the step that was counted, the one of median length.
+    pub counted_seconds: f64,
+    /// Its time outside parallel regions.
+    pub serial_seconds: f64,
+    pub serial_share: f64,
+    /// By the number of cores.
+    pub projected_seconds: BTreeMap<usize, f64>,
+    pub projected_speedup: BTreeMap<usize, f64>,
+    /// The time in regions of so many independent parts.
+    pub seconds_by_parts: BTreeMap<usize, f64>,
+}
+
+/// Numbers of cores for which a projection is made.
+pub const CORES: [usize; 3] = [2, 16, 64];
+
+impl Counted {
+    fn new(count: &Count) -> Self {
+        let (total, serial) = (count.total.as_secs_f64(), count.serial().as_secs_f64());
+        let projected_seconds = CORES.map(|n_cores| (n_cores, count.projected(n_cores)));
+        Self {
+            counted_seconds: total,
+            serial_seconds: serial,
+            serial_share: serial / total,
+            projected_seconds: projected_seconds.into(),
+            projected_speedup: projected_seconds.map(|(n_cores, seconds)| (n_cores, total / seconds)).into(),
+            seconds_by_parts: count.regions.iter().map(|(&n_parts, time)| (n_parts, time.as_secs_f64())).collect(),
+        }
+    }
 }
 
 impl fmt::Display for Workload {
@@ -96,15 +133,15 @@ impl Net {
 }
 
 impl Workload {
-    /// Times `n_steps` steps on random images, with random weights.
-    pub fn measure(&self, n_steps: u64, device: DeviceKind) -> Result<Measurement> {
+    /// Times `n_steps` steps on random images, with random weights; `count` tells more of one of them.
+    pub fn measure(&self, n_steps: u64, count: bool, device: DeviceKind) -> Result<Measurement> {
         let Self { what, net, batch, precision } = *self;
         precision.set_current();
         let config = net.config();
         let noise = Noise::new(DEFAULT_SEED);
         let new_net = |device: &Device| Network::new(&config, &mut noise.stream("init", 0), device);
         let device = device.open();
-        let (seconds, multiply_adds) = match what {
+        let (steps, multiply_adds) = match what {
             What::Train => {
                 let levels = NoiseLevels::geometric(1.0, 0.01, N_LEVELS)?;
                 let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
@@ -115,9 +152,9 @@ impl Workload {
                 let mut x = vec![0.0; shape.iter().product()];
                 noise.stream("bench/x", 0).uniform(&mut x);
                 let images = Batch { x, shape };
-                let seconds = median_seconds(n_steps, || trainer.step(images.clone()).map(|_| ()))?;
+                let steps = counted_steps(n_steps, || trainer.step(images.clone()).map(|_| ()))?;
                 // The gradient of a convolution is two more: to its input, and to its weights.
-                (seconds, 3 * multiply_adds(trainer.net(), config.size))
+                (steps, 3 * multiply_adds(trainer.net(), config.size))
             }
             What::Sample => {
                 let net = new_net(&device)?;
@@ -128,9 +165,10 @@ impl Workload {
                     chain.next();
                     Ok(())
                 };
-                (median_seconds(n_steps, &mut update)?, multiply_adds(&net, config.size))
+                (counted_steps(n_steps, &mut update)?, multiply_adds(&net, config.size))
             }
         };
+        let seconds = median_seconds(&steps);
         let images_per_second = batch as f64 / seconds;
         Ok(Measurement {
             what,
@@ -143,22 +181,28 @@ impl Workload {
             gflops: 2.0 * multiply_adds as f64 * images_per_second / 1e9,
             isa: instructions()?.to_string(),
             threads: rayon::current_num_threads(),
+            counted: count.then(|| Counted::new(&steps[steps.len() / 2])),
         })
     }
 }
 
-fn median_seconds(n_steps: u64, mut step: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut seconds = Vec::new();
+/// Steps after those that warm up, the shortest first.
+fn counted_steps(n_steps: u64, mut step: impl FnMut() -> Result<()>) -> Result<Vec<Count>> {
+    let mut counts = Vec::new();
     for i in 0..N_WARM_UP + n_steps {
-        let begun = Instant::now();
-        step()?;
+        let (result, count) = Count::of(&mut step);
+        result?;
         if i >= N_WARM_UP {
-            seconds.push(begun.elapsed().as_secs_f64());
+            counts.push(count);
         }
     }
-    seconds.sort_by(f64::total_cmp);
-    let n = seconds.len();
-    Ok((seconds[(n - 1) / 2] + seconds[n / 2]) / 2.0)
+    counts.sort_by_key(|count| count.total);
+    Ok(counts)
+}
+
+fn median_seconds(sorted: &[Count]) -> f64 {
+    let n = sorted.len();
+    (sorted[(n - 1) / 2].total + sorted[n / 2].total).as_secs_f64() / 2.0
 }
 
 /// Multiply-adds of all convolutions for one image: the weights of each, once for each pixel of its output.
@@ -194,12 +238,12 @@ mod tests {
     #[test]
     fn the_median_leaves_the_first_two_steps_out() {
         let mut n = 0;
-        let seconds = median_seconds(3, || {
+        let steps = counted_steps(3, || {
             n += 1;
             std::thread::sleep(std::time::Duration::from_millis(if n <= 2 { 80 } else { 1 }));
             Ok(())
         });
         assert_eq!(n, 5);
-        assert!((0.001..0.06).contains(&seconds.expect("no step fails")));
+        assert!((0.001..0.06).contains(&median_seconds(&steps.expect("no step fails"))));
     }
 }
