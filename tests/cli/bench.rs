@@ -32,19 +32,20 @@ fn counting_tells_what_is_serial_and_what_more_cores_would_bring() {
     let args = [&SMALLEST[..6], &["3", "--steps", "1", "--count", "--json"]].concat();
     let said = succeeds(folder.path(), &args);
     let line: Value = serde_json::from_str(&said).unwrap();
-    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("a number in {said}"));
+    let (count, number) = (&line["count"], |value: &Value| value.as_f64().unwrap());
     assert_eq!(line["threads"], 1, "{said}");
-    let (total, serial) = (number(&line["counted_seconds"]), number(&line["serial_seconds"]));
+    let (total, serial) = (number(&count["seconds"]), number(&count["serial_seconds"]));
     assert!(0.0 < serial && serial < 0.5 * total, "{said}");
-    assert!((serial / total - number(&line["serial_share"])).abs() < 1e-9, "{said}");
-    // Three images on 64 cores: no more than three times as fast, because the parts of most regions are the images.
-    let speedup = |n_cores: &str| number(&line["projected_speedup"][n_cores]);
-    assert!(1.0 < speedup("2") && speedup("2") <= 2.0 && speedup("2") <= speedup("64"), "{said}");
-    assert!((number(&line["projected_seconds"]["16"]) * speedup("16") - total).abs() < 1e-9, "{said}");
-    let in_regions: f64 = line["seconds_by_parts"].as_object().unwrap().values().map(number).sum();
+    assert!((serial / total - number(&count["serial_share"])).abs() < 1e-9, "{said}");
+    let in_regions: f64 = count["seconds_by_parts"].as_object().unwrap().values().map(number).sum();
     assert!((in_regions + serial - total).abs() < 1e-6, "{said}");
-    let table = succeeds(folder.path(), &args[..args.len() - 1]);
-    assert!(table.contains("s on 64 cores") && table.lines().last().unwrap().starts_with("sample mnist 3 "), "{table}");
+    let speedup = |n_cores: &str| number(&count["projected_speedup"][n_cores]);
+    assert!(1.0 < speedup("2") && speedup("2") <= 2.0 && speedup("2") <= speedup("64"), "{said}");
+    assert!((number(&count["projected_seconds"]["16"]) * speedup("16") - total).abs() < 1e-9, "{said}");
+    // Two workloads, each in a process of its own.
+    let table = succeeds(folder.path(), &[&args[..args.len() - 1], &["--precision", "high,medium"]].concat());
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("sample mnist 3 ")).collect();
+    assert!(table.contains("s on 64 cores") && rows.len() == 2 && rows[0].ends_with("x)"), "{table}");
     assert!(fails(folder.path(), &["bench", "--count", "--threads", "2"]).contains("--threads"));
 }
 

@@ -36,10 +36,10 @@ pub fn header(isa: Isa, n_steps: u64, count: bool) -> [String; 2] {
 /// One measurement; `ceiling` in FLOP/s.
 pub fn row(measurement: &Measurement, ceiling: impl FnOnce() -> f64) -> String {
     let Measurement {
-        what, net, batch, precision, seconds_per_step, images_per_second, gflops, peak_mib, counted, ..
+        what, net, batch, precision, seconds_per_step, images_per_second, gflops, peak_mib, count, ..
     } = measurement;
     let workload = format!("{} {} {batch}", name(*what), name(*net));
-    if let Some(counted) = counted {
+    if let Some(counted) = count {
         return format!("{workload:18}{precision:>10}{}", projections(counted));
     }
     let ceiling = ceiling();
@@ -54,5 +54,5 @@ fn projections(counted: &Counted) -> String {
     let serial = format!("{:.4} ({:.2}%)", counted.serial_seconds, 100.0 * counted.serial_share);
     let speedups = counted.projected_seconds.iter().zip(counted.projected_speedup.values());
     let projected = speedups.map(|((_, seconds), speedup)| format!("{:>22}", format!("{seconds:.4} ({speedup:.1}x)")));
-    format!("{:>10.4}{serial:>18}{}", counted.counted_seconds, projected.collect::<String>())
+    format!("{:>10.4}{serial:>18}{}", counted.seconds, projected.collect::<String>())
 }

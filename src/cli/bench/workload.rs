@@ -72,15 +72,15 @@ pub struct Measurement {
     pub isa: String,
     pub threads: usize,
     /// With `--count`.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub counted: Option<Counted>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<Counted>,
 }
 
 /// How a step of one thread would spread over more cores.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Counted {
     /// The time of the step that was counted, the one of median length.
-    pub counted_seconds: f64,
+    pub seconds: f64,
     /// Its time outside parallel regions.
     pub serial_seconds: f64,
     pub serial_share: f64,
@@ -99,7 +99,7 @@ impl Counted {
         let (total, serial) = (count.total.as_secs_f64(), count.serial().as_secs_f64());
         let projected_seconds = CORES.map(|n_cores| (n_cores, count.projected(n_cores)));
         Self {
-            counted_seconds: total,
+            seconds: total,
             serial_seconds: serial,
             serial_share: serial / total,
             projected_seconds: projected_seconds.into(),
@@ -181,7 +181,7 @@ impl Workload {
             gflops: 2.0 * multiply_adds as f64 * images_per_second / 1e9,
             isa: instructions()?.to_string(),
             threads: rayon::current_num_threads(),
-            counted: count.then(|| Counted::new(&steps[steps.len() / 2])),
+            count: count.then(|| Counted::new(&steps[steps.len() / 2])),
         })
     }
 }
