@@ -133,7 +133,9 @@ impl TileUnit for Amx {
 
     #[inline(always)]
     fn load<const T: usize>(&mut self, from: &[u16], pitch: usize) {
-        assert!(from.len() >= (ROWS - 1) * pitch + 2 * COLUMNS);
+        // Not wrapping: a pitch beyond all memory is refused too.
+        let needed = pitch.checked_mul(ROWS - 1).and_then(|n| n.checked_add(2 * COLUMNS));
+        assert!(needed.is_some_and(|needed| from.len() >= needed));
         // SAFETY: as for `configure`; no tile is larger than what is in `from`, as asserted.
         unsafe {
             on_tile!(
