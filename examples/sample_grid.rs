@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for batch in Batches::new(digits, options, noise, "train", 0).take(n_steps) {
         let report = trainer.step(batch?)?;
         if report.step % 20 == 0 {
-            println!("step {}: loss {:.1}", report.step, report.loss);
+            println!("step {}: loss {:.1}", report.step, report.loss()?);
         }
     }
 

@@ -50,6 +50,9 @@ pub enum Error {
         /// The step, counted from 1, that produced it.
         step: u64,
     },
+    /// A device that could not compute: out of memory, say, or lost.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// A request that cannot be met as asked.
     #[error("{0}")]
     Usage(String),

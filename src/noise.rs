@@ -6,8 +6,12 @@
 //! interrupted before it, and image 12 of a sampling run has the same noise whatever the batch it is drawn in. The numbers
 //! are made by [`ncsn_kernels::random`].
 
+use burn::tensor::{Device, Tensor};
 use ncsn_kernels::cpu::Isa;
+use ncsn_kernels::ops::random::draw;
 use ncsn_kernels::random::{self, Position};
+
+pub use ncsn_kernels::ops::random::Distribution;
 
 /// The source of every stream of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,18 +81,33 @@ impl Stream {
 
     /// Fills `out` with U[0, 1), multiples of 2⁻²⁴.
     pub fn uniform(&mut self, out: &mut [f32]) {
-        random::fill_uniform(Isa::chosen(), self.skip(n_blocks(out)), out);
+        random::fill_uniform(Isa::chosen(), self.skip(n_blocks(out.len())), out);
     }
 
     /// Fills `out` with N(0, 1) by Box and Muller's transform, two from each two words.
     pub fn normal(&mut self, out: &mut [f32]) {
-        random::fill_normal(Isa::chosen(), self.skip(n_blocks(out)), out);
+        random::fill_normal(Isa::chosen(), self.skip(n_blocks(out.len())), out);
     }
 }
 
-/// How many blocks a draw takes: the rest of the last one is not used.
-fn n_blocks(out: &[f32]) -> u64 {
-    out.len().div_ceil(4) as u64
+/// How many blocks a draw of `n` numbers takes: the rest of the last one is not used.
+fn n_blocks(n: usize) -> u64 {
+    n.div_ceil(4) as u64
+}
+
+/// A tensor of random numbers, made on its device: each stream fills an equal share of it, the first one the first. A GPU's
+/// normal numbers differ from the processor's in their last bits.
+pub fn tensor<const D: usize>(
+    distribution: Distribution,
+    streams: &mut [Stream],
+    shape: [usize; D],
+    device: &Device,
+) -> Tensor<D> {
+    let n_each = shape.iter().product::<usize>() / streams.len().max(1);
+    let at: Vec<Position> = streams.iter_mut().map(|stream| stream.skip(n_blocks(n_each))).collect();
+    let numbers = draw(distribution, &at, n_each, &device.clone().without_autodiff());
+    let numbers = if device.is_autodiff() { Tensor::from_inner(numbers) } else { numbers };
+    numbers.reshape(shape)
 }
 
 /// A random order of `0..n` that needs no memory: a Feistel cipher over the next power of four, walked until it falls

@@ -92,7 +92,7 @@ fn final_loss(precision: Precision, seed: u64) -> f64 {
         TrainingOptions { objective: Objective::Denoising, anneal_power: 2.0, grad_clip: None, ema_rate: None };
     let mut trainer = Trainer::new(net, NoiseLevels::geometric(1.0, 0.01, 10).unwrap(), rule, options, noise);
     let losses: Vec<f64> =
-        batches(16, 16, seed).take(60).map(|batch| trainer.step(batch.unwrap()).unwrap().loss).collect();
+        batches(16, 16, seed).take(60).map(|batch| trainer.step(batch.unwrap()).unwrap().loss().unwrap()).collect();
     losses[40..].iter().sum::<f64>() / 20.0
 }
 

@@ -78,6 +78,11 @@ impl Filter {
         self.bands.len()
     }
 
+    /// For each output pixel, where its input pixels begin, and their weights.
+    pub fn bands(&self) -> impl Iterator<Item = (usize, &[f32])> {
+        self.bands.iter().map(|band| (band.first, self.weights(band)))
+    }
+
     fn weights(&self, band: &Band) -> &[f32] {
         &self.weights[band.weights..][..band.len]
     }

@@ -42,7 +42,7 @@ pub struct BenchArgs {
     /// Threads that compute [default: one a core]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024))]
     threads: Option<u64>,
-    /// Where to compute: cpu or auto
+    /// Where to compute: auto, cpu, cuda, metal or vulkan, perhaps with a number (cuda:1)
     #[arg(long, default_value = "auto", value_parser = super::parse::<DeviceKind>)]
     device: DeviceKind,
 }
@@ -65,9 +65,11 @@ const WORKLOADS: [(What, Net, u64); 5] = [
 
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let isa = instructions()?;
+    args.device.open()?;
     let plan = plan(&args);
     if !args.json {
-        table::header(isa, args.steps, args.count).iter().for_each(say);
+        let device = args.device.chosen().to_string();
+        table::header(isa, &device, args.steps, args.count).iter().for_each(say);
     }
     for workload in &plan {
         // Several take turns in processes of their own: the peak of memory is that of a process.

@@ -95,7 +95,7 @@ fn ours(path: &Path, ema: bool) -> Result<Parts> {
         return Err(Error::format(path, "found no moving average of the weights"));
     }
     let config = weights.network(InputRange::Unit)?;
-    let net: Network = weights.build(InputRange::Unit, ema, &DeviceKind::Cpu.open())?;
+    let net: Network = weights.build(InputRange::Unit, ema, &DeviceKind::Cpu.open()?)?;
     // In the order of registration, by which PyTorch's optimisers number the parameters.
     let network = to_host(&net);
     // ScoreNetRunner does not wrap its network.

@@ -1,4 +1,4 @@
-//! `ncsn info`: what a run or a checkpoint holds, or what the processor can do.
+//! `ncsn info`: what a run or a checkpoint holds, what the processor can do, which devices there are.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use super::{Common, RunFolders, noise_levels, saved_config, say};
 #[derive(Debug, Args)]
 pub struct InfoArgs {
     /// The run
-    #[arg(long, value_name = "NAME", required_unless_present_any = ["checkpoint", "cpu"])]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["checkpoint", "cpu", "devices"])]
     doc: Option<String>,
     /// A checkpoint file instead
     #[arg(long, value_name = "FILE", conflicts_with = "doc")]
@@ -23,6 +23,9 @@ pub struct InfoArgs {
     /// The processor instead: its instruction sets, the one in use, and what a convolution does at each precision
     #[arg(long, conflicts_with_all = ["doc", "checkpoint"])]
     cpu: bool,
+    /// The devices instead that this build can compute on, and which one is taken if none is named
+    #[arg(long, conflicts_with_all = ["doc", "checkpoint", "cpu"])]
+    devices: bool,
     #[command(flatten)]
     pub common: Common,
 }
@@ -30,6 +33,10 @@ pub struct InfoArgs {
 pub fn run(args: InfoArgs) -> Result<ExitCode> {
     if args.cpu {
         super::cpu::describe(args.common.precision)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.devices {
+        super::devices::describe()?;
         return Ok(ExitCode::SUCCESS);
     }
     let path = match (&args.checkpoint, &args.doc) {
@@ -56,7 +63,7 @@ fn describe(path: &Path) -> Result<()> {
     let saved = saved_config(&weights, path, None)?;
     let logit = saved.as_ref().is_some_and(|config| config.data.logit_transform);
     let input = if logit { InputRange::Logit } else { InputRange::Unit };
-    let net = weights.build(input, false, &DeviceKind::Cpu.open())?;
+    let net = weights.build(input, false, &DeviceKind::Cpu.open()?)?;
     let n_parameters = params::count(&net);
     let NetworkConfig { architecture, channels, width, n_levels, .. } = weights.network(input)?;
     say(format!("checkpoint   {}", path.display()));

@@ -4,6 +4,7 @@ mod bench;
 mod convert;
 mod cpu;
 mod data;
+mod devices;
 mod figures;
 mod info;
 mod inpaint;
@@ -21,11 +22,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand};
 use ncsn::checkpoint::pth::is_pth;
 use ncsn::checkpoint::{Checkpoints, Weights};
 use ncsn::config::{Config, File, Runner};
-use ncsn::device::{DeviceKind, Precision, instructions};
+use ncsn::device::{self, DeviceKind, Precision, instructions};
 use ncsn::net::{Architecture, InputRange};
 use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
@@ -74,7 +76,7 @@ enum Command {
     Convert(convert::ConvertArgs),
     /// Evaluate a network: tensors `x` and `labels` in, `score` out
     Score(score::ScoreArgs),
-    /// Show what a run or a checkpoint holds, or what the processor can do
+    /// Show what a run or a checkpoint holds, what the processor can do, or which devices there are
     Info(info::InfoArgs),
     /// Measure how fast this machine trains and samples
     Bench(bench::BenchArgs),
@@ -89,12 +91,25 @@ struct Common {
     /// How much to say: info, debug, warning or critical
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = parse::<Verbosity>)]
     verbose: Verbosity,
-    /// Where to compute: cpu or auto
+    /// Where to compute: auto, cpu, cuda, metal or vulkan, perhaps with a number (cuda:1); auto takes the first GPU that this
+    /// build has code for
     #[arg(long, default_value = "auto", value_parser = parse::<DeviceKind>)]
     device: DeviceKind,
     /// How exact products of f32 are: highest, high or medium
     #[arg(long, default_value = "high", value_parser = parse::<Precision>)]
     precision: Precision,
+}
+
+impl Common {
+    /// The device asked for. A build that has a choice says which it is.
+    fn open_device(&self) -> Result<Device> {
+        let device = self.device.open()?;
+        if cfg!(feature = "gpu") && self.verbose <= Verbosity::Info {
+            let name = device::name(&device).map_or_else(String::new, |name| format!(", {name}"));
+            say(format!("computing on {}{name}", self.device.chosen()));
+        }
+        Ok(device)
+    }
 }
 
 /// The published program's flags.
@@ -135,6 +150,8 @@ impl Command {
         // Refused here, once: the library's operations would choose another.
         instructions()?;
         if let Some(common) = self.common() {
+            // Before anything is written.
+            common.device.open()?;
             common.precision.set_current();
         }
         match self {

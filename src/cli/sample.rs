@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -14,6 +15,7 @@ use ncsn::checkpoint::TensorWriter;
 use ncsn::config::Config;
 use ncsn::data::Pixels;
 use ncsn::data::transform::sigmoid;
+use ncsn::device;
 use ncsn::image::{GifWriter, grid, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
@@ -29,6 +31,8 @@ use super::{Common, DEFAULT_SEED, noise_levels, stop};
 
 /// How long a frame of the animation is shown.
 const FRAME_MS: u32 = 50;
+/// How far a GPU may be behind.
+const WAIT_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
@@ -209,6 +213,7 @@ impl Drawing {
 
         let n_steps = self.steps.len() as u64;
         let mut progress = Progress::new(log, "step", 0, n_steps * self.n.div_ceil(self.batch));
+        let mut last_wait = Instant::now();
         let mut n_done = 0;
         for first in (0..self.n).step_by(self.batch as usize) {
             let numbers = first..(first + self.batch).min(self.n);
@@ -243,6 +248,11 @@ impl Drawing {
                         )?),
                     };
                     gif.frame(&frame)?;
+                }
+                // A GPU would run far behind the progress shown, and a stop would have to wait for it.
+                if last_wait.elapsed() >= WAIT_EVERY {
+                    device::wait(&x.device())?;
+                    last_wait = Instant::now();
                 }
                 last = Some(x);
                 let message = format!("images {}–{} of {}", numbers.start, numbers.end - 1, self.n);

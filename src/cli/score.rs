@@ -45,7 +45,7 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let saved = saved_config(&weights, &args.checkpoint, None)?;
     let logit = saved.map_or(args.logit_transform, |config| config.data.logit_transform);
     let input = if logit { InputRange::Logit } else { InputRange::Unit };
-    let device = args.common.device.open();
+    let device = args.common.open_device()?;
     let net = weights.build(input, !args.no_ema, &device)?;
     let config = weights.network(input)?;
 

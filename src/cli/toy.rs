@@ -51,7 +51,7 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
     let mut log = Log::terminal(args.common.verbose);
     let folder = args.output.unwrap_or_else(|| args.common.run.join("toy"));
     create_folder(&folder)?;
-    let (noise, device) = (Noise::new(args.seed), args.common.device.open());
+    let (noise, device) = (Noise::new(args.seed), args.common.open_device()?);
     let data_levels = NoiseLevels::single(1.0)?;
     let mixture = toy::mixture(&data_levels);
     let data = |n, name| toy::draw(n, |s| mixture.sample(0, s), noise.stream(name, 0), &device);

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
 use ncsn::config::{Algo, Config, Optim, Optimizer as OptimizerName, Runner, Training};
 use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
-use ncsn::device::Precision;
+use ncsn::device::{DeviceKind, Precision};
 use ncsn::image::write_png;
 use ncsn::net::Network;
 use ncsn::noise::Noise;
@@ -29,6 +29,8 @@ use super::{Common, DEFAULT_SEED, RunFolders, images_config, noise_levels, stop}
 
 /// How fast the shown loss follows the losses of single steps, which differ by a factor of several.
 const SMOOTHING: f64 = 0.98;
+/// How long losses stay on a GPU at most.
+const READ_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -189,17 +191,16 @@ impl Session<'_> {
         if first >= n_steps {
             self.log.info(format!("the run has all of its {n_steps} steps"));
         }
+        // Steps whose losses have not been read: on a GPU that waits for them, so it is done when somebody would see it.
+        let mut unread: Vec<Report> = Vec::new();
+        let mut last_read = Instant::now();
         for batch in batches.take(n_steps.saturating_sub(first) as usize) {
             let begun = Instant::now();
             let report = match batch.and_then(|batch| trainer.step(batch)) {
                 Ok(report) => report,
                 Err(error @ Error::NotFinite { .. }) => {
                     drop(progress);
-                    let kept = saved.map_or("no checkpoint was saved yet".into(), |s| {
-                        format!("the checkpoint of step {s} is kept")
-                    });
-                    self.log.warning(format!("{error}; {kept}"));
-                    return Err(error);
+                    return Err(self.lost(error, saved));
                 }
                 Err(error) => {
                     if saved != Some(trainer.step_count()) {
@@ -208,25 +209,47 @@ impl Session<'_> {
                     return Err(error);
                 }
             };
-            let Report { step, loss } = report;
-            let smoothed = self.smoothed.map_or(loss, |s| SMOOTHING * s + (1.0 - SMOOTHING) * loss);
-            self.smoothed = Some(smoothed);
+            let step = report.step;
+            let stopping = stop::asked();
+            let is_test_due = step.is_multiple_of(test_freq);
+            let is_save_due = step.is_multiple_of(snapshot_freq) || step == n_steps || stopping;
+            let is_known = report.is_known();
+            unread.push(report);
+            if !(is_known || is_test_due || is_save_due || last_read.elapsed() >= READ_EVERY) {
+                seconds_training += begun.elapsed().as_secs_f64();
+                continue;
+            }
+            let losses: Result<Vec<(u64, f64)>> =
+                unread.drain(..).map(|report| Ok((report.step, report.loss()?))).collect();
+            let losses = match losses {
+                Ok(losses) => losses,
+                Err(error) => {
+                    drop(progress);
+                    return Err(self.lost(error, saved));
+                }
+            };
+            last_read = Instant::now();
             seconds_training += begun.elapsed().as_secs_f64();
             let images_per_second = ((step - first) * batch_size as u64) as f64 / seconds_training;
 
-            let test_loss = step.is_multiple_of(test_freq).then(|| self.test_loss(trainer, test_set)).transpose()?;
+            let test_loss = is_test_due.then(|| self.test_loss(trainer, test_set)).transpose()?;
             if let Some(test_loss) = test_loss {
                 events.scalar(test_objective(self.config).1, test_loss as f32, step)?;
             }
-            if step.is_multiple_of(log_freq) || test_loss.is_some() {
-                events.scalar("loss", loss as f32, step)?;
-                let seconds = started.elapsed().as_secs_f64();
-                metrics.write(&Metrics { step, loss, test_loss, seconds, images_per_second, peak_mib: peak_mib() })?;
+            let seconds = started.elapsed().as_secs_f64();
+            for (of_step, loss) in losses {
+                self.smoothed = Some(self.smoothed.map_or(loss, |s| SMOOTHING * s + (1.0 - SMOOTHING) * loss));
+                let test_loss = test_loss.filter(|_| of_step == step);
+                if of_step.is_multiple_of(log_freq) || test_loss.is_some() {
+                    events.scalar("loss", loss as f32, of_step)?;
+                    let peak_mib = peak_mib();
+                    metrics.write(&Metrics { step: of_step, loss, test_loss, seconds, images_per_second, peak_mib })?;
+                }
             }
+            let smoothed = self.smoothed.expect("a loss was read");
             progress.update(&mut self.log, step, &format!("loss {smoothed:.2}  {images_per_second:.1} images/s"));
 
-            let stopping = stop::asked();
-            if step.is_multiple_of(snapshot_freq) || step == n_steps || stopping {
+            if is_save_due {
                 self.save(trainer)?;
                 saved = Some(step);
                 if step < n_steps && !stopping {
@@ -245,6 +268,14 @@ impl Session<'_> {
             self.log.info(format!("{n_steps} steps done in {}", duration(started.elapsed().as_secs_f64())));
         }
         Ok(Outcome::Finished)
+    }
+
+    /// Says what is left of a run whose numbers are not finite any more.
+    fn lost(&mut self, error: Error, saved: Option<u64>) -> Error {
+        let kept =
+            saved.map_or("no checkpoint was saved yet".into(), |s| format!("the checkpoint of step {s} is kept"));
+        self.log.warning(format!("{error}; {kept}"));
+        error
     }
 
     fn test_loss(&self, trainer: &Trainer<Network>, test_set: &dyn Source) -> Result<f64> {
@@ -274,7 +305,11 @@ impl Session<'_> {
             precision if precision == Precision::default() => String::new(),
             other => format!(" --precision {other}"),
         };
-        format!("ncsn train --doc {}{flag} --resume{precision}", self.args.doc)
+        let device = match self.args.common.device {
+            DeviceKind::Auto => String::new(),
+            device => format!(" --device {device}"),
+        };
+        format!("ncsn train --doc {}{flag} --resume{precision}{device}", self.args.doc)
     }
 
     fn drawing(&self, n: u64) -> Result<Drawing> {
@@ -357,7 +392,7 @@ fn load_config(args: &TrainArgs, folders: &RunFolders) -> Result<Config> {
 }
 
 fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer<Network>> {
-    let device = common.device.open().autodiff();
+    let device = common.open_device()?.autodiff();
     let net = Network::new(&config.network(), &mut noise.stream("init", 0), &device)?;
     let Training { anneal_power, grad_clip, ema_rate, .. } = config.training;
     // One level needs no weight among others.

@@ -55,7 +55,7 @@ impl Trained {
             let message = format!("found weights of {}, but the configuration is of {}", show(found), show(expected));
             return Err(Error::Format { path, message });
         }
-        let net = weights.build(config.network().input, true, &common.device.open())?;
+        let net = weights.build(config.network().input, true, &common.open_device()?)?;
         Ok((net, config, weights.digest()))
     }
 

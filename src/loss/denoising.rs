@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
-use super::per_example;
+use super::{per_example, sum};
 use crate::score::Score;
 use crate::sde::NoiseLevels;
 
@@ -29,7 +29,7 @@ pub fn annealed_dsm<const D: usize>(
 
     let x_tilde = x + z.clone() * sigma.clone();
     let residual = score.score(x_tilde, labels) + z / sigma;
-    (residual.square() * weight).sum() / n_batch as f64
+    sum(residual.square() * weight) / n_batch as f64
 }
 
 /// Denoising score matching at one noise level: the mean over the batch of ½‖s(x̃) + (x̃ − x)/σ²‖², with x̃ = x + σ·z.
@@ -40,5 +40,5 @@ pub fn dsm<const D: usize>(score: &impl Score<D>, sigma: f64, x: Tensor<D>, z: T
     let n_batch = x.dims()[0];
     let labels = Tensor::zeros([n_batch], &x.device());
     let residual = score.score(x + z.clone() * sigma, &labels) + z / sigma;
-    residual.square().sum() * (0.5 / n_batch as f64)
+    sum(residual.square()) * (0.5 / n_batch as f64)
 }

@@ -18,3 +18,14 @@ fn per_example<const D: usize>(levels: &NoiseLevels, labels: &Tensor<1, Int>, f:
     shape[0] = labels.dims()[0];
     upload(values, [levels.n_levels()], &labels.device()).select(0, labels.clone()).reshape(shape)
 }
+
+/// The sum of all numbers, `[1]`. Burn's own `sum` may add by atomics on a GPU, in another order each time.
+pub(crate) fn sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    x.reshape([1, -1]).sum_dim(1).reshape([1])
+}
+
+/// The mean of all numbers, `[1]`.
+pub(crate) fn mean<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    let n = x.shape().num_elements();
+    sum(x) / n as f64
+}

@@ -3,7 +3,7 @@
 
 use burn::tensor::{Int, Tensor};
 
-use super::per_example;
+use super::{mean, per_example};
 use crate::score::Differentiable;
 use crate::sde::NoiseLevels;
 
@@ -57,7 +57,7 @@ pub fn ssm<const D: usize>(
     let v = v / length;
     let [s, slope] = slice(score, x, labels, v.clone(), slicing);
     let square = (s * v).sum_dim(D - 1).square() * 0.5;
-    Sliced { square: square.mean(), slope: slope.sum_dim(D - 1).mean() }
+    Sliced { square: mean(square), slope: mean(slope.sum_dim(D - 1)) }
 }
 
 /// Sliced score matching with variance reduction: ½‖s‖² + vᵀ(∂s/∂x)v, the first term being its own mean over v ~ N(0, I).
@@ -72,7 +72,7 @@ pub fn ssm_vr<const D: usize>(
     slicing: Slicing,
 ) -> Sliced {
     let [square, slope] = reduced(score, x, labels, v, slicing);
-    Sliced { square: square.mean(), slope: slope.mean() }
+    Sliced { square: mean(square), slope: mean(slope) }
 }
 
 /// [`ssm_vr`] at many noise levels: at x̃ = x + σᵢz, weighted by σᵢ^p. Its minimum is the score of the blurred data, as
@@ -93,7 +93,7 @@ pub fn annealed_ssm_vr<const D: usize>(
     let x_tilde = x + z * per_example(levels, labels, |sigma| sigma);
     let [square, slope] = reduced(score, x_tilde, labels, v, slicing);
     let weight = per_example::<1>(levels, &labels.clone().repeat_dim(0, n_particles), |sigma| sigma.powf(anneal_power));
-    ((square + slope) * weight).mean()
+    mean((square + slope) * weight)
 }
 
 /// ½‖s‖² and vᵀ(∂s/∂x)v of each row of `v`: `[n_particles·batch]`.

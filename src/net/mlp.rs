@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
+use ncsn_kernels::ops::conv::linear;
 
 use super::params::upload;
 use super::{Dual, uniform};
@@ -30,9 +31,9 @@ impl Linear {
     /// # Shapes
     /// `[batch, in]` → `[batch, out]`
     pub fn forward(&self, x: Dual<2>) -> Dual<2> {
-        let weight = self.weight.val().transpose();
+        let weight = self.weight.val();
         let bias = self.bias.val().reshape([1, -1]);
-        x.linear(|x| x.matmul(weight.clone())) + Dual::from(bias)
+        x.linear(|x| linear(x, weight.clone())) + Dual::from(bias)
     }
 }
 

@@ -1,14 +1,11 @@
 //! Images by Langevin dynamics, new ones and completions, each with its own noise.
 
 use std::ops::Range;
-use std::slice::IterMut;
 
 use burn::tensor::{Device, Tensor};
-use ncsn_kernels::parallel;
 
 use super::{Draw, Inpainting, Langevin, Step};
-use crate::net::params::upload;
-use crate::noise::{Noise, Stream};
+use crate::noise::{self, Distribution, Noise, Stream};
 use crate::score::Score;
 use crate::sde::NoiseLevels;
 
@@ -28,7 +25,7 @@ pub fn image_chain<S: Score<4>>(
 ) -> Langevin<4, S, impl FnMut() -> Tensor<4> + use<S>> {
     let shape = [(numbers.end - numbers.start) as usize, channels, height, width];
     let streams = |name| numbers.clone().map(|k| noise.stream(name, k)).collect::<Vec<_>>();
-    let x = filled(streams("sample/start"), shape, device, Stream::uniform);
+    let x = noise::tensor(Distribution::Uniform, &mut streams("sample/start"), shape, device);
     let draw = normals(streams("sample/langevin"), shape, device);
     Langevin::new(score, steps, x, draw)
 }
@@ -53,7 +50,7 @@ pub fn completion_chain<'a, S: Score<4>>(
     let [_, channels, height, width] = reference.dims();
     let shape = [n, channels, height, width];
     let streams = |name: &str| numbers.clone().map(|k| noise.stream(&format!("{name}/{image}"), k)).collect::<Vec<_>>();
-    let x = filled(streams("inpaint/start"), shape, &device, Stream::uniform);
+    let x = noise::tensor(Distribution::Uniform, &mut streams("inpaint/start"), shape, &device);
     let mut known = normals(streams("inpaint/known"), shape, &device);
     let mut update = normals(streams("inpaint/langevin"), shape, &device);
     let draw = move |draw| match draw {
@@ -66,28 +63,5 @@ pub fn completion_chain<'a, S: Score<4>>(
 /// Standard normals again and again, each image from its own stream.
 fn normals(mut streams: Vec<Stream>, shape: [usize; 4], device: &Device) -> impl FnMut() -> Tensor<4> + use<> {
     let device = device.clone();
-    move || {
-        let mut z = vec![0.0; shape.iter().product()];
-        for_each_image(streams.iter_mut(), &mut z, Stream::normal);
-        upload(z, shape, &device)
-    }
-}
-
-/// Images, each filled once from its stream.
-fn filled(
-    mut streams: Vec<Stream>,
-    shape: [usize; 4],
-    device: &Device,
-    fill: impl Fn(&mut Stream, &mut [f32]) + Sync,
-) -> Tensor<4> {
-    let mut x = vec![0.0; shape.iter().product()];
-    for_each_image(streams.iter_mut(), &mut x, fill);
-    upload(x, shape, device)
-}
-
-/// Fills each image from its stream, on all cores.
-fn for_each_image(streams: IterMut<'_, Stream>, images: &mut [f32], fill: impl Fn(&mut Stream, &mut [f32]) + Sync) {
-    let image_len = images.len().checked_div(streams.len()).unwrap_or(0).max(1);
-    let images = streams.zip(images.chunks_mut(image_len)).collect();
-    parallel::for_each_of(images, |(stream, image)| fill(stream, image));
+    move || noise::tensor(Distribution::Normal, &mut streams, shape, &device)
 }

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use ncsn_kernels::ops::optimizer as ops;
+use ncsn_kernels::ops::optimizer::{self as ops, Verdict};
 use ncsn_kernels::optimizer as kernel;
 
 use super::ema::{Ema, blend};
@@ -76,6 +76,17 @@ impl Rule {
     }
 }
 
+/// How a step is made, and whether.
+pub(super) enum Decision<'a> {
+    /// It is, with the gradients times `clip`.
+    Go {
+        /// Below 1 where their norm is too large.
+        clip: f64,
+    },
+    /// What a device decides that the host does not wait for.
+    OnDevice(&'a Verdict),
+}
+
 /// A rule with the state it keeps for each parameter.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
@@ -104,27 +115,33 @@ impl Optimizer {
     /// One step: every parameter of `module` moves against its gradient, given in registration order. A parameter
     /// without a gradient stays.
     pub fn step<M: Module>(&mut self, mut module: M, gradients: Vec<Option<Tensor<1>>>) -> M {
-        self.advance(&mut module, gradients, 1.0, None);
+        self.advance(&mut module, gradients, Decision::Go { clip: 1.0 }, None);
         module
     }
 
-    /// [`Self::step`] with the gradients times `clip`, and one of the moving average, in one pass over each parameter.
+    /// [`Self::step`] if and as it was decided, and one of the moving average.
     pub(super) fn advance<M: Module>(
         &mut self,
         module: &mut M,
         gradients: Vec<Option<Tensor<1>>>,
-        clip: f64,
+        decision: Decision<'_>,
         ema: Option<&mut Ema<M>>,
     ) {
         self.n_steps += 1;
         let (rule, weight_decay) = (self.rule.at(self.n_steps), self.rule.weight_decay());
+        let (clip, verdict) = match decision {
+            Decision::Go { clip } => (clip, None),
+            Decision::OnDevice(verdict) => (1.0, Some(verdict)),
+        };
         let step = |ema_rate| kernel::Step { rule, clip, weight_decay, ema_rate };
         match ema {
             None => {
-                self.advance_all(module, gradients, step(0.0), Vec::new());
+                self.advance_all(module, gradients, step(0.0), verdict, Vec::new());
             }
             Some(Ema { rate, shadow }) => {
-                params::map_values(shadow, |shadows| self.advance_all(module, gradients, step(*rate), shadows));
+                let step = step(*rate);
+                let advance = |shadows| self.advance_all(module, gradients, step, verdict, shadows);
+                params::map_values(shadow, advance);
             }
         }
     }
@@ -135,6 +152,7 @@ impl Optimizer {
         module: &mut M,
         gradients: Vec<Option<Tensor<1>>>,
         step: kernel::Step,
+        verdict: Option<&Verdict>,
         shadows: Vec<Tensor<1>>,
     ) -> Vec<Tensor<1>> {
         let mut shadows = shadows.into_iter();
@@ -149,10 +167,17 @@ impl Optimizer {
                 }
                 if let Some(gradient) = gradient {
                     let state = std::mem::take(&mut self.state[index]);
-                    let after = ops::step(&step, gradient, ops::Parameter { value, state, shadow });
+                    let before = ops::Parameter { value, state, shadow };
+                    let after = match verdict {
+                        None => ops::step(&step, gradient, before),
+                        Some(verdict) => ops::step_if(verdict, &step, gradient, before),
+                    };
                     (value, self.state[index], shadow) = (after.value, after.state, after.shadow);
                 } else {
-                    shadow = shadow.map(|shadow| blend(step.ema_rate, shadow, value.clone()));
+                    shadow = shadow.map(|shadow| {
+                        let after = blend(step.ema_rate, shadow.clone(), value.clone());
+                        verdict.map_or(after.clone(), |verdict| ops::chosen(&verdict.go, after, shadow))
+                    });
                 }
                 shadows_after.extend(shadow);
                 Tensor::from_inner(value)

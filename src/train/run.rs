@@ -1,15 +1,19 @@
 //! One training step, and everything that the next one depends on.
 
-use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use ncsn_kernels::ops::optimizer::sum_of_squares;
+use std::sync::Arc;
 
+use burn::module::Module;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use ncsn_kernels::ops::is_cpu;
+use ncsn_kernels::ops::optimizer::{Verdict, sum_of_squares};
+
+use super::optimizer::Decision;
 use super::{Ema, Optimizer, Rule};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::loss::{Slicing, annealed_dsm, annealed_ssm_vr};
+use crate::loss::{self, Slicing, annealed_dsm, annealed_ssm_vr};
 use crate::net::params;
-use crate::noise::Noise;
+use crate::noise::{self, Distribution, Noise};
 use crate::score::Differentiable;
 use crate::sde::NoiseLevels;
 
@@ -40,23 +44,64 @@ pub struct TrainingOptions {
     pub ema_rate: Option<f64>,
 }
 
-/// Some images with everything drawn for them, on the host.
-struct Draws {
-    x: Vec<f32>,
-    z: Vec<f32>,
-    /// The directions of an image beside each other; none for the denoising loss.
-    v: Vec<f32>,
-    labels: Vec<i64>,
-    image_shape: [usize; 3],
-}
-
 /// What one step gave.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Report {
     /// Steps made so far, this one included.
     pub step: u64,
-    /// The loss before the update, in nats (up to a constant) summed over pixels, mean over the batch.
-    pub loss: f64,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Debug)]
+enum Outcome {
+    Known(f64),
+    OnDevice(Box<Unread>),
+}
+
+/// What is on a device that may still be busy with it.
+#[derive(Clone, Debug)]
+struct Unread {
+    /// The loss and the sum of squares of each gradient.
+    numbers: Tensor<1>,
+    /// The gradients' names.
+    names: Arc<[String]>,
+}
+
+impl Report {
+    /// The loss before the update, in nats (up to a constant) summed over pixels, mean over the batch. On a device other than
+    /// the processor this waits until the step is done.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`], see [`Trainer::step`]; [`Error::Device`] if it could not compute.
+    pub fn loss(&self) -> Result<f64> {
+        match &self.outcome {
+            Outcome::Known(loss) => Ok(*loss),
+            Outcome::OnDevice(unread) => {
+                let Unread { numbers, names } = &**unread;
+                let numbers = numbers.clone().try_into_vec_as::<f32>();
+                let numbers = numbers.map_err(|error| Error::Device(error.to_string()))?;
+                let (&loss, squares) = numbers.split_first().expect("a loss");
+                finite(f64::from(loss), squares.iter().map(|&s| f64::from(s)), names, self.step)
+            }
+        }
+    }
+
+    /// Whether the loss is on the host, so that nobody waits for it.
+    pub fn is_known(&self) -> bool {
+        matches!(self.outcome, Outcome::Known(_))
+    }
+}
+
+/// The loss, if it and the gradients are finite.
+fn finite(loss: f64, squares: impl IntoIterator<Item = f64>, names: &[String], step: u64) -> Result<f64> {
+    if !loss.is_finite() {
+        return Err(Error::NotFinite { what: "the loss".into(), value: loss, step });
+    }
+    // As f32, which the optimiser's state is: squares beyond it would stay there for ever.
+    match squares.into_iter().map(|s| f64::from(s as f32)).zip(names).find(|(s, _)| !s.is_finite()) {
+        Some((value, name)) => Err(Error::NotFinite { what: format!("the gradient of {name}"), value, step }),
+        None => Ok(loss),
+    }
 }
 
 /// A network in training. Noise is addressed by step, so the step number is all there is to remember of it.
@@ -69,6 +114,8 @@ pub struct Trainer<N> {
     options: TrainingOptions,
     noise: Noise,
     step: u64,
+    /// Whether all steps so far were finite, where that is not known on the host.
+    all_finite: Option<Tensor<1, Bool>>,
 }
 
 /// Where a resumed run goes on, beside the weights.
@@ -86,7 +133,7 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
     /// A run before its first step. `net` lives on an autodiff device.
     pub fn new(net: N, levels: NoiseLevels, rule: Rule, options: TrainingOptions, noise: Noise) -> Self {
         let ema = options.ema_rate.map(|rate| Ema::new(rate, &net));
-        Self { net, levels, optimizer: Optimizer::new(rule), ema, options, noise, step: 0 }
+        Self { net, levels, optimizer: Optimizer::new(rule), ema, options, noise, step: 0, all_finite: None }
     }
 
     /// The run at a saved state.
@@ -135,78 +182,86 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
 
     /// One step of optimisation on `batch`.
     ///
+    /// On a device other than the processor nobody waits for the step, and errors of it are found when its loss is read.
+    ///
     /// # Errors
-    /// [`Error::NotFinite`] when the loss or a gradient is not finite; the network is then as before the step.
+    /// [`Error::NotFinite`] when the loss or a gradient is not finite; the network is then as before the step, and on a device
+    /// other than the processor stays so.
     pub fn step(&mut self, batch: Batch) -> Result<Report> {
         let step = self.step + 1;
-        let not_finite = |what: String, value: f64| Error::NotFinite { what, value, step };
-        let (loss, gradients) = self.gradients(batch, step);
-        if !loss.is_finite() {
-            return Err(not_finite("the loss".into(), loss));
-        }
-
-        let (names, gradients): (Vec<_>, Vec<_>) = gradients.into_iter().unzip();
-        let squares = gradients.iter().map(|g| g.as_ref().map_or(0.0, |g| sum_of_squares(g.clone())));
-        let squares: Vec<f64> = squares.collect();
-        // As f32, which the optimiser's state is: squares beyond it would stay there for ever.
-        if let Some(i) = squares.iter().position(|&s| !(s as f32).is_finite()) {
-            return Err(not_finite(format!("the gradient of {}", names[i]), f64::from(squares[i] as f32)));
-        }
-        let clip = self.options.grad_clip.map_or(1.0, |max_norm| {
-            // PyTorch's clip_grad_norm_.
-            let norm = squares.iter().sum::<f64>().sqrt();
-            (max_norm / (norm + 1e-6)).min(1.0)
-        });
-
-        self.optimizer.advance(&mut self.net, gradients, clip, self.ema.as_mut());
+        let device = self.device();
+        let loss = self.loss(&self.net, batch, self.options.objective, ["train/level", "train/z", "train/v"], step);
+        let (names, gradients): (Vec<_>, Vec<_>) = params::gradients(&self.net, &loss.backward()).into_iter().unzip();
+        let loss = loss.inner();
+        let outcome = if is_cpu(&device) {
+            let squares = gradients.iter().map(|g| g.as_ref().map_or(0.0, |g| sum_of_squares(g.clone())));
+            let squares: Vec<f64> = squares.collect();
+            let loss = finite(scalar(loss), squares.iter().copied(), &names, step)?;
+            let clip = self.options.grad_clip.map_or(1.0, |max_norm| {
+                // PyTorch's clip_grad_norm_.
+                let norm = squares.iter().sum::<f64>().sqrt();
+                (max_norm / (norm + 1e-6)).min(1.0)
+            });
+            self.optimizer.advance(&mut self.net, gradients, Decision::Go { clip }, self.ema.as_mut());
+            Outcome::Known(loss)
+        } else {
+            let (numbers, verdict) = self.judge(loss, &gradients);
+            self.optimizer.advance(&mut self.net, gradients, Decision::OnDevice(&verdict), self.ema.as_mut());
+            Outcome::OnDevice(Box::new(Unread { numbers, names: names.into() }))
+        };
         self.step = step;
-        Ok(Report { step, loss })
+        Ok(Report { step, outcome })
+    }
+
+    /// The loss and the sums of squares of gradients as one tensor, and what follows from them, without the host.
+    fn judge(&mut self, loss: Tensor<1>, gradients: &[Option<Tensor<1>>]) -> (Tensor<1>, Verdict) {
+        let squares: Vec<_> = gradients
+            .iter()
+            .map(|g| g.as_ref().map_or_else(|| loss.zeros_like(), |g| loss::sum(g.clone().square())))
+            .collect();
+        let squares = Tensor::cat(squares, 0);
+        let clip = match self.options.grad_clip {
+            Some(max_norm) => ((loss::sum(squares.clone()).sqrt() + 1e-6).recip() * max_norm).clamp_max(1.0),
+            None => loss.ones_like(),
+        };
+        let numbers = Tensor::cat(vec![loss, squares], 0);
+        // Not a number is not below anything.
+        let is_finite = numbers.clone().abs().lower_equal_elem(f32::MAX).all();
+        let (numbers, go) = match self.all_finite.take() {
+            None => (numbers, is_finite),
+            // After a step that failed every report says so.
+            Some(so_far) => {
+                let failed = so_far.clone().bool_not().expand(numbers.dims());
+                (numbers.mask_fill(failed, f32::NAN), so_far.bool_and(is_finite))
+            }
+        };
+        self.all_finite = Some(go.clone());
+        (numbers, Verdict { clip, go })
     }
 
     /// The loss of a batch of held-out images, without gradient, perhaps another than the one in training.
     pub fn test_loss(&self, batch: Batch, objective: Objective) -> f64 {
-        let device = self.device().inner();
-        let part = self.draws(batch, objective, ["test/level", "test/z", "test/v"], self.step);
-        scalar(self.loss(&self.net.valid(), objective, part, &device))
+        scalar(self.loss(&self.net.valid(), batch, objective, ["test/level", "test/z", "test/v"], self.step))
     }
 
-    /// The loss of a batch and its gradient.
-    fn gradients(&self, batch: Batch, step: u64) -> (f64, Vec<(String, Option<Tensor<1>>)>) {
-        let objective = self.options.objective;
-        let draws = self.draws(batch, objective, ["train/level", "train/z", "train/v"], step);
-        let loss = self.loss(&self.net, objective, draws, &self.device());
-        let gradients = params::gradients(&self.net, &loss.backward());
-        (scalar(loss.inner()), gradients)
-    }
-
-    /// The level, the noise and the directions of each image of a batch.
-    fn draws(&self, batch: Batch, objective: Objective, streams: [&str; 3], index: u64) -> Draws {
-        let mut level_stream = self.noise.stream(streams[0], index);
+    /// The loss of a batch, with level, noise and directions of each image from `streams` at `index`.
+    fn loss(&self, net: &N, batch: Batch, objective: Objective, streams: [&str; 3], index: u64) -> Tensor<1> {
+        let device = net.devices().into_iter().next().expect("a network lives somewhere");
+        let Batch { x, shape } = batch;
+        let [n, channels, height, width] = shape;
+        let [mut levels_stream, z_stream, v_stream] = streams.map(|name| self.noise.stream(name, index));
         let n_levels = self.levels.n_levels() as u64;
-        let labels = (0..batch.shape[0]).map(|_| level_stream.below(n_levels) as i64).collect();
-        let mut z = vec![0.0; batch.x.len()];
-        self.noise.stream(streams[1], index).normal(&mut z);
-        let n_particles = match objective {
-            Objective::Denoising => 0,
-            Objective::Sliced { n_particles, .. } => n_particles,
-        };
-        let mut v = vec![0.0; n_particles * batch.x.len()];
-        self.noise.stream(streams[2], index).normal(&mut v);
-        let [_, channels, height, width] = batch.shape;
-        Draws { x: batch.x, z, v, labels, image_shape: [channels, height, width] }
-    }
-
-    fn loss(&self, net: &N, objective: Objective, draws: Draws, device: &Device) -> Tensor<1> {
-        let Draws { x, z, v, labels, image_shape: [channels, height, width] } = draws;
-        let n = labels.len();
-        let shape = [n, channels, height, width];
-        let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [n]), device);
-        let (x, z) = (params::upload(x, shape, device), params::upload(z, shape, device));
+        let labels: Vec<i64> = (0..n).map(|_| levels_stream.below(n_levels) as i64).collect();
+        let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [n]), &device);
+        let x = params::upload(x, shape, &device);
+        let z = noise::tensor(Distribution::Normal, &mut [z_stream], shape, &device);
         let (levels, power) = (&self.levels, self.options.anneal_power);
         match objective {
             Objective::Denoising => annealed_dsm(net, levels, x, &labels, z, power),
             Objective::Sliced { n_particles, slicing } => {
-                let v = params::upload(v, [n, n_particles, channels * height * width], device);
+                // The directions of an image beside each other.
+                let shape = [n, n_particles, channels * height * width];
+                let v = noise::tensor(Distribution::Normal, &mut [v_stream], shape, &device);
                 let v = v.swap_dims(0, 1).reshape([n_particles * n, channels, height, width]);
                 annealed_ssm_vr(net, levels, x, &labels, [z, v], power, slicing)
             }

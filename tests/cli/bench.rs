@@ -72,7 +72,7 @@ fn wrong_values_are_refused() {
         ("--steps", "0", "1.."),
         ("--threads", "none", "--threads"),
         ("--precision", "high,exact", "found precision exact, expected highest, high or medium"),
-        ("--device", "cuda", "cpu"),
+        ("--device", "tpu", "found device tpu, expected auto, cpu, cuda"),
     ] {
         let message = fails(folder.path(), &["bench", flag, value]);
         assert!(message.contains(needle), "{needle} in {message}");

@@ -24,6 +24,17 @@ fn info_tells_the_instructions_and_what_each_precision_means() {
 }
 
 #[test]
+fn info_tells_the_devices_and_which_one_auto_is() {
+    let folder = scratch();
+    let said = succeeds(folder.path(), &["info", "--devices"]);
+    for start in ["cpu ", "cuda", "metal", "vulkan", "auto is "] {
+        assert!(said.lines().any(|line| line.starts_with(start)), "{start} in {said}");
+    }
+    let missing = cfg!(not(feature = "metal"));
+    assert_eq!(said.contains("metal     not in this build, which --features metal adds"), missing, "{said}");
+}
+
+#[test]
 fn the_environment_forces_an_instruction_set() {
     let folder = scratch();
     let output = ncsn(folder.path(), &["info", "--cpu"]).env("NCSN_CPU", "portable").output().unwrap();

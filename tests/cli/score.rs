@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use burn::tensor::Device;
 use ncsn::checkpoint::{TensorFile, write_tensors};
-use ncsn::device::DeviceKind;
 use ncsn::net::params::{self, HostTensor};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet};
 use ncsn::noise::Noise;
@@ -81,7 +81,7 @@ fn weights_alone_can_be_described() {
         input: InputRange::Unit,
     };
     let mut tensors =
-        params::to_host(&RefineNet::new(&net, &mut Noise::new(1).stream("init", 0), &DeviceKind::Cpu.open()).unwrap());
+        params::to_host(&RefineNet::new(&net, &mut Noise::new(1).stream("init", 0), &Device::flex()).unwrap());
     let described = succeeds(folder.path(), &info(&tensors));
     for needle in ["Ncsn: 1 channels, ngf 2, 3 noise levels", "the file holds weights only"] {
         assert!(described.contains(needle), "{needle} in {described}");

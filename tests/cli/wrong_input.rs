@@ -69,7 +69,13 @@ fn wrong_overrides_and_names_are_told() {
     assert!(fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "../up"]).contains("without slashes"));
     assert!(fails(folder.path(), &["sample", "--doc", "none"]).contains("found no checkpoint"));
     assert!(fails(folder.path(), &["--runner", "NoRunner", "--doc", "d"]).contains("AnnealRunner"));
-    assert!(fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "d", "--device", "cuda"]).contains("cpu"));
+    for (device, needle) in
+        [("tpu", "found device tpu, expected auto, cpu, cuda"), ("metal:99", "found device metal:99")]
+    {
+        let message = fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "d", "--device", device]);
+        assert!(message.contains(needle), "{message}");
+        assert!(!folder.path().join("run").exists(), "nothing was begun");
+    }
     let message = fails(folder.path(), &["train", "--config", "tiny.yml", "--doc", "d", "--precision", "exact"]);
     assert!(message.contains("found precision exact, expected highest, high or medium"), "{message}");
 }

@@ -9,13 +9,13 @@ use ncsn::net::{
 use ncsn::noise::{Noise, Stream};
 
 use crate::Case;
-use crate::fixture::{assert_close, open, values};
+use crate::fixture::{self, assert_close, open, values};
 
 /// The reference's own f32 error is about 1e-7 in a block.
 const TOLERANCE: f64 = 1e-5;
 
 fn autodiff() -> Device {
-    Device::flex().autodiff()
+    fixture::device().autodiff()
 }
 
 fn check<M: Module>(

@@ -5,8 +5,15 @@ use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use ncsn::device::DeviceKind;
 use ncsn::net::params;
 use safetensors::{Dtype, SafeTensors};
+
+/// Where everything here is computed: the processor, or the device that NCSN_TEST_DEVICE names.
+pub fn device() -> Device {
+    let name = std::env::var("NCSN_TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
+    name.parse::<DeviceKind>().and_then(DeviceKind::open).unwrap_or_else(|error| panic!("NCSN_TEST_DEVICE: {error}"))
+}
 
 pub struct Fixture {
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,

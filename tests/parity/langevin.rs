@@ -1,12 +1,12 @@
 //! The samplers, fed with the noise that the published program drew.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use ncsn::net::InputRange;
 use ncsn::sample::{Draw, Inpainting, Langevin, annealed_steps, plain_steps};
 use ncsn::sde::NoiseLevels;
 
 use crate::Case;
-use crate::fixture::{assert_close, open, values};
+use crate::fixture::{self, assert_close, open, values};
 use crate::network::network;
 
 /// The reference's f32 error is 4e-7 after 20 steps.
@@ -28,7 +28,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn annealed() {
-    let device = Device::flex();
+    let device = fixture::device();
     let case = open("ncsn/langevin/anneal_ch1_28.safetensors");
     let net = network(&open("ncsn/cond_refinenet_ch1_28/params.safetensors"), InputRange::Unit, &device);
     let levels = NoiseLevels::geometric(1.0, 0.01, 10).unwrap();
@@ -51,7 +51,7 @@ fn annealed() {
 }
 
 fn plain() {
-    let device = Device::flex();
+    let device = fixture::device();
     let case = open("ncsn/langevin/plain_conditional_label9.safetensors");
     let net = network(&open("ncsn/cond_refinenet_ch1_28/params.safetensors"), InputRange::Unit, &device);
     let mut draws = 0..;
@@ -61,7 +61,7 @@ fn plain() {
 }
 
 fn baseline() {
-    let device = Device::flex();
+    let device = fixture::device();
     let case = open("ncsn/langevin/plain_baseline.safetensors");
     let net = network(&open("ncsn/refinenet_baseline_ch1_28/params.safetensors"), InputRange::Unit, &device);
     let mut draws = 0..;
@@ -71,7 +71,7 @@ fn baseline() {
 }
 
 fn inpainting() {
-    let device = Device::flex();
+    let device = fixture::device();
     let case = open("ncsn/langevin/inpainting_ch3_32.safetensors");
     let net = network(&open("ncsn/cond_refinenet_ch3_32/params.safetensors"), InputRange::Unit, &device);
     // The fixture runs the first five of ten levels; the fifth is its σ_L.

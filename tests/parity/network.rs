@@ -9,7 +9,7 @@ use ncsn::score::Score;
 use ncsn::sde::NoiseLevels;
 
 use crate::Case;
-use crate::fixture::{Fixture, assert_close, formula, open, values};
+use crate::fixture::{self, Fixture, assert_close, formula, open, values};
 
 /// A tenth of the bars of 1e-4 and 1e-3; the reference's own f32 error is 1e-6.
 fn tolerance() -> f64 {
@@ -25,7 +25,7 @@ pub fn network(params: &Fixture, input: InputRange, device: &Device) -> Network 
 }
 
 fn outputs_agree(name: &str) {
-    let device = Device::flex();
+    let device = fixture::device();
     let architecture = match name {
         "cond_refinenet_deeper_32" => Architecture::Deeper,
         "resscore_32" => Architecture::ResScore,
@@ -105,7 +105,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn trained_output_agrees() {
-    let device = Device::flex();
+    let device = fixture::device();
     let case = open("ncsn/optimizers_smallest/forward_adam.safetensors");
     let net = network(&open("ncsn/optimizers_smallest/final_adam.safetensors"), InputRange::Unit, &device);
     let found = net.score(case.tensor("x", &device), &case.labels("labels", &device));
@@ -113,7 +113,7 @@ fn trained_output_agrees() {
 }
 
 fn loss_and_gradients_agree() {
-    let device = Device::flex().autodiff();
+    let device = fixture::device().autodiff();
     let dir = "ncsn/cond_refinenet_ch1_28";
     let case = open(&format!("{dir}/dsm_loss.safetensors"));
     let grads = open(&format!("{dir}/dsm_grads.safetensors"));

@@ -8,7 +8,7 @@ use ncsn::sde::NoiseLevels;
 use ncsn::train::{Ema, Optimizer, Rule};
 
 use crate::Case;
-use crate::fixture::{assert_close, open, values};
+use crate::fixture::{self, assert_close, open, values};
 use crate::network::network;
 
 const ARITHMETIC: &str = "ncsn/optimizers_arithmetic/data.safetensors";
@@ -80,7 +80,7 @@ impl TwoTensors {
 }
 
 fn arithmetic(name: &str, rule: Rule) {
-    let device = Device::flex().autodiff();
+    let device = fixture::device().autodiff();
     let file = open(ARITHMETIC);
     let mut module = TwoTensors::initial(&device);
     let mut optimizer = Optimizer::new(rule);
@@ -109,7 +109,7 @@ fn arithmetic(name: &str, rule: Rule) {
 }
 
 fn training([params, batches, last]: &[String; 3], rule: Rule, tolerance: f64) {
-    let device = Device::flex().autodiff();
+    let device = fixture::device().autodiff();
     let batches = open(batches);
     let levels = NoiseLevels::geometric(1.0, 0.01, 10).unwrap();
     let mut net = network(&open(params), InputRange::Unit, &device);
@@ -130,7 +130,7 @@ fn training([params, batches, last]: &[String; 3], rule: Rule, tolerance: f64) {
 }
 
 fn moving_average() {
-    let device = Device::flex();
+    let device = fixture::device();
     let start = TwoTensors::initial(&device);
     let mut ema = Ema::new(0.9, &start);
     let target = TwoTensors { w: Param::from_tensor(start.w.val() + 1.0), b: Param::from_tensor(start.b.val() * 0.0) };

@@ -9,7 +9,7 @@ use ncsn::score::Differentiable;
 use ncsn::sde::NoiseLevels;
 
 use crate::Case;
-use crate::fixture::{Fixture, assert_close, open, values};
+use crate::fixture::{self, Fixture, assert_close, open, values};
 use crate::network::network;
 
 /// The reference's f32 error is 8e-7 in the values and 3e-6 in the gradients, of the largest.
@@ -57,7 +57,7 @@ fn zeros(case: &Fixture, device: &Device) -> Tensor<1, Int> {
 }
 
 fn mlp_ssm(name: &str) {
-    let device = Device::flex().autodiff();
+    let device = fixture::device().autodiff();
     let (case, net) = (open(&file(name)), mlp(&device));
     let (x, labels) = (case.tensor("samples", &device), zeros(&case, &device));
     let sliced = match case.has("vectors") {
@@ -91,7 +91,7 @@ fn denoising<const D: usize, M: Module + Differentiable<D>>(name: &str, net: &M,
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let files = |params: &str, name: &str| [params.to_string(), file(name)];
-    let device = || Device::flex().autodiff();
+    let device = || fixture::device().autodiff();
     let mlp_params = file("toy_mlp_params");
     for particles in ["p1", "p4"] {
         for kind in ["sliced_score_estimation", "sliced_score_estimation_vr"] {

@@ -1,13 +1,13 @@
 //! Distributions in the plane and their samplers.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use ncsn::sample::{Langevin, annealed_steps, plain_steps};
 use ncsn::score::{GaussianMixture, Score};
 use ncsn::sde::NoiseLevels;
 use ncsn::toy::{Ring, Square, mixture};
 
 use crate::Case;
-use crate::fixture::{Fixture, assert_close, open, values};
+use crate::fixture::{self, Fixture, assert_close, open, values};
 
 const FILE: &str = "ncsn/toy/toy.safetensors";
 
@@ -34,7 +34,7 @@ fn log_densities(case: &Fixture, x: &str, f: impl Fn(&[f64]) -> f64) -> Vec<f32>
 const SCORES: f64 = 3e-5;
 
 fn score_of<S: Score<2>>(case: &Fixture, x: &str, score: &S) -> Vec<f32> {
-    let x: Tensor<2> = case.tensor(x, &Device::flex());
+    let x: Tensor<2> = case.tensor(x, &fixture::device());
     let labels = Tensor::zeros([x.dims()[0]], &x.device());
     values(score.score(x, &labels))
 }
@@ -88,7 +88,7 @@ fn shapes_agree() {
 }
 
 fn samplers_agree() {
-    let (case, device) = (open(FILE), Device::flex());
+    let (case, device) = (open(FILE), fixture::device());
     let x = || case.tensor::<2>("langevin.x_init", &device);
     let draws = |name: &'static str| {
         let (case, device, mut i) = (&case, &device, 0..);

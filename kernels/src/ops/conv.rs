@@ -67,29 +67,45 @@ pub fn conv_transpose2d(
     conv: Conv,
     output_padding: usize,
 ) -> Tensor<4> {
-    if !is_for_kernels(&x) {
-        return composed::conv_transpose2d(x, weight, bias, conv, output_padding);
-    }
     let ([.., h, w], [.., kh, kw]) = (x.dims(), weight.dims());
     let side =
         |n: usize, k: usize| conv.stride * (n - 1) + conv.dilation * (k - 1) + 1 + output_padding - 2 * conv.padding;
+    let size = [side(h, kh), side(w, kw)];
+    if !is_for_kernels(&x) {
+        return composed::conv_transpose2d(x, weight, bias, conv, output_padding, size);
+    }
     let bias = bias.unwrap_or_else(|| Tensor::empty([0], &x.device()));
     let [x, weight] = [x, weight].map(Tensor::into_dispatch);
     let setting = Setting { conv, precision: Precision::current() };
-    let size = [side(h, kh), side(w, kw)];
     Tensor::from_dispatch(<Dispatch as ConvOps>::conv_transposed(x, weight, bias.into_dispatch(), size, setting))
+}
+
+/// x·Wᵀ: in f32 on the processor, on a GPU at the current [`Precision`].
+///
+/// # Shapes
+/// `x`: `[batch, in]`; `weight`: `[out, in]` → `[batch, out]`
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "gpu")]
+    if composed::is_for_gpu(&x) {
+        // A convolution of single pixels, because the arithmetic of that can be chosen.
+        let ([n, n_in], [n_out, _]) = (x.dims(), weight.dims());
+        let one_pixel = Conv { stride: 1, padding: 0, dilation: 1 };
+        let weight = weight.reshape([n_out, n_in, 1, 1]);
+        return super::gpu::conv::conv2d(x.reshape([n, n_in, 1, 1]), weight, one_pixel).reshape([n, n_out]);
+    }
+    x.matmul(weight.transpose())
 }
 
 /// A convolution and its precision: gradients are taken at the precision that the output was.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    conv: Conv,
-    precision: Precision,
+    pub(super) conv: Conv,
+    pub(super) precision: Precision,
 }
 
 impl Setting {
     /// From the shapes of the input and the weights.
-    fn shape(self, [n, c_in, h, w]: [usize; 4], [c_out, kh, kw]: [usize; 3]) -> ConvShape {
+    pub(super) fn shape(self, [n, c_in, h, w]: [usize; 4], [c_out, kh, kw]: [usize; 3]) -> ConvShape {
         let Conv { stride, padding, dilation } = self.conv;
         ConvShape { n, c_in, c_out, size: [h, w], kernel: [kh, kw], stride, padding, dilation }
     }

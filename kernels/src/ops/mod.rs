@@ -2,18 +2,32 @@
 
 mod composed;
 pub mod conv;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod norm;
 pub mod optimizer;
 pub mod pixels;
 mod pool;
+pub mod random;
 
-use burn::tensor::{DType, Shape, Tensor, TensorData};
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use burn_flex::{FlexTensor, Layout};
 
-/// Whether the kernels can take `x`: f32 on the CPU. Convolutions, ELU and filters are made of Burn's own operations for
+/// Whether the kernels can take `x`: f32 on the CPU. Everything here but instance norms is made of other operations for
 /// anything else.
 pub fn is_for_kernels<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32
+    x.dtype() == DType::F32 && is_cpu(&x.device())
+}
+
+/// Whether a device is the processor.
+pub fn is_cpu(device: &Device) -> bool {
+    match device.as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        DispatchDevice::Autodiff(device) => matches!(**device, DispatchDevice::Flex(_)),
+        #[allow(unreachable_patterns, reason = "what else there is depends on Burn's features")]
+        _ => false,
+    }
 }
 
 /// The tensor with its numbers in order and no others beside them.

@@ -1,10 +1,10 @@
 //! Steps of optimisers on tensors, in place where nobody else holds them.
 
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{Bool, Tensor};
 use burn_flex::FlexTensor;
 
-use super::whole;
+use super::{composed, is_for_kernels, whole};
 use crate::cpu::Isa;
 use crate::optimizer::{self, Step};
 
@@ -19,11 +19,23 @@ pub struct Parameter {
     pub shadow: Option<Tensor<1>>,
 }
 
+/// What is decided about a step on the device, without the host.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Factor of gradients beside the step's own, `[1]`.
+    pub clip: Tensor<1>,
+    /// Whether the step is made, `[1]`.
+    pub go: Tensor<1, Bool>,
+}
+
 /// The parameter after a step against its `gradient`, `[n]`. See [`optimizer::step`].
 ///
 /// # Panics
 /// If shapes differ, or the states are not those of the rule.
 pub fn step(step: &Step, gradient: Tensor<1>, parameter: Parameter) -> Parameter {
+    if !is_for_kernels(&gradient) {
+        return composed::step(step, gradient, parameter);
+    }
     let Parameter { value, state, shadow } = parameter;
     assert!(state.len() <= 3, "found {} states, expected at most 3", state.len());
     let mut state = state.into_iter().map(Tensor::into_dispatch);
@@ -47,7 +59,28 @@ pub fn step(step: &Step, gradient: Tensor<1>, parameter: Parameter) -> Parameter
     }
 }
 
-/// The sum of squares. See [`optimizer::sum_of_squares`].
+/// [`step()`] if the verdict is to go, the same parameter otherwise. Made of tensor operations, on every device.
+///
+/// # Panics
+/// As [`step()`].
+pub fn step_if(verdict: &Verdict, step: &Step, gradient: Tensor<1>, parameter: Parameter) -> Parameter {
+    let before = parameter.clone();
+    let after = composed::step(step, gradient * verdict.clip.clone(), parameter);
+    let choose = |after: Tensor<1>, before: Tensor<1>| chosen(&verdict.go, after, before);
+    Parameter {
+        value: choose(after.value, before.value),
+        state: after.state.into_iter().zip(before.state).map(|(after, before)| choose(after, before)).collect(),
+        shadow: after.shadow.zip(before.shadow).map(|(after, before)| choose(after, before)),
+    }
+}
+
+/// `after` if to go, else `before`: `[n]`, whatever is in the other, also if that is not finite.
+pub fn chosen(go: &Tensor<1, Bool>, after: Tensor<1>, before: Tensor<1>) -> Tensor<1> {
+    let go = go.clone().expand(after.dims());
+    before.mask_where(go, after)
+}
+
+/// The sum of squares, of a tensor of the processor. See [`optimizer::sum_of_squares`].
 pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> f64 {
     <Dispatch as OptimizerOps>::sum_of_squares(x.into_dispatch())
 }
@@ -177,6 +210,38 @@ mod tests {
         assert_eq!(after.state.into_iter().map(values).collect::<Vec<_>>(), [m, v]);
         assert_eq!(values(after.shadow.expect("a shadow")), shadow);
         assert_eq!(values(held), start);
+    }
+
+    #[test]
+    fn a_step_made_of_tensor_operations_is_that_of_the_kernel() {
+        let rules = [
+            (Rule::Adam { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, t: 3 }, 2),
+            (Rule::Adam { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, t: 3 }, 3),
+            (Rule::RmsProp { lr: 0.1, alpha: 0.9, eps: 1e-8 }, 1),
+            (Rule::Sgd { lr: 0.1, momentum: 0.9 }, 1),
+        ];
+        let verdict = |clip: f32, go| Verdict { clip: tensor(&[clip]), go: Tensor::from_bool([go], &Device::flex()) };
+        for (rule, n_states) in rules {
+            let (gradient, one) = ([0.5, 0.25, -1.0], tensor(&[1.0, 4.0, 0.5]));
+            let before = Parameter {
+                value: tensor(&[1.0, -2.0, 3.0]),
+                state: vec![one.clone(); n_states],
+                shadow: Some(one.clone()),
+            };
+            let step_of = |clip| Step { rule, clip, weight_decay: 0.1, ema_rate: 0.9 };
+            let all = |p: Parameter| {
+                p.state.into_iter().chain([p.value]).chain(p.shadow).flat_map(values).collect::<Vec<f32>>()
+            };
+            let expected = all(step(&step_of(0.5), tensor(&gradient), before.clone()));
+            let found = all(step_if(&verdict(0.5, true), &step_of(1.0), tensor(&gradient), before.clone()));
+            // Roundings of a few operations more or less.
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{found} {expected} {rule:?}");
+            }
+            let not_finite = tensor(&[f32::NAN, f32::INFINITY, 1.0]);
+            let stays = all(step_if(&verdict(1.0, false), &step_of(1.0), not_finite, before.clone()));
+            assert_eq!(stays, all(before), "{rule:?}");
+        }
     }
 
     #[test]

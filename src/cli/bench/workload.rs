@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use ncsn::Result;
 use ncsn::data::Batch;
-use ncsn::device::{DeviceKind, Precision, instructions};
+use ncsn::device::{self, DeviceKind, Precision, instructions};
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
 use ncsn::sample::{image_chain, plain_steps};
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
+use ncsn_kernels::ops::is_cpu;
 use ncsn_kernels::parallel::count::Count;
 
 use crate::cli::DEFAULT_SEED;
@@ -65,15 +66,54 @@ pub struct Measurement {
     /// The median.
     pub seconds_per_step: f64,
     pub images_per_second: f64,
-    /// Of the process, where the system tells.
+    /// Of the process, where the system tells; on a GPU, of its memory.
     pub peak_mib: Option<f64>,
     /// Of the convolutions, a multiply-add counted twice.
     pub gflops: f64,
+    /// Of the convolutions, each of which must read its input and write its output, in f32.
+    pub gb_per_second: f64,
     pub isa: String,
     pub threads: usize,
+    /// Where it was computed: `cpu`, or a GPU with its name.
+    pub device: String,
+    /// Of a GPU, measured beside the workload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceilings: Option<Ceilings>,
     /// With `--count`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<Counted>,
+}
+
+/// What a GPU can do at most.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Ceilings {
+    /// Of products of f32.
+    pub ceiling_f32_gflops: Option<f64>,
+    /// Of products of bf16, by matrix units.
+    pub ceiling_bf16_gflops: Option<f64>,
+    /// Of a copy, read and written, in GB/s.
+    pub ceiling_gb_per_second: Option<f64>,
+}
+
+impl Ceilings {
+    /// Nothing of the processor, whose ceiling [`ncsn_kernels::conv::ceiling`] knows.
+    #[cfg(feature = "gpu")]
+    fn of(device: &Device) -> Option<Self> {
+        (!is_cpu(device)).then(|| {
+            let found = ncsn_kernels::ops::gpu::ceilings::ceilings(device);
+            let giga = |x: Option<f64>| x.map(|x| x / 1e9);
+            Self {
+                ceiling_f32_gflops: giga(found.f32_flops),
+                ceiling_bf16_gflops: giga(found.bf16_flops),
+                ceiling_gb_per_second: giga(found.bytes),
+            }
+        })
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn of(_: &Device) -> Option<Self> {
+        None
+    }
 }
 
 /// How a step of one thread would spread over more cores.
@@ -140,8 +180,9 @@ impl Workload {
         let config = net.config();
         let noise = Noise::new(DEFAULT_SEED);
         let new_net = |device: &Device| Network::new(&config, &mut noise.stream("init", 0), device);
-        let device = device.open();
-        let (steps, multiply_adds) = match what {
+        let kind = device.chosen();
+        let device = device.open()?;
+        let (steps, work, passes) = match what {
             What::Train => {
                 let levels = NoiseLevels::geometric(1.0, 0.01, N_LEVELS)?;
                 let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
@@ -152,9 +193,10 @@ impl Workload {
                 let mut x = vec![0.0; shape.iter().product()];
                 noise.stream("bench/x", 0).uniform(&mut x);
                 let images = Batch { x, shape };
-                let steps = counted_steps(n_steps, || trainer.step(images.clone()).map(|_| ()))?;
+                let steps =
+                    counted_steps(n_steps, || trainer.step(images.clone()).and_then(|_| device::wait(&device)))?;
                 // The gradient of a convolution is two more: to its input, and to its weights.
-                (steps, 3 * multiply_adds(trainer.net(), config.size))
+                (steps, work(trainer.net(), config.size), 3.0)
             }
             What::Sample => {
                 let net = new_net(&device)?;
@@ -163,9 +205,9 @@ impl Workload {
                 let mut chain = image_chain(&net, steps, 0..batch, shape, noise, &device);
                 let mut update = || {
                     chain.next();
-                    Ok(())
+                    device::wait(&device)
                 };
-                (counted_steps(n_steps, &mut update)?, multiply_adds(&net, config.size))
+                (counted_steps(n_steps, &mut update)?, work(&net, config.size), 1.0)
             }
         };
         let seconds = median_seconds(&steps);
@@ -177,10 +219,13 @@ impl Workload {
             precision: precision.to_string(),
             seconds_per_step: seconds,
             images_per_second,
-            peak_mib: peak_mib(),
-            gflops: 2.0 * multiply_adds as f64 * images_per_second / 1e9,
+            peak_mib: if is_cpu(&device) { peak_mib() } else { device::reserved_mib(&device) },
+            gflops: passes * 2.0 * work.multiply_adds as f64 * images_per_second / 1e9,
+            gb_per_second: passes * 4.0 * work.numbers as f64 * images_per_second / 1e9,
             isa: instructions()?.to_string(),
             threads: rayon::current_num_threads(),
+            device: device::name(&device).map_or_else(|| kind.to_string(), |name| format!("{kind} {name}")),
+            ceilings: Ceilings::of(&device),
             count: count.then(|| Counted::new(&steps[steps.len() / 2])),
         })
     }
@@ -205,20 +250,31 @@ fn median_seconds(sorted: &[Count]) -> f64 {
     (sorted[(n - 1) / 2].total + sorted[n / 2].total).as_secs_f64() / 2.0
 }
 
-/// Multiply-adds of all convolutions for one image: the weights of each, once for each pixel of its output.
-fn multiply_adds(net: &Network, size: usize) -> usize {
+/// What all convolutions do for one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Work {
+    /// The weights of each, once for each pixel of its output.
+    multiply_adds: usize,
+    /// Numbers of inputs and outputs.
+    numbers: usize,
+}
+
+fn work(net: &Network, size: usize) -> Work {
     // Names tell where a convolution is: behind the one halving, or (in the last refine block) before it is undone.
     let halved = ["res2.1.", "res3.", "res4.", "refine1.", "refine2.", "refine3."];
     let halved_in_refine4 = ["refine4.adapt_convs.1.", "refine4.msf.convs.1."];
-    let mut total = 0;
+    let mut work = Work { multiply_adds: 0, numbers: 0 };
     params::visit(net, |name, shape, _| {
         let is_halved = halved.iter().chain(&halved_in_refine4).any(|place| name.starts_with(place));
         let side = if is_halved { size / 2 } else { size };
-        if shape.len() == 4 {
-            total += shape.iter().product::<usize>() * side * side;
+        if let [n_out, n_in, ..] = *shape
+            && shape.len() == 4
+        {
+            work.multiply_adds += shape.iter().product::<usize>() * side * side;
+            work.numbers += (n_in + n_out) * side * side;
         }
     });
-    total
+    work
 }
 
 #[cfg(test)]
@@ -230,8 +286,8 @@ mod tests {
         for (net, expected) in [(Net::Mnist, 1_893_140_480), (Net::Cifar, 9_893_052_416)] {
             let config = net.config();
             let mut stream = Noise::new(1).stream("init", 0);
-            let network = Network::new(&config, &mut stream, &DeviceKind::Cpu.open()).expect("a network");
-            assert_eq!(multiply_adds(&network, config.size), expected, "{net:?}");
+            let network = Network::new(&config, &mut stream, &Device::flex()).expect("a network");
+            assert_eq!(work(&network, config.size).multiply_adds, expected, "{net:?}");
         }
     }
 

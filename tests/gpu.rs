@@ -1,0 +1,309 @@
+//! What a GPU computes, against the processor, operation by operation and over whole steps.
+//!
+//! On the device that NCSN_TEST_DEVICE names, else on the first that is found: a program that acts as a GPU will do.
+//! `NCSN_TEST_DEVICE=vulkan cargo test --release --features vulkan --test parity` compares networks with the published program.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use ncsn::data::Batch;
+use ncsn::device::{self, Api, DeviceKind, Precision};
+use ncsn::loss::Slicing;
+use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
+use ncsn::noise::{self, Distribution, Noise};
+use ncsn::sample::{annealed_steps, image_chain};
+use ncsn::sde::NoiseLevels;
+use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
+use ncsn_kernels::filter::Filter;
+use ncsn_kernels::ops::conv::{Conv, conv_transpose2d, conv2d, linear};
+use ncsn_kernels::ops::pixels::{elu, separable};
+
+fn gpu() -> Device {
+    let named = std::env::var("NCSN_TEST_DEVICE").ok().map(|name| name.parse::<DeviceKind>().unwrap());
+    let found =
+        [Api::Cuda, Api::Metal, Api::Vulkan].into_iter().find(|api| api.devices().is_some_and(|d| !d.is_empty()));
+    let kind = named.or(found.map(|api| DeviceKind::Gpu(api, 0)));
+    let device = kind.expect("a GPU, or a driver that acts as one: Mesa has one for Vulkan").open().unwrap();
+    eprintln!("on {}", device::name(&device).unwrap());
+    device
+}
+
+/// The precision is the program's: tests that set it take turns.
+fn at(precision: Precision) -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    precision.set_current();
+    turn
+}
+
+fn random<const D: usize>(shape: [usize; D], name: &str, device: &Device) -> Tensor<D> {
+    let mut x = vec![0.0; shape.iter().product()];
+    Noise::new(5).stream(name, 0).normal(&mut x);
+    Tensor::from_data(TensorData::new(x, shape), device)
+}
+
+fn values<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
+    x.clone().try_into_vec_as().unwrap()
+}
+
+/// The largest difference, relative to the largest number.
+fn difference(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0.0f64, |m, &x| m.max(f64::from(x).abs()));
+    let differences = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
+    differences.fold(0.0, |m: f64, d| if d > m || d.is_nan() { d } else { m }) / largest.max(1e-30)
+}
+
+/// The output of `f` and its gradient for each of `inputs`, from a gradient that is different everywhere.
+fn with_gradients<const D: usize>(
+    inputs: &[(&str, [usize; D])],
+    device: &Device,
+    f: impl Fn(Vec<Tensor<D>>) -> Tensor<4>,
+) -> Vec<Vec<f32>> {
+    let device = device.clone().autodiff();
+    let inputs: Vec<_> = inputs.iter().map(|(name, shape)| random(*shape, name, &device).require_grad()).collect();
+    let out = f(inputs.clone());
+    // Not by `sum`: Burn's uses atomics, which not every driver has.
+    let loss = (out.clone() * random(out.dims(), "gradient", &device)).reshape([1, -1]).sum_dim(1);
+    let gradients = loss.backward();
+    let gradients = inputs.iter().map(|x| values(&x.grad(&gradients).unwrap()));
+    std::iter::once(values(&out.inner())).chain(gradients).collect()
+}
+
+fn same_on_both<const D: usize>(
+    what: &str,
+    inputs: &[(&str, [usize; D])],
+    tolerance: f64,
+    f: impl Fn(Vec<Tensor<D>>) -> Tensor<4>,
+) {
+    let [found, expected] = [gpu(), Device::flex()].map(|device| with_gradients(inputs, &device, &f));
+    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let difference = difference(found, expected);
+        assert!(difference <= tolerance, "{what}, output or gradient {i}: difference {difference:.1e}");
+    }
+}
+
+#[test]
+fn random_numbers_are_those_of_the_processor() {
+    let device = gpu();
+    for (n_streams, shape) in [(1, [1, 1]), (1, [3, 7]), (5, [5, 13]), (3, [3, 1000]), (2, [2, 4096])] {
+        let draw = |distribution, device: &Device| {
+            let mut streams: Vec<_> = (0..n_streams).map(|k| Noise::new(3).stream("gpu", u64::MAX - k)).collect();
+            let first = noise::tensor(distribution, &mut streams, shape, device);
+            [first, noise::tensor(distribution, &mut streams, shape, device)].map(|x| values(&x))
+        };
+        let both = |distribution| [&device, &Device::flex()].map(|device| draw(distribution, device));
+        let [found, expected] = both(Distribution::Uniform);
+        assert_eq!(found, expected);
+        let [found, expected] = both(Distribution::Normal);
+        for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+            // Logarithm, root, cosine and two products, each right to about one last bit.
+            assert!((found - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{found} {expected}");
+        }
+    }
+}
+
+#[test]
+fn convolutions_and_their_gradients_are_those_of_the_processor() {
+    let _turn = at(Precision::Highest);
+    // [images, in, out, height, width, kernel, stride, padding, dilation]
+    for [n, c_in, c_out, h, w, k, stride, padding, dilation] in [
+        [2, 3, 5, 9, 7, 3, 1, 1, 1],
+        [1, 1, 8, 8, 8, 3, 1, 1, 1],
+        [3, 8, 1, 5, 6, 3, 1, 1, 1],
+        [2, 4, 4, 8, 8, 1, 1, 0, 1],
+        [2, 4, 6, 8, 10, 3, 1, 2, 2],
+        [1, 4, 6, 5, 5, 3, 1, 4, 4],
+        [2, 3, 4, 8, 8, 3, 2, 1, 1],
+        [1, 2, 3, 9, 9, 5, 1, 2, 1],
+        [2, 16, 16, 14, 14, 3, 1, 1, 1],
+        [1, 3, 2, 1, 1, 3, 1, 1, 1],
+    ] {
+        let conv = Conv { stride, padding, dilation };
+        let inputs = [("x", [n, c_in, h, w]), ("weight", [c_out, c_in, k, k])];
+        let what = format!("{inputs:?} {conv:?}");
+        same_on_both(&what, &inputs, 1e-5, |mut inputs| {
+            let [weight, x] = [inputs.pop().unwrap(), inputs.pop().unwrap()];
+            let bias = random([c_out], "bias", &x.device());
+            conv2d(x, weight, Some(bias), None, conv)
+        });
+    }
+}
+
+#[test]
+fn transposed_convolutions_and_their_gradients_are_those_of_the_processor() {
+    let _turn = at(Precision::Highest);
+    for [n, c_in, c_out, h, w, k, stride, padding, output_padding] in [
+        [2, 4, 3, 5, 6, 3, 1, 1, 0],
+        [2, 4, 3, 5, 6, 3, 2, 1, 1],
+        [1, 2, 5, 4, 4, 5, 2, 2, 1],
+        [1, 1, 1, 1, 1, 2, 2, 0, 0],
+    ] {
+        let conv = Conv { stride, padding, dilation: 1 };
+        let inputs = [("x", [n, c_in, h, w]), ("weight", [c_in, c_out, k, k])];
+        same_on_both(&format!("{inputs:?} {conv:?}"), &inputs, 1e-5, |mut inputs| {
+            let [weight, x] = [inputs.pop().unwrap(), inputs.pop().unwrap()];
+            conv_transpose2d(x, weight, None, conv, output_padding)
+        });
+    }
+}
+
+#[test]
+fn dense_layers_and_their_gradients_are_those_of_the_processor() {
+    let _turn = at(Precision::Highest);
+    for [n, n_in, n_out] in [[5, 7, 3], [1, 1, 1], [16, 128, 64]] {
+        let inputs = [("x", [n, n_in]), ("weight", [n_out, n_in])];
+        same_on_both(&format!("{inputs:?}"), &inputs, 1e-5, |mut inputs| {
+            let [weight, x] = [inputs.pop().unwrap(), inputs.pop().unwrap()];
+            linear(x, weight).reshape([n, n_out, 1, 1])
+        });
+    }
+}
+
+#[test]
+fn filters_and_elu_and_their_gradients_are_those_of_the_processor() {
+    for [h, w] in [[28, 28], [7, 5], [1, 1], [4, 9]] {
+        let inputs = [("x", [2, 3, h, w])];
+        same_on_both("elu", &inputs, 1e-6, |mut x| elu(x.pop().unwrap()));
+        same_on_both("window", &inputs, 1e-6, |mut x| {
+            separable(x.pop().unwrap(), Filter::window_mean(h, 5), Filter::window_mean(w, 5))
+        });
+        same_on_both("interpolation", &inputs, 1e-6, |mut x| {
+            separable(x.pop().unwrap(), Filter::interpolation(h, 2 * h), Filter::interpolation(w, w.div_ceil(2)))
+        });
+        if h > 1 {
+            same_on_both("cells", &inputs, 1e-6, |mut x| {
+                separable(x.pop().unwrap(), Filter::cell_mean(h, 2), Filter::cell_mean(w, 2))
+            });
+        }
+    }
+}
+
+const SHAPE: [usize; 3] = [1, 8, 8];
+
+fn network(architecture: Architecture, device: &Device) -> Network {
+    let [channels, size, _] = SHAPE;
+    let config = NetworkConfig { architecture, channels, width: 4, size, n_levels: 3, input: InputRange::Unit };
+    Network::new(&config, &mut Noise::new(1).stream("init", 0), device).unwrap()
+}
+
+fn levels(architecture: Architecture) -> NoiseLevels {
+    match architecture.is_conditional() {
+        true => NoiseLevels::geometric(1.0, 0.1, 3).unwrap(),
+        false => NoiseLevels::single(0.1).unwrap(),
+    }
+}
+
+fn trainer(architecture: Architecture, options: TrainingOptions, rule: Rule, device: &Device) -> Trainer<Network> {
+    let net = network(architecture, &device.clone().autodiff());
+    Trainer::new(net, levels(architecture), rule, options, Noise::new(7))
+}
+
+fn batch(step: u64) -> Batch {
+    let [channels, height, width] = SHAPE;
+    let shape = [4, channels, height, width];
+    let mut x = vec![0.0; shape.iter().product()];
+    Noise::new(2).stream("images", step).uniform(&mut x);
+    Batch { x, shape }
+}
+
+const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 1e-4, amsgrad: true };
+
+#[test]
+fn training_steps_are_those_of_the_processor() {
+    let _turn = at(Precision::Highest);
+    let denoising = TrainingOptions {
+        objective: Objective::Denoising,
+        anneal_power: 2.0,
+        grad_clip: Some(5.0),
+        ema_rate: Some(0.9),
+    };
+    let sliced = Objective::Sliced { n_particles: 2, slicing: Slicing::Exact };
+    let rms = Rule::RmsProp { lr: 1e-4, alpha: 0.99, eps: 1e-8, weight_decay: 0.0 };
+    let sgd = Rule::Sgd { lr: 1e-4, momentum: 0.9, weight_decay: 0.0 };
+    for (architecture, options, rule) in [
+        (Architecture::Ncsn, denoising, ADAM),
+        (Architecture::Baseline, TrainingOptions { ema_rate: None, ..denoising }, sgd),
+        (Architecture::Ncsn, TrainingOptions { objective: sliced, grad_clip: None, ..denoising }, rms),
+    ] {
+        let [found, expected] = [gpu(), Device::flex()].map(|device| {
+            let mut trainer = trainer(architecture, options, rule, &device);
+            let reports: Vec<_> = (0..4).map(|step| trainer.step(batch(step)).unwrap()).collect();
+            let losses: Vec<f32> = reports.iter().map(|report| report.loss().unwrap() as f32).collect();
+            let nets = [Some(trainer.net()), trainer.ema()];
+            let weights = nets.into_iter().flatten().flat_map(params::to_host).flat_map(|(_, p)| p.values);
+            (losses, weights.collect::<Vec<f32>>(), trainer.test_loss(batch(9), options.objective) as f32)
+        });
+        assert!(difference(&found.0, &expected.0) <= 1e-4, "{:?} {:?}", found.0, expected.0);
+        assert!(difference(&[found.2], &[expected.2]) <= 1e-4, "{} {}", found.2, expected.2);
+        // Adam's first steps are ±lr whatever the gradient's size: where it is rounding alone, the sign may differ.
+        let difference = difference(&found.1, &expected.1);
+        assert!(difference <= 8e-3, "weights of {architecture:?}: {difference:.1e}");
+    }
+}
+
+#[test]
+fn a_step_that_is_not_finite_leaves_the_network_as_it_was_and_is_reported() {
+    let _turn = at(Precision::Highest);
+    let options = TrainingOptions {
+        objective: Objective::Denoising,
+        anneal_power: 2.0,
+        grad_clip: Some(1.0),
+        ema_rate: Some(0.9),
+    };
+    let mut trainer = trainer(Architecture::Ncsn, options, ADAM, &gpu());
+    let weights =
+        |trainer: &Trainer<Network>| [params::to_host(trainer.net()), params::to_host(trainer.ema().unwrap())];
+    let first = trainer.step(batch(0)).unwrap();
+    let before = weights(&trainer);
+    let mut broken = batch(1);
+    broken.x[3] = f32::NAN;
+    let second = trainer.step(broken).unwrap();
+    let third = trainer.step(batch(2)).unwrap();
+    assert!(first.loss().unwrap().is_finite() && !first.is_known());
+    let message = second.loss().unwrap_err().to_string();
+    assert!(message.contains("the loss is NaN at step 2"), "{message}");
+    assert!(third.loss().is_err());
+    assert_eq!(weights(&trainer), before);
+}
+
+#[test]
+fn samples_are_those_of_the_processor() {
+    let _turn = at(Precision::Highest);
+    let [found, expected] = [gpu(), Device::flex()].map(|device| {
+        let net = network(Architecture::Ncsn, &device);
+        let steps = annealed_steps(&levels(Architecture::Ncsn), 2, 1e-4);
+        values(&image_chain(&net, steps, 3..6, SHAPE, Noise::new(4), &device).finish())
+    });
+    let difference = difference(&found, &expected);
+    assert!(difference <= 1e-4, "{difference:.1e}");
+}
+
+#[test]
+fn every_precision_is_as_exact_as_it_promises() {
+    for (precision, tolerance) in [(Precision::High, 2e-3), (Precision::Medium, 2e-2)] {
+        let _turn = at(precision);
+        let conv = Conv { stride: 1, padding: 1, dilation: 1 };
+        let inputs = [("x", [2, 16, 8, 8]), ("weight", [16, 16, 3, 3])];
+        same_on_both(&format!("{precision}"), &inputs, tolerance, |mut inputs| {
+            let [weight, x] = [inputs.pop().unwrap(), inputs.pop().unwrap()];
+            conv2d(x, weight, None, None, conv)
+        });
+    }
+}
+
+#[test]
+fn what_follows_a_convolution_of_one_channel_is_right() {
+    // Burn fuses elementwise operations, and would take one stride of such a result for another.
+    let _turn = at(Precision::Highest);
+    for [c_in, c_out, h, w] in [[1, 1, 8, 8], [3, 1, 8, 5], [2, 3, 1, 6], [2, 3, 6, 1], [4, 2, 1, 1]] {
+        let inputs = [("x", [3, c_in, h, w]), ("weight", [c_out, c_in, 3, 3])];
+        same_on_both(&format!("{inputs:?}"), &inputs, 1e-5, |mut inputs| {
+            let [weight, x] = [inputs.pop().unwrap(), inputs.pop().unwrap()];
+            let z = random([3, c_out, h, w], "z", &x.device());
+            let y = conv2d(x, weight * 2.0, None, None, Conv { stride: 1, padding: 1, dilation: 1 });
+            z.clone() + y * 0.3 + z * 0.7
+        });
+    }
+}
