@@ -8,10 +8,9 @@ use burn::backend::autodiff::{
 };
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension, tensor::FloatTensor};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, FloatDType, Shape, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::conv::{ConvStrategy, conv_data_backward, conv_forward, conv_weight_backward};
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cpu::Precision;
@@ -41,22 +40,19 @@ type Primitive = FloatTensor<Dispatch>;
 /// `f` of both in bf16 if the precision allows it and the device multiplies it, and the result in f32.
 fn computed(x: Tensor<4>, weight: Tensor<4>, f: impl FnOnce(Primitive, Primitive) -> Primitive) -> Tensor<4> {
     let in_bf16 = Precision::current() == Precision::Medium && x.device().supports_dtype(FloatDType::BF16);
-    // Casts are tensor operations, not a part of the kernel: so they are fused with what comes before and after, and what is
-    // kept for the gradients takes half the memory.
+    // Casts are tensor operations, not a part of the kernel: so what is kept for the gradients takes half the memory.
     let [x, weight] = if in_bf16 { [x, weight].map(|t| t.cast(DType::BF16)) } else { [x, weight] };
     let out = Tensor::<4>::from_dispatch(f(x.into_dispatch(), weight.into_dispatch()));
     if in_bf16 { out.cast(DType::F32) } else { out }
 }
 
 /// What a backend on a GPU has for convolutions.
-#[backend_extension(Cube, Fusion, Autodiff)]
+#[backend_extension(Cube, Autodiff)]
 pub trait GpuConvOps: Backend {
     /// See [`super::super::conv::conv2d`].
-    #[fusion(dtype = x, shape = shape_of_output(x, weight, setting))]
     fn gpu_conv(x: FloatTensor<Self>, weight: FloatTensor<Self>, setting: Setting) -> FloatTensor<Self>;
 
     /// Its adjoint, which is also the gradient of its input; `size` is that of the result.
-    #[fusion(dtype = x, shape = shape_of_input(x, weight, size))]
     fn gpu_conv_transposed(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -65,28 +61,12 @@ pub trait GpuConvOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// The gradient of its weights, whose kernel has size `kernel`.
-    #[fusion(dtype = x, shape = shape_of_weight(x, grad, kernel))]
     fn gpu_conv_weight_gradient(
         x: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         kernel: [usize; 2],
         setting: Setting,
     ) -> FloatTensor<Self>;
-}
-
-fn shape_of_output(x: &Shape, weight: &Shape, setting: &Setting) -> Shape {
-    let ([n, c_in, h, w], [c_out, _, kh, kw]) = (x.dims(), weight.dims());
-    assert_eq!(c_in, weight[1], "channels of the image and of the weights");
-    let [h, w] = setting.shape([n, c_in, h, w], [c_out, kh, kw]).out_size();
-    [n, c_out, h, w].into()
-}
-
-fn shape_of_input(x: &Shape, weight: &Shape, [h, w]: &[usize; 2]) -> Shape {
-    [x[0], weight[1], *h, *w].into()
-}
-
-fn shape_of_weight(x: &Shape, grad: &Shape, [kh, kw]: &[usize; 2]) -> Shape {
-    [grad[1], x[1], *kh, *kw].into()
 }
 
 impl Setting {
@@ -106,40 +86,19 @@ impl Setting {
 
 const ANY_SHAPE: &str = "the direct kernel takes any shape";
 
-/// The tensor with the strides of its shape where a side has length 1, and a stride that nobody needs.
-///
-/// Burn's convolutions compute with channels innermost and give the result back with its sides in another order. Then a single
-/// channel has the stride of a pixel too, and elementwise operations that Burn 0.22.1 fuses take the one for the other: x + 0.3·y
-/// with such a y is wrong.
-fn canonical(x: CubeTensor) -> CubeTensor {
-    let (shape, strides) = (x.shape(), x.meta.strides());
-    if (1..shape.num_dims()).all(|axis| shape[axis] > 1) {
-        return x;
-    }
-    let mut expected = 1;
-    let mut is_plain = true;
-    for axis in (0..shape.num_dims()).rev() {
-        is_plain &= shape[axis] == 1 || strides[axis] == expected;
-        expected *= shape[axis];
-    }
-    if is_plain { CubeTensor::new_contiguous(x.client, x.device, shape, x.handle, x.dtype) } else { into_contiguous(x) }
-}
-
 impl GpuConvOps for CubeBackend {
     fn gpu_conv(x: CubeTensor, weight: CubeTensor, setting: Setting) -> CubeTensor {
-        canonical(conv_forward(x, weight, None, setting.options(), setting.strategy()).expect(ANY_SHAPE))
+        conv_forward(x, weight, None, setting.options(), setting.strategy()).expect(ANY_SHAPE)
     }
 
     fn gpu_conv_transposed(x: CubeTensor, weight: CubeTensor, [h, w]: [usize; 2], setting: Setting) -> CubeTensor {
         let shape = [x.shape()[0], weight.shape()[1], h, w];
-        let out = conv_data_backward(x, weight, shape.into(), setting.options(), setting.strategy());
-        canonical(out.expect(ANY_SHAPE))
+        conv_data_backward(x, weight, shape.into(), setting.options(), setting.strategy()).expect(ANY_SHAPE)
     }
 
     fn gpu_conv_weight_gradient(x: CubeTensor, grad: CubeTensor, [kh, kw]: [usize; 2], setting: Setting) -> CubeTensor {
         let shape = [grad.shape()[1], x.shape()[1], kh, kw];
-        let out = conv_weight_backward(x, grad, shape.into(), setting.options(), setting.strategy());
-        canonical(out.expect(ANY_SHAPE))
+        conv_weight_backward(x, grad, shape.into(), setting.options(), setting.strategy()).expect(ANY_SHAPE)
     }
 }
 

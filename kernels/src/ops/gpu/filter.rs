@@ -56,10 +56,9 @@ fn table(filter: &Filter, device: &Device) -> Tensor<2> {
 }
 
 /// What a backend on a GPU has for filters.
-#[backend_extension(Cube, Fusion, Autodiff)]
+#[backend_extension(Cube, Autodiff)]
 pub trait GpuFilterOps: Backend {
     /// See [`separable`]; the filters as [`table`]s, those of the gradient last, and the sizes of an input and of an output.
-    #[fusion(dtype = x, shape = shape_of_output(x, sizes))]
     fn gpu_separable(
         x: FloatTensor<Self>,
         rows: FloatTensor<Self>,

@@ -27,11 +27,10 @@ pub(crate) fn draw(distribution: Distribution, at: &[Position], n_each: usize, d
 }
 
 /// What a backend on a GPU has for random numbers.
-#[backend_extension(Cube, Fusion)]
+#[backend_extension(Cube)]
 pub trait GpuRandomOps: Backend {
     /// `n` numbers, N(0, 1) or U[0, 1), `n_each` from each position (a row of `at`: block, index, key, their lower words
     /// first).
-    #[fusion(dtype = DType::F32, shape = burn::tensor::Shape::new([*n]))]
     fn gpu_draw(at: IntTensor<Self>, n: usize, n_each: usize, normal: bool) -> FloatTensor<Self>;
 }
 
