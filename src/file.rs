@@ -2,10 +2,25 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+
+/// The content of the file at `path`.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is larger than `max_bytes`.
+pub fn read_at_most(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let n_bytes = file.metadata().map_err(Error::io(path))?.len();
+    if n_bytes > max_bytes {
+        return Err(Error::format(path, format!("found {n_bytes} bytes, expected at most {max_bytes}")));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(n_bytes).unwrap_or(0));
+    file.take(n_bytes).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    Ok(bytes)
+}
 
 /// A file under a temporary, hidden name beside its target, which [`AtomicFile::commit`] moves into place.
 ///

@@ -45,6 +45,7 @@
 //! | Lin et al. 2017 (RefineNet), the blocks | [`net::RefineBlock`], [`net::ResidualConvUnit`], [`net::ChainedPool`], [`net::Fusion`] |
 //! | Song & Ermon 2020, technique 5, moving average of the weights | [`train::Ema`] |
 //! | Kingma & Ba 2015; Reddi et al. 2018 (AMSGrad) | [`train::Optimizer`] |
+//! | Salimans et al. 2016 (inception score); Heusel et al. 2017 (FID); Bińkowski et al. 2018 (KID) | [`eval`] |
 //! | Salmon et al. 2011 (Philox) | [`noise`] |
 //!
 //! # In ten lines
@@ -82,6 +83,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod eval;
 pub mod file;
 pub mod image;
 pub mod loss;
@@ -94,5 +96,6 @@ pub mod score;
 pub mod sde;
 pub mod toy;
 pub mod train;
+mod zip;
 
 pub use error::{Error, Result};

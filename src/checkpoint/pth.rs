@@ -13,7 +13,9 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::pickle::{Id, Item, Pickle, Value};
+use crate::zip::shown;
 
 mod published;
 mod stream;
@@ -93,14 +95,7 @@ pub fn is_pth(path: &Path) -> Result<bool> {
 /// # Errors
 /// When it cannot be read or is larger than 16 GiB.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let n_bytes = file.metadata().map_err(Error::io(path))?.len();
-    if n_bytes > MAX_BYTES {
-        return Err(Error::format(path, format!("found {n_bytes} bytes, expected at most {MAX_BYTES}")));
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(n_bytes).unwrap_or(0));
-    file.take(n_bytes).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    Ok(bytes)
+    file::read_at_most(path, MAX_BYTES)
 }
 
 impl<'p, 'a> Pth<'p, 'a> {
@@ -261,11 +256,3 @@ fn not_found(key: &str) -> String {
     format!("is in storage {}, which is not in the file", shown(key))
 }
 
-/// A name from a file, short and harmless on a terminal.
-fn shown(name: &str) -> String {
-    let mut shown: String = name.chars().take(100).flat_map(char::escape_debug).collect();
-    if shown.is_empty() {
-        shown.push_str("\"\"");
-    }
-    shown
-}

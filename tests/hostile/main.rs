@@ -18,6 +18,7 @@ use ncsn::checkpoint::{Checkpoints, Header, TensorFile, Weights};
 use ncsn::config::Config;
 use ncsn::data::{cifar, idx, mat};
 use ncsn::error::Result;
+use ncsn::eval::{Statistics, StatisticsFile, read_statistics, write_statistics};
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
 use ncsn::sde::NoiseLevels;
@@ -209,6 +210,18 @@ fn pth_tar() -> Vec<u8> {
     tar([("sys_info", &b"\x80\x02}."[..]), ("pickle", pickle), ("tensors", &tensors), ("storages", &storages)])
 }
 
+/// Statistics of three features.
+fn npz() -> Vec<u8> {
+    let statistics = Statistics::new(Some(10), vec![0.5, -1.0, 2.0], vec![2.0, 0.5, 0.0, 0.5, 1.0, 0.25, 0.0, 0.25, 3.0]).unwrap();
+    let text = |text: &str| Some(text.to_string());
+    let (extractor, resize) = (text("inception"), text("compat"));
+    let content = StatisticsFile { statistics, extractor, resize, weights_sha256: None };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("statistics.npz");
+    write_statistics(&path, &content).unwrap();
+    fs::read(path).unwrap()
+}
+
 /// The most memory that this process has had so far, where the system tells.
 fn peak_memory_bytes() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -268,10 +281,11 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
     let [weights, state] = checkpoint();
     fs::create_dir(folder.path().join("run")).unwrap();
     fs::write(Checkpoints::new(folder.path().join("run")).weights_path(STEP), &weights).unwrap();
+    let statistics: Read = |path| read_statistics(path).map(drop);
     let yaml: Read = |path| Config::load(&path.display().to_string(), &[], None).map(drop);
 
     // Damage, then pack: so damage reaches what lies inside the compression, too.
-    let formats: [(&str, Vec<u8>, Pack, Read); 22] = [
+    let formats: [(&str, Vec<u8>, Pack, Read); 23] = [
         ("IDX", idx_file(), as_is, idx),
         ("IDX in gzip", idx_file(), gzipped, idx),
         ("gzipped IDX", gzip(&idx_file()), as_is, idx),
@@ -286,6 +300,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("ScoreNet's configuration", include_bytes!("../../configs/scorenet.yml").to_vec(), as_is, yaml),
         ("our weights", weights, as_is, weights_of),
         ("our run", state, as_is, state_of),
+        ("NumPy's statistics", npz(), as_is, statistics),
         ("PyTorch's zip", golden("pth_reader/mixed_zip.pth"), as_is, mixed),
         ("PyTorch's stream", golden("pth_reader/mixed_legacy.pth"), as_is, mixed),
         ("PyTorch's old checkpoint", golden("pth_reader/old_style_checkpoint.pth"), as_is, published),

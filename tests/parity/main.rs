@@ -9,6 +9,7 @@ mod blocks;
 mod checkpoints;
 mod fixture;
 mod langevin;
+mod metrics;
 mod network;
 mod optimizers;
 mod pixels;
@@ -53,6 +54,7 @@ fn cases() -> Vec<Case> {
         checkpoints::cases(),
         network::cases(),
         langevin::cases(),
+        metrics::cases(),
         optimizers::cases(),
         sliced::cases(),
         pixels::cases(),

@@ -9,13 +9,12 @@ use super::published::{OptimizerState, Setting, StateValue};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::net::params::HostTensor;
+use crate::zip;
 
 /// The folder of all files in the archive.
 const FOLDER: &str = "archive";
 /// Where in the file storages begin: at multiples of this, as PyTorch's do, so that they can be mapped into memory.
 const ALIGNMENT: usize = 64;
-/// The date 1980-01-01, so that equal content is equal bytes.
-const DATE: u16 = 1 << 5 | 1;
 /// Chunks of numbers that are turned to bytes at once.
 const N_CHUNK: usize = 1 << 14;
 
@@ -49,7 +48,9 @@ pub fn write_published(
             .chain([("version".into(), Content::Bytes(b"3\n"))])
             .collect();
     let too_large = || Error::Usage(format!("{}: such a checkpoint is limited to 4 GiB", path.display()));
-    let (headers, end) = layout(&files).ok_or_else(too_large)?;
+    let names: Vec<String> = files.iter().map(|(name, _)| format!("{FOLDER}/{name}")).collect();
+    let layout_of = names.iter().zip(&files).map(|(name, (_, content))| (&name[..], content.n_bytes(), content.crc()));
+    let (headers, end) = zip::layout(&layout_of.collect::<Vec<_>>(), ALIGNMENT).ok_or_else(too_large)?;
     file::write_atomically(path, |out| {
         for (header, (_, content)) in headers.iter().zip(&files) {
             out.write_all(header)?;
@@ -92,49 +93,6 @@ impl Content<'_> {
         });
         sum.map_or(0, |()| crc.sum())
     }
-}
-
-/// What comes before each file, and the archive's end; `None` if it would be too large for the fields' 32 bits.
-fn layout(files: &[(String, Content<'_>)]) -> Option<(Vec<Vec<u8>>, Vec<u8>)> {
-    let (mut headers, mut directory, mut at) = (Vec::new(), Vec::new(), 0_usize);
-    for (name, content) in files {
-        let name = format!("{FOLDER}/{name}");
-        let n_bytes = u32::try_from(content.n_bytes()).ok()?;
-        let mut common = Vec::new();
-        common.extend([0, 0, 0, 0, 0, 0]); // No flags, stored, midnight.
-        common.extend(DATE.to_le_bytes());
-        common.extend(content.crc().to_le_bytes());
-        common.extend([n_bytes, n_bytes].map(u32::to_le_bytes).concat());
-        common.extend((name.len() as u16).to_le_bytes());
-
-        // An extra field, "FB" as PyTorch calls it, moves the content to the next aligned byte.
-        let start = at + 30 + name.len() + 4;
-        let n_padding = start.next_multiple_of(ALIGNMENT) - start;
-        let mut header = b"PK\x03\x04\x14\x00".to_vec();
-        header.extend(&common);
-        header.extend((4 + n_padding as u16).to_le_bytes());
-        header.extend(name.as_bytes());
-        header.extend(b"FB");
-        header.extend((n_padding as u16).to_le_bytes());
-        header.extend(vec![b'Z'; n_padding]);
-
-        directory.extend(b"PK\x01\x02\x14\x00\x14\x00");
-        directory.extend(&common);
-        directory.extend([0; 12]); // No extra field, comment or attributes; one disk.
-        directory.extend(u32::try_from(at).ok()?.to_le_bytes());
-        directory.extend(name.as_bytes());
-
-        at += header.len() + content.n_bytes();
-        headers.push(header);
-    }
-    let n_files = u16::try_from(files.len()).ok()?;
-    let n_directory = u32::try_from(directory.len()).ok()?;
-    directory.extend(b"PK\x05\x06\0\0\0\0");
-    directory.extend([n_files, n_files].map(u16::to_le_bytes).concat());
-    directory.extend(n_directory.to_le_bytes());
-    directory.extend(u32::try_from(at).ok()?.to_le_bytes());
-    directory.extend([0, 0]);
-    Some((headers, directory))
 }
 
 /// A pickle of protocol 2 under construction, and the storages that it refers to by their numbers.

@@ -1,0 +1,41 @@
+//! How good samples are: metrics as pure functions of features and logits.
+//!
+//! **Contract.** Features come as `f32`, row-major, one row a sample ([`Features`]), and are finite; every sum is in `f64`. Which
+//! network made them, how images were resized and how many there should be is the caller's to choose and to say beside the
+//! number. Nothing depends on the number of threads, and nothing on how features are cut into batches. No N×N matrix is ever
+//! held: what needs all pairs goes through tiles.
+//!
+//! | metric | source | here |
+//! |---|---|---|
+//! | inception score | Salimans et al. 2016, "Improved Techniques for Training GANs" | [`InceptionScore`] |
+//! | Fréchet distance (FID, FD-DINOv2) | Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule" | [`RunningStatistics`], [`frechet`] |
+//! | FID at infinitely many samples | Chong & Forsyth 2020, "Effectively Unbiased FID" | [`sample_size`] |
+//! | kernel distance (KID) | Bińkowski et al. 2018, "Demystifying MMD GANs" | [`kernel_distance`] |
+//! | improved precision and recall | Kynkäänniemi et al. 2019 | [`precision_recall`] |
+//! | density and coverage | Naeem et al. 2020 | [`density_coverage`] |
+//! | nearest training images | Song & Ermon 2020, appendix | [`NearestNeighbours`] |
+
+mod features;
+pub mod frechet;
+mod inception_score;
+pub mod kernel_distance;
+mod legacy_random;
+mod manifold;
+mod neighbours;
+mod npy;
+mod pairs;
+pub mod sample_size;
+mod statistics;
+mod statistics_file;
+#[cfg(test)]
+mod testing;
+
+pub use features::Features;
+pub use frechet::{FrechetReference, frechet_distance};
+pub use inception_score::{InceptionScore, ScoreOverSplits};
+pub use kernel_distance::{Blocks, KernelDistance, Subsets, kid_by_blocks, kid_by_subsets, mmd2_unbiased};
+pub use legacy_random::LegacyRandom;
+pub use manifold::{DensityCoverage, Manifold, PrecisionRecall, density_coverage, expected_coverage, precision_recall};
+pub use neighbours::{NearestNeighbours, Neighbour};
+pub use statistics::{RunningStatistics, Statistics};
+pub use statistics_file::{StatisticsFile, read_pool_3, read_statistics, write_statistics};
