@@ -255,4 +255,3 @@ fn name_outside(value: &Value<'_>) -> Option<String> {
 fn not_found(key: &str) -> String {
     format!("is in storage {}, which is not in the file", shown(key))
 }
-

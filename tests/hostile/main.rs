@@ -212,7 +212,8 @@ fn pth_tar() -> Vec<u8> {
 
 /// Statistics of three features.
 fn npz() -> Vec<u8> {
-    let statistics = Statistics::new(Some(10), vec![0.5, -1.0, 2.0], vec![2.0, 0.5, 0.0, 0.5, 1.0, 0.25, 0.0, 0.25, 3.0]).unwrap();
+    let statistics =
+        Statistics::new(Some(10), vec![0.5, -1.0, 2.0], vec![2.0, 0.5, 0.0, 0.5, 1.0, 0.25, 0.0, 0.25, 3.0]).unwrap();
     let text = |text: &str| Some(text.to_string());
     let (extractor, resize) = (text("inception"), text("compat"));
     let content = StatisticsFile { statistics, extractor, resize, weights_sha256: None };

@@ -14,8 +14,16 @@ use crate::fixture::read;
 pub fn cases() -> Vec<Case> {
     let [frechet, isc_kid] = ["frechet", "isc_kid"].map(files);
     vec![
-        Case::new("frechet distances of regular covariances agree", &frechet, frechet_distances_of_regular_covariances_agree),
-        Case::new("frechet distances of singular covariances agree", &frechet, frechet_distances_of_singular_covariances_agree),
+        Case::new(
+            "frechet distances of regular covariances agree",
+            &frechet,
+            frechet_distances_of_regular_covariances_agree,
+        ),
+        Case::new(
+            "frechet distances of singular covariances agree",
+            &frechet,
+            frechet_distances_of_singular_covariances_agree,
+        ),
         Case::new("identical statistics have no distance", &frechet, identical_statistics_have_no_distance),
         Case::new("frechet distances from features agree", &frechet, frechet_distances_from_features_agree),
         Case::new("inception scores agree", &isc_kid, inception_scores_agree),

@@ -15,7 +15,7 @@ const MAX_VERSION: u64 = 10;
 /// Parses `bytes`, the content of `path`; `scratch` is empty memory, for a pickle that is compressed.
 pub(super) fn parse<'a>(path: &Path, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Content<'a>> {
     let archive = Archive::open(path, bytes)?;
-    let mut pickles = archive.names().filter(|name| **name == "data.pkl" || name.ends_with("/data.pkl"));
+    let mut pickles = archive.names().filter(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
     let (Some(name), None) = (pickles.next(), pickles.next()) else {
         let message = "is a zip archive, but no checkpoint of PyTorch: expected one data.pkl in it";
         return Err(Error::format(path, message));
