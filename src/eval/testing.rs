@@ -1,11 +1,10 @@
 //! Random features for tests.
 
-use super::LegacyRandom;
+use crate::noise::Noise;
 
-/// `n` standard normals by Box and Muller's transform.
+/// `n` standard normals.
 pub fn normals(seed: u32, n: usize) -> Vec<f32> {
-    let mut random = LegacyRandom::new(seed);
-    let mut uniform = || (f64::from(random.next_u32()) + 0.5) / 4_294_967_296.0;
-    let mut normal = || (-2.0 * uniform().ln()).sqrt() * (2.0 * std::f64::consts::PI * uniform()).cos();
-    (0..n).map(|_| normal() as f32).collect()
+    let mut values = vec![0.0; n];
+    Noise::new(u64::from(seed)).stream("eval/test", 0).normal(&mut values);
+    values
 }

@@ -105,7 +105,7 @@ pub struct Setting {
 
 impl Setting {
     /// From the shapes of the input and the weights.
-    pub(super) fn shape(self, [n, c_in, h, w]: [usize; 4], [c_out, kh, kw]: [usize; 3]) -> ConvShape {
+    fn shape(self, [n, c_in, h, w]: [usize; 4], [c_out, kh, kw]: [usize; 3]) -> ConvShape {
         let Conv { stride, padding, dilation } = self.conv;
         ConvShape { n, c_in, c_out, size: [h, w], kernel: [kh, kw], stride, padding, dilation }
     }
