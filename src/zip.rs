@@ -86,10 +86,9 @@ impl<'p, 'a> Archive<'p, 'a> {
             let message = format!("is not of {} bytes, as its directory says", entry.n_bytes);
             return Err(bad(message));
         }
-        let mut crc = Crc::new();
-        crc.update(&content);
-        if crc.sum() != entry.crc {
-            return Err(bad(format!("its checksum is {:08x}, expected {:08x}: damaged", crc.sum(), entry.crc)));
+        let found = crc(&content);
+        if found != entry.crc {
+            return Err(bad(format!("its checksum is {found:08x}, expected {:08x}: damaged", entry.crc)));
         }
         Ok(Some(content))
     }
@@ -172,6 +171,13 @@ fn entry<'a>(bytes: &'a [u8], directory: &'a [u8], end: usize) -> Option<(&'a st
     Some((std::str::from_utf8(name).ok()?, entry, n_read))
 }
 
+/// The checksum that archives have of each file.
+pub(crate) fn crc(content: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(content);
+    crc.sum()
+}
+
 /// The little-endian number in `n` bytes from `at` on.
 fn number(bytes: &[u8], at: usize, n: usize) -> Option<u64> {
     let bytes = bytes.get(at..)?.get(..n)?;
@@ -237,10 +243,8 @@ mod tests {
 
     /// An archive of one stored file whose sizes, offset and directory are all in the fields of large archives.
     fn zip64(content: &[u8]) -> Vec<u8> {
-        let mut crc = Crc::new();
-        crc.update(content);
         let n = (content.len() as u64).to_le_bytes();
-        let head = [&[0; 8][..], &crc.sum().to_le_bytes(), &[0xff; 8], &[8, 0]].concat();
+        let head = [&[0; 8][..], &crc(content).to_le_bytes(), &[0xff; 8], &[8, 0]].concat();
         let file = [b"PK\x03\x04-\0", &head[..], &[20, 0], b"data.pkl\x01\0\x10\0", &n, &n, content].concat();
         let directory = [
             b"PK\x01\x02-\0-\0",

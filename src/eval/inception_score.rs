@@ -1,6 +1,6 @@
 //! The inception score: how sure a classifier is of each sample, and how different the samples are.
 
-use super::{Features, LegacyRandom};
+use super::{Features, LegacyRandom, mean_and_variance};
 use crate::error::{Error, Result};
 
 /// exp E KL(p(c|x) ‖ p(c)) over classes c, on splits of the samples, from logits that come in batches (Salimans et al.
@@ -74,10 +74,7 @@ impl InceptionScore {
     pub fn add(&mut self, logits: Features<'_>) -> Result<()> {
         logits.expect_dim(self.n_classes)?;
         if self.n_added + logits.n() > self.n_samples {
-            let (n_found, n_expected) = (self.n_added + logits.n(), self.n_samples);
-            return Err(Error::Usage(format!(
-                "found {n_found} samples, expected the {n_expected} that were announced"
-            )));
+            return Err(self.not_announced(self.n_added + logits.n()));
         }
         for logits in logits.values().chunks_exact(self.n_classes) {
             let place = self.places.as_ref().map_or(self.n_added, |places| places[self.n_added]);
@@ -95,16 +92,15 @@ impl InceptionScore {
     /// [`Error::Usage`] when fewer samples were added than announced.
     pub fn finish(self) -> Result<ScoreOverSplits> {
         if self.n_added < self.n_samples {
-            let (n_found, n_expected) = (self.n_added, self.n_samples);
-            return Err(Error::Usage(format!(
-                "found {n_found} samples, expected the {n_expected} that were announced"
-            )));
+            return Err(self.not_announced(self.n_added));
         }
         let splits: Vec<f64> = self.splits.iter().map(Split::score).collect();
-        let n = splits.len() as f64;
-        let mean = splits.iter().sum::<f64>() / n;
-        let variance = splits.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / n;
+        let (mean, variance) = mean_and_variance(&splits, 0);
         Ok(ScoreOverSplits { mean, std: variance.sqrt(), splits })
+    }
+
+    fn not_announced(&self, n_found: usize) -> Error {
+        Error::Usage(format!("found {n_found} samples, expected the {} that were announced", self.n_samples))
     }
 }
 

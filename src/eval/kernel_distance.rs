@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::pairs::Tile;
-use super::{Features, LegacyRandom};
+use super::{Features, LegacyRandom, mean_and_variance};
 use crate::error::{Error, Result};
 
 /// How subsets are drawn.
@@ -148,13 +148,6 @@ fn sum_of_kernel(x: Features<'_>, y: Features<'_>, skips_equal: bool) -> f64 {
     });
     // Collected first, so that the sum has one order on any number of threads.
     sums.collect::<Vec<f64>>().into_iter().sum()
-}
-
-/// The variance is divided by n − `ddof`.
-fn mean_and_variance(values: &[f64], ddof: usize) -> (f64, f64) {
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (mean, squares / (values.len() - ddof) as f64)
 }
 
 #[cfg(test)]

@@ -39,3 +39,10 @@ pub use manifold::{DensityCoverage, Manifold, PrecisionRecall, density_coverage,
 pub use neighbours::{NearestNeighbours, Neighbour};
 pub use statistics::{RunningStatistics, Statistics};
 pub use statistics_file::{StatisticsFile, read_pool_3, read_statistics, write_statistics};
+
+/// Of what was found on several parts of the samples; the variance is divided by n − `ddof`.
+fn mean_and_variance(values: &[f64], ddof: usize) -> (f64, f64) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, squares / (values.len() - ddof) as f64)
+}

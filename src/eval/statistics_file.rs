@@ -4,8 +4,6 @@
 use std::io::Write;
 use std::path::Path;
 
-use flate2::Crc;
-
 use super::npy::{self, Array};
 use super::{Features, RunningStatistics, Statistics};
 use crate::error::{Error, Result};
@@ -103,12 +101,7 @@ pub fn write_statistics(path: &Path, content: &StatisticsFile) -> Result<()> {
             files.push((name, npy::write_text(text)));
         }
     }
-    let crc = |bytes: &[u8]| {
-        let mut crc = Crc::new();
-        crc.update(bytes);
-        crc.sum()
-    };
-    let sizes: Vec<_> = files.iter().map(|(name, bytes)| (*name, bytes.len(), crc(bytes))).collect();
+    let sizes: Vec<_> = files.iter().map(|(name, bytes)| (*name, bytes.len(), zip::crc(bytes))).collect();
     let too_large = || Error::Usage(format!("{}: such a file is limited to 4 GiB", path.display()));
     let (headers, end) = zip::layout(&sizes, ALIGNMENT).ok_or_else(too_large)?;
     file::write_atomically(path, |out| {
@@ -180,8 +173,6 @@ mod tests {
     fn npz(files: &[(&str, Vec<u8>)], is_deflated: bool) -> Vec<u8> {
         let (mut bytes, mut directory) = (Vec::new(), Vec::new());
         for (name, content) in files {
-            let mut crc = Crc::new();
-            crc.update(content);
             let packed = if is_deflated {
                 let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
                 encoder.write_all(content).unwrap();
@@ -191,7 +182,7 @@ mod tests {
             };
             let name = format!("{name}.npy");
             let mut common = vec![20, 0, 0, 0, if is_deflated { 8 } else { 0 }, 0, 0, 0, 33, 0];
-            common.extend(crc.sum().to_le_bytes());
+            common.extend(zip::crc(content).to_le_bytes());
             common.extend((packed.len() as u32).to_le_bytes());
             common.extend((content.len() as u32).to_le_bytes());
             common.extend((name.len() as u16).to_le_bytes());
