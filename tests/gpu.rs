@@ -236,10 +236,10 @@ fn training_steps_are_those_of_the_processor() {
             (losses, weights.collect::<Vec<f32>>(), trainer.test_loss(batch(9), options.objective) as f32)
         });
         assert!(difference(&found.0[..1], &expected.0[..1]) <= 1e-5, "{:?} {:?}", found.0, expected.0);
+        assert!(difference(&found.0, &expected.0) <= 1e-4, "{:?} {:?}", found.0, expected.0);
+        assert!(difference(&[found.2], &[expected.2]) <= 1e-4, "{} {}", found.2, expected.2);
         // The first steps of Adam and RMSProp are ±lr or more whatever the gradient's size: where it is rounding alone, the sign may
         // differ.
-        assert!(difference(&found.0, &expected.0) <= 2e-3, "{:?} {:?}", found.0, expected.0);
-        assert!(difference(&[found.2], &[expected.2]) <= 2e-3, "{} {}", found.2, expected.2);
         let difference = difference(&found.1, &expected.1);
         assert!(difference <= 8e-3, "weights of {architecture:?}: {difference:.1e}");
     }
