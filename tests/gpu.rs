@@ -120,7 +120,7 @@ fn convolutions_and_their_gradients_are_those_of_the_processor() {
         [2, 16, 16, 14, 14, 3, 1, 1, 1],
         [1, 3, 2, 1, 1, 3, 1, 1, 1],
     ] {
-        let conv = Conv { stride, padding, dilation };
+        let conv = Conv { stride, padding: [padding; 2], dilation };
         let inputs = [("x", [n, c_in, h, w]), ("weight", [c_out, c_in, k, k])];
         let what = format!("{inputs:?} {conv:?}");
         same_on_both(&what, &inputs, 1e-5, |mut inputs| {
@@ -140,7 +140,7 @@ fn transposed_convolutions_and_their_gradients_are_those_of_the_processor() {
         [1, 2, 5, 4, 4, 5, 2, 2, 1],
         [1, 1, 1, 1, 1, 2, 2, 0, 0],
     ] {
-        let conv = Conv { stride, padding, dilation: 1 };
+        let conv = Conv { stride, padding: [padding; 2], dilation: 1 };
         let inputs = [("x", [n, c_in, h, w]), ("weight", [c_in, c_out, k, k])];
         same_on_both(&format!("{inputs:?} {conv:?}"), &inputs, 1e-5, |mut inputs| {
             let [weight, x] = [inputs.pop().unwrap(), inputs.pop().unwrap()];
@@ -286,7 +286,7 @@ fn samples_are_those_of_the_processor() {
 fn every_precision_is_as_exact_as_it_promises() {
     for (precision, tolerance) in [(Precision::High, 2e-3), (Precision::Medium, 2e-2)] {
         let _turn = at(precision);
-        let conv = Conv { stride: 1, padding: 1, dilation: 1 };
+        let conv = Conv { stride: 1, padding: [1; 2], dilation: 1 };
         let inputs = [("x", [2, 16, 8, 8]), ("weight", [16, 16, 3, 3])];
         same_on_both(&format!("{precision}"), &inputs, tolerance, |mut inputs| {
             let [weight, x] = [inputs.pop().unwrap(), inputs.pop().unwrap()];
@@ -304,7 +304,7 @@ fn what_follows_a_convolution_of_one_channel_is_right() {
         same_on_both(&format!("{inputs:?}"), &inputs, 1e-5, |mut inputs| {
             let [weight, x] = [inputs.pop().unwrap(), inputs.pop().unwrap()];
             let z = random([3, c_out, h, w], "z", &x.device());
-            let y = conv2d(x, weight * 2.0, None, None, Conv { stride: 1, padding: 1, dilation: 1 });
+            let y = conv2d(x, weight * 2.0, None, None, Conv { stride: 1, padding: [1; 2], dilation: 1 });
             z.clone() + y * 0.3 + z * 0.7
         });
     }

@@ -48,7 +48,7 @@ fn error(precision: Precision, dilation: usize) -> f64 {
         size: [14, 14],
         kernel: [3, 3],
         stride: 1,
-        padding: dilation,
+        padding: [dilation; 2],
         dilation,
     };
     let mut random = |n: usize| {

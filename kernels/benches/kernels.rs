@@ -40,7 +40,7 @@ fn values(n: usize) -> Vec<f32> {
 
 fn same(c_in: usize, c_out: usize, side: usize, kernel: usize, dilation: usize) -> ConvShape {
     let padding = dilation * (kernel - 1) / 2;
-    ConvShape { n: N, c_in, c_out, size: [side; 2], kernel: [kernel; 2], stride: 1, padding, dilation }
+    ConvShape { n: N, c_in, c_out, size: [side; 2], kernel: [kernel; 2], stride: 1, padding: [padding; 2], dilation }
 }
 
 fn convolutions(criterion: &mut Criterion) {

@@ -45,6 +45,13 @@ impl Filter {
         Self::new(n, n, |i, j| if i.abs_diff(j) <= width / 2 { 1.0 / width as f32 } else { 0.0 })
     }
 
+    /// Means of those of `width` neighbours, an odd number, that are inside the image: n → n pixels.
+    pub fn window_mean_inside(n: usize, width: usize) -> Self {
+        assert!(width % 2 == 1, "found a window of {width} pixels, expected an odd number");
+        let n_inside = |i: usize| (i + width / 2 + 1).min(n) - i.saturating_sub(width / 2);
+        Self::new(n, n, |i, j| if i.abs_diff(j) <= width / 2 { 1.0 / n_inside(i) as f32 } else { 0.0 })
+    }
+
     /// Means of cells of `size` pixels: n → ⌊n/size⌋ pixels.
     pub fn cell_mean(n: usize, size: usize) -> Self {
         Self::new(n, n / size, |i, j| if j / size == i { 1.0 / size as f32 } else { 0.0 })
@@ -241,6 +248,7 @@ mod tests {
             Filter::window_mean(3, 5),
             Filter::window_mean(14, 5),
             Filter::window_mean(9, 3),
+            Filter::window_mean_inside(7, 3),
             Filter::cell_mean(8, 2),
             Filter::cell_mean(7, 2),
             Filter::interpolation(1, 4),
@@ -265,6 +273,9 @@ mod tests {
         assert_eq!(matrix(&Filter::interpolation(3, 1)), [[1.0, 0.0, 0.0]]);
         let third = f64::from(1.0f32 / 3.0);
         assert_eq!(matrix(&Filter::window_mean(3, 3)), [[third, third, 0.0], [third; 3], [0.0, third, third]]);
+        let inside = matrix(&Filter::window_mean_inside(3, 3));
+        assert_eq!(inside, [[0.5, 0.5, 0.0], [third; 3], [0.0, 0.5, 0.5]]);
+        assert_eq!(matrix(&Filter::window_mean_inside(1, 3)), [[1.0]]);
         assert_eq!(matrix(&Filter::cell_mean(3, 2).transposed()), [[0.5], [0.5], [0.0]]);
     }
 

@@ -32,7 +32,7 @@ impl Random {
 /// Any shape: odd sizes, one pixel, one channel, kernels whose dilation is larger than the image.
 fn any_shape(random: &mut Random) -> ConvShape {
     loop {
-        let kernel = [[1, 1], [3, 3], [3, 3], [3, 3], [5, 5], [2, 3], [7, 7], [4, 4]][random.below(8)];
+        let kernel = [[1, 1], [3, 3], [3, 3], [3, 3], [5, 5], [2, 3], [7, 7], [4, 4], [1, 7], [7, 1]][random.below(10)];
         let channels = [1, 2, 3, 4, 8, 15, 16, 17, 24, 32, 40, 64, 80];
         let shape = ConvShape {
             n: random.between(1, 3),
@@ -41,7 +41,7 @@ fn any_shape(random: &mut Random) -> ConvShape {
             size: [random.between(1, 15), random.between(1, 15)],
             kernel,
             stride: random.between(1, 3),
-            padding: random.between(0, 5),
+            padding: [random.between(0, 5), random.between(0, 5)],
             dilation: [1, 1, 2, 3, 4, 9][random.below(6)],
         };
         if shape.checked_out_size().is_some() {
@@ -180,8 +180,16 @@ fn check_half(unit: Unit, shape: &ConvShape, random: &mut Random) {
 #[test]
 fn products_of_bf16_are_off_by_the_rounding_of_their_factors_alone() {
     let mut random = Random(0xd1b5_4a32_d192_ed03);
-    let largest =
-        ConvShape { n: 2, c_in: 33, c_out: 49, size: [19, 18], kernel: [3, 3], stride: 1, padding: 1, dilation: 1 };
+    let largest = ConvShape {
+        n: 2,
+        c_in: 33,
+        c_out: 49,
+        size: [19, 18],
+        kernel: [3, 3],
+        stride: 1,
+        padding: [1; 2],
+        dilation: 1,
+    };
     let shapes = (0..60).map(|_| any_shape(&mut random)).collect::<Vec<_>>();
     for mut shape in [largest].into_iter().chain(shapes) {
         for unit in Unit::available() {
@@ -222,13 +230,13 @@ fn check_threads(what: &str, results: impl Fn() -> Vec<Vec<f32>> + Send + Sync) 
 /// Of every way to convolve: plain sums, tiles of two and of four, one image and more images than groups of the sums.
 const THREADS: [ConvShape; 5] = {
     let shape =
-        ConvShape { n: 5, c_in: 40, c_out: 70, size: [10, 9], kernel: [3, 3], stride: 1, padding: 1, dilation: 1 };
+        ConvShape { n: 5, c_in: 40, c_out: 70, size: [10, 9], kernel: [3, 3], stride: 1, padding: [1; 2], dilation: 1 };
     [
         shape,
-        ConvShape { n: 1, c_in: 72, c_out: 33, size: [14, 14], padding: 2, dilation: 2, ..shape },
-        ConvShape { n: 7, c_in: 33, c_out: 9, size: [5, 6], padding: 2, dilation: 2, ..shape },
+        ConvShape { n: 1, c_in: 72, c_out: 33, size: [14, 14], padding: [2; 2], dilation: 2, ..shape },
+        ConvShape { n: 7, c_in: 33, c_out: 9, size: [5, 6], padding: [2; 2], dilation: 2, ..shape },
         ConvShape { n: 19, c_in: 3, c_out: 40, size: [11, 8], kernel: [4, 4], stride: 2, ..shape },
-        ConvShape { n: 18, c_in: 40, c_out: 24, size: [6, 5], kernel: [1, 1], padding: 0, ..shape },
+        ConvShape { n: 18, c_in: 40, c_out: 24, size: [6, 5], kernel: [1, 1], padding: [0; 2], ..shape },
     ]
 };
 
@@ -282,7 +290,7 @@ fn threads_do_not_change_a_bit_in_bf16() {
 fn images_in_bf16_do_not_depend_on_the_rest_of_the_batch() {
     let mut random = Random(0x8cb9_2ba7_2f3d_8dd7);
     let shape =
-        ConvShape { n: 3, c_in: 20, c_out: 24, size: [9, 7], kernel: [3, 3], stride: 1, padding: 1, dilation: 1 };
+        ConvShape { n: 3, c_in: 20, c_out: 24, size: [9, 7], kernel: [3, 3], stride: 1, padding: [1; 2], dilation: 1 };
     let (x, weights) = (random.values(shape.input_len()), random.values(shape.weight_len()));
     for unit in Unit::available() {
         let mut together = vec![0.0; shape.output_len()];

@@ -148,7 +148,7 @@ fn shapes() -> Vec<ConvShape> {
         size,
         kernel,
         stride,
-        padding,
+        padding: [padding; 2],
         dilation,
     };
     let mut shapes = vec![

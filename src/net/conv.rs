@@ -77,7 +77,7 @@ impl Conv2d {
 
     fn with_residual(&self, x: Dual<4>, residual: Option<Dual<4>>) -> Dual<4> {
         let weight = self.weight.val();
-        let conv = Conv { stride: self.stride, padding: self.padding, dilation: self.dilation };
+        let conv = Conv { stride: self.stride, padding: [self.padding; 2], dilation: self.dilation };
         let (residual, residual_tangent) = residual.map_or((None, None), |r| (Some(r.value), r.tangent));
         let tangent = match (x.tangent, residual_tangent) {
             (Some(t), residual) => Some(conv2d(t, weight.clone(), None, residual, conv)),

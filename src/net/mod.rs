@@ -6,6 +6,7 @@
 mod config;
 mod conv;
 mod dual;
+mod inception;
 mod mlp;
 mod network;
 mod norm;
@@ -19,6 +20,7 @@ mod scorenets;
 pub use config::{Architecture, InputRange, MLP_WIDTH, NetworkConfig, Sizes};
 pub use conv::{Conv2d, MeanPoolConv};
 pub use dual::Dual;
+pub use inception::{Inception, InceptionMaps, global_mean};
 pub use mlp::{Linear, Mlp, softplus};
 pub use network::Network;
 pub use norm::{Norm, NormKind};

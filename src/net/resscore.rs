@@ -83,7 +83,7 @@ impl ConvTranspose2d {
     /// `[batch, in, h, w]` → `[batch, out, …]`, each side stride·(h − 1) + k − 2·padding + output padding.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let weight = self.weight.val();
-        let conv = Conv { stride: self.stride, padding: self.padding, dilation: 1 };
+        let conv = Conv { stride: self.stride, padding: [self.padding; 2], dilation: 1 };
         let tangent = x.tangent.map(|t| conv_transpose2d(t, weight.clone(), None, conv, self.output_padding));
         Dual { value: conv_transpose2d(x.value, weight, Some(self.bias.val()), conv, self.output_padding), tangent }
     }

@@ -56,23 +56,35 @@ pub fn formula(name: &str) -> Fixture {
     let meta: serde_json::Value = serde_json::from_slice(&read(name)).unwrap();
     let salt = meta["salt"].as_u64().unwrap();
     let list: BTreeMap<String, (String, Vec<usize>)> = serde_json::from_value(meta["params"].clone()).unwrap();
-    let uniform = |j: usize, k: usize| {
-        let mut z = ((salt << 48) + ((j as u64) << 32) + k as u64).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        2.0 * (((z ^ (z >> 31)) >> 40) as f64 / 16_777_216.0) - 1.0
-    };
     let tensors = list.into_iter().enumerate().map(|(j, (name, (_, shape)))| {
-        let fan_in = shape[1..].iter().product::<usize>() as f64;
-        let value = |k| match uniform(j, k) {
-            u if shape.len() > 1 => (6.0 / fan_in).sqrt() * u,
-            u if name.ends_with("weight") => 1.0 + 0.1 * u,
-            u => 0.1 * u,
-        };
-        let values = (0..shape.iter().product()).map(|k| f64::from(value(k) as f32)).collect();
+        let values = plain(&name, &shape, salt, j).into_iter().map(f64::from).collect();
         (name, (shape, values))
     });
     Fixture { tensors: tensors.collect() }
+}
+
+/// The numbers of the tensor called `name`, number `j` of its network, by the formula of kind "plain".
+pub fn plain(name: &str, shape: &[usize], salt: u64, j: usize) -> Vec<f32> {
+    let fan_in = shape.iter().skip(1).product::<usize>() as f64;
+    let value = |k| {
+        let u = 2.0 * ((word(salt, j, k) >> 40) as f64 / 16_777_216.0) - 1.0;
+        match name {
+            name if name.ends_with("running_var") => 1.0 + 0.2 * (u * u),
+            name if name.ends_with("running_mean") => 0.1 * u,
+            _ if shape.len() > 1 => (6.0 / fan_in).sqrt() * u,
+            name if name.ends_with("weight") => 1.0 + 0.1 * u,
+            _ => 0.1 * u,
+        }
+    };
+    (0..shape.iter().product()).map(|k| value(k) as f32).collect()
+}
+
+/// The formula's word `k` of stream `j`.
+pub fn word(salt: u64, j: usize, k: usize) -> u64 {
+    let mut z = ((salt << 48) + ((j as u64) << 32) + k as u64).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
 
 impl Fixture {

@@ -8,6 +8,7 @@
 mod blocks;
 mod checkpoints;
 mod fixture;
+mod inception;
 mod langevin;
 mod metrics;
 mod network;
@@ -52,6 +53,7 @@ fn cases() -> Vec<Case> {
     [
         blocks::cases(),
         checkpoints::cases(),
+        inception::cases(),
         network::cases(),
         langevin::cases(),
         metrics::cases(),

@@ -212,7 +212,8 @@ mod instructions {
         ];
         for (channels, size, kernel, stride, padding, dilation) in shapes {
             let [c_in, c_out] = channels;
-            let shape = ConvShape { n: 1, c_in, c_out, size, kernel: [kernel; 2], stride, padding, dilation };
+            let shape =
+                ConvShape { n: 1, c_in, c_out, size, kernel: [kernel; 2], stride, padding: [padding; 2], dilation };
             let [x, weights, grad] = [(shape.input_len(), 389), (shape.weight_len(), 577), (shape.output_len(), 823)]
                 .map(|(n, factor)| values(n, factor));
             let results = |unit: Unit| {
@@ -236,8 +237,16 @@ mod instructions {
         if !crate::cpu::Isa::Avx512Bf16.is_available() {
             return;
         }
-        let shape =
-            ConvShape { n: 1, c_in: 3, c_out: 20, size: [4; 2], kernel: [1; 2], stride: 1, padding: 0, dilation: 1 };
+        let shape = ConvShape {
+            n: 1,
+            c_in: 3,
+            c_out: 20,
+            size: [4; 2],
+            kernel: [1; 2],
+            stride: 1,
+            padding: [0; 2],
+            dilation: 1,
+        };
         let (x, weights) = (vec![0.0; shape.input_len()], vec![0.0; shape.weight_len()]);
         let n = with_instructions(|| {
             let mut out = vec![0.0; shape.output_len()];

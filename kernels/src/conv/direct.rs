@@ -32,14 +32,14 @@ pub struct Plan {
     pub phases: Vec<Phase>,
 }
 
-/// The copy of an image with `before` zeros before it of which rows and columns up to `reach` are read, for rows of `n_x` outputs.
+/// The copy of an image with `before` zeros above and left of it, of which rows and columns up to `reach` are read, for rows of `n_x` outputs.
 ///
 /// Zeros behind a row are also those before the next one, as far as outputs of different rows still count from different pixels.
-fn frame(image: [usize; 2], before: usize, reach: [usize; 2], n_x: usize) -> Frame {
-    let behind = reach[1].saturating_sub(before + image[1]);
-    let shared = before.min(behind).min(reach[1].saturating_sub(n_x));
+fn frame(image: [usize; 2], before: [usize; 2], reach: [usize; 2], n_x: usize) -> Frame {
+    let behind = reach[1].saturating_sub(before[1] + image[1]);
+    let shared = before[1].min(behind).min(reach[1].saturating_sub(n_x));
     // What is behind the last row is at the beginning of one more.
-    Frame::new(image, before as isize, [reach[0] + usize::from(shared > 0), reach[1] - shared])
+    Frame::new(image, before.map(|zeros| zeros as isize), [reach[0] + usize::from(shared > 0), reach[1] - shared])
 }
 
 impl Plan {
@@ -63,23 +63,23 @@ impl Plan {
         // Per axis: first pixel of the phase, its count, the output it counts from, and (outputs back, tap).
         let axis = |a: usize| {
             (0..stride.min(size[a])).map(move |first| {
-                let rest = (first + padding) % stride;
+                let rest = (first + padding[a]) % stride;
                 let taps = (0..kernel[a]).filter(|k| (k * dilation) % stride == rest);
                 let back = taps.map(|k| ((k * dilation) / stride, k)).collect::<Vec<_>>();
-                (first, (size[a] - first).div_ceil(stride), (first + padding) / stride, back)
+                (first, (size[a] - first).div_ceil(stride), (first + padding[a]) / stride, back)
             })
         };
         let most_back = |a: usize| (kernel[a] - 1) * dilation / stride;
-        let before = most_back(0).max(most_back(1));
+        let before = [most_back(0), most_back(1)];
         // The furthest output that any pixel counts from, and all before it.
-        let reach = |a: usize| before + (size[a] - 1 + padding) / stride + 1;
+        let reach = |a: usize| before[a] + (size[a] - 1 + padding[a]) / stride + 1;
         let frame = frame(out_size, before, [reach(0), reach(1)], size[1]);
         let width = frame.size[1];
         let mut phases = Vec::new();
         for (y, n_y, from_y, back_y) in axis(0) {
             for (x, n_x, from_x, back_x) in axis(1) {
-                let base = (from_y + before - most_back(0)) * width + from_x + before - most_back(1);
-                let offset = |[dy, dx]: [usize; 2]| (most_back(0) - dy) * width + most_back(1) - dx;
+                let base = from_y * width + from_x;
+                let offset = |[dy, dx]: [usize; 2]| (before[0] - dy) * width + before[1] - dx;
                 let taps = back_y
                     .iter()
                     .flat_map(|&(dy, ky)| back_x.iter().map(move |&(dx, kx)| (offset([dy, dx]), ky * kernel[1] + kx)));

@@ -18,13 +18,14 @@ impl Frame {
     /// The place of a pixel that is cropped.
     pub const OUTSIDE: u32 = u32::MAX;
 
-    /// The copy of `size` of an image of `image` pixels whose first pixel is at (`offset`, `offset`); a negative offset crops.
-    pub fn new(image: [usize; 2], offset: isize, size: [usize; 2]) -> Self {
+    /// The copy of `size` of an image of `image` pixels whose first pixel is at `offset`; a negative offset crops.
+    pub fn new(image: [usize; 2], offset: [isize; 2], size: [usize; 2]) -> Self {
         let mut places = Vec::with_capacity(image[0] * image[1]);
         for y in 0..image[0] {
             for x in 0..image[1] {
-                let inside = |at: usize, side: usize| at.checked_add_signed(offset).filter(|&moved| moved < side);
-                let place = inside(y, size[0]).zip(inside(x, size[1])).map(|(y, x)| (y * size[1] + x) as u32);
+                let inside =
+                    |at: usize, axis: usize| at.checked_add_signed(offset[axis]).filter(|&moved| moved < size[axis]);
+                let place = inside(y, 0).zip(inside(x, 1)).map(|(y, x)| (y * size[1] + x) as u32);
                 places.push(place.unwrap_or(Self::OUTSIDE));
             }
         }
@@ -44,7 +45,7 @@ impl Frame {
 
     /// The image itself.
     pub fn plain(image: [usize; 2]) -> Self {
-        Self::new(image, 0, image)
+        Self::new(image, [0, 0], image)
     }
 
     /// Pixels of the copy.

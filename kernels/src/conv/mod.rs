@@ -36,8 +36,8 @@ pub struct ConvShape {
     pub kernel: [usize; 2],
     /// Distance between the pixels that two neighbours of the output look at.
     pub stride: usize,
-    /// Zeros at each border.
-    pub padding: usize,
+    /// Zeros above and below, and at the left and the right.
+    pub padding: [usize; 2],
     /// Distance between the pixels that two neighbours of the kernel look at.
     pub dilation: usize,
 }
@@ -45,11 +45,11 @@ pub struct ConvShape {
 impl ConvShape {
     /// Height and width of the output; `None` if the dilated kernel is larger than the padded input.
     pub fn checked_out_size(&self) -> Option<[usize; 2]> {
-        let side = |size: usize, kernel: usize| {
-            let reach = self.dilation * (kernel - 1) + 1;
-            Some((size + 2 * self.padding).checked_sub(reach)? / self.stride + 1)
+        let side = |axis: usize| {
+            let reach = self.dilation * (self.kernel[axis] - 1) + 1;
+            Some((self.size[axis] + 2 * self.padding[axis]).checked_sub(reach)? / self.stride + 1)
         };
-        Some([side(self.size[0], self.kernel[0])?, side(self.size[1], self.kernel[1])?])
+        Some([side(0)?, side(1)?])
     }
 
     /// Height and width of the output.
@@ -137,7 +137,7 @@ pub fn forward(
             x,
             [shape.c_in, shape.c_out],
             [shape.size, shape.out_size()],
-            shape.padding as isize,
+            shape.padding.map(|zeros| zeros as isize),
             shape.dilation,
             Weights::forward(weights, shape),
             bias,
@@ -174,7 +174,7 @@ pub fn transposed(
             grad,
             [shape.c_out, shape.c_in],
             [shape.out_size(), shape.size],
-            (2 * shape.dilation) as isize - shape.padding as isize,
+            shape.padding.map(|zeros| (2 * shape.dilation) as isize - zeros as isize),
             shape.dilation,
             Weights::mirrored(weights, shape),
             bias,

@@ -10,10 +10,10 @@ fn for_each_product(shape: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
         for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
             let to = ((image * c_out + out) * height + y) * width + x;
             for (ky, kx) in (0..kernel[0]).flat_map(|ky| (0..kernel[1]).map(move |kx| (ky, kx))) {
-                let inside = |at: usize, tap: usize, side: usize| {
-                    (at * stride + tap * dilation).checked_sub(padding).filter(|&at| at < side)
+                let inside = |at: usize, tap: usize, axis: usize| {
+                    (at * stride + tap * dilation).checked_sub(padding[axis]).filter(|&at| at < size[axis])
                 };
-                let Some((iy, ix)) = inside(y, ky, size[0]).zip(inside(x, kx, size[1])) else { continue };
+                let Some((iy, ix)) = inside(y, ky, 0).zip(inside(x, kx, 1)) else { continue };
                 for input in 0..c_in {
                     let from = ((image * c_in + input) * size[0] + iy) * size[1] + ix;
                     let weight = ((out * c_in + input) * kernel[0] + ky) * kernel[1] + kx;

@@ -67,7 +67,7 @@ fn pitch(n_rows: usize, n: usize) -> usize {
 
 /// The output, or the gradient of the input, which is the convolution with the mirrored kernel.
 ///
-/// `x` `[n, c_in, size]` → `out` `[n, c_out, out_size]`. `offset`: the zeros before the image; negative crops it.
+/// `x` `[n, c_in, size]` → `out` `[n, c_out, out_size]`. `offset`: the zeros above and left of the image; negative crops it.
 #[allow(clippy::too_many_arguments, reason = "a kernel")]
 pub fn convolve(
     isa: Isa,
@@ -75,7 +75,7 @@ pub fn convolve(
     x: &[f32],
     channels: [usize; 2],
     [size, out_size]: [[usize; 2]; 2],
-    offset: isize,
+    offset: [isize; 2],
     dilation: usize,
     weights: Weights<'_>,
     bias: Option<&[f32]>,

@@ -28,7 +28,7 @@ fn product(x: Tensor<4>, weight: Tensor<4>, conv: Conv) -> Tensor<4> {
         return super::gpu::conv::conv2d(x, weight, conv);
     }
     let Conv { stride, padding, dilation } = conv;
-    module::conv2d(x, weight, None, ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], 1))
+    module::conv2d(x, weight, None, ConvOptions::new([stride; 2], padding, [dilation; 2], 1))
 }
 
 /// `size` is that of the output.
@@ -56,7 +56,7 @@ fn product_transposed(
         return super::gpu::conv::conv_transpose2d(x, weight, size, conv);
     }
     let Conv { stride, padding, dilation } = conv;
-    let options = ConvTransposeOptions::new([stride; 2], [padding; 2], [output_padding; 2], [dilation; 2], 1);
+    let options = ConvTransposeOptions::new([stride; 2], padding, [output_padding; 2], [dilation; 2], 1);
     module::conv_transpose2d(x, weight, None, options)
 }
 

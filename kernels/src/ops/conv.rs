@@ -19,8 +19,8 @@ use crate::cpu::{Isa, Precision};
 pub struct Conv {
     /// Distance between the pixels that two neighbours of the output look at.
     pub stride: usize,
-    /// Zeros at each border.
-    pub padding: usize,
+    /// Zeros above and below, and at the left and the right.
+    pub padding: [usize; 2],
     /// Distance between the pixels that two neighbours of the kernel look at.
     pub dilation: usize,
 }
@@ -68,9 +68,10 @@ pub fn conv_transpose2d(
     output_padding: usize,
 ) -> Tensor<4> {
     let ([.., h, w], [.., kh, kw]) = (x.dims(), weight.dims());
-    let side =
-        |n: usize, k: usize| conv.stride * (n - 1) + conv.dilation * (k - 1) + 1 + output_padding - 2 * conv.padding;
-    let size = [side(h, kh), side(w, kw)];
+    let side = |n: usize, k: usize, zeros: usize| {
+        conv.stride * (n - 1) + conv.dilation * (k - 1) + 1 + output_padding - 2 * zeros
+    };
+    let size = [side(h, kh, conv.padding[0]), side(w, kw, conv.padding[1])];
     if !is_for_kernels(&x) {
         return composed::conv_transpose2d(x, weight, bias, conv, output_padding, size);
     }
@@ -89,7 +90,7 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     if composed::is_for_gpu(&x) {
         // A convolution of single pixels, because the arithmetic of that can be chosen.
         let ([n, n_in], [n_out, _]) = (x.dims(), weight.dims());
-        let one_pixel = Conv { stride: 1, padding: 0, dilation: 1 };
+        let one_pixel = Conv { stride: 1, padding: [0; 2], dilation: 1 };
         let weight = weight.reshape([n_out, n_in, 1, 1]);
         return super::gpu::conv::conv2d(x.reshape([n, n_in, 1, 1]), weight, one_pixel).reshape([n, n_out]);
     }

@@ -20,7 +20,7 @@ struct Planes {
     channels: [usize; 2],
     size: [usize; 2],
     out_size: [usize; 2],
-    padding: usize,
+    padding: [usize; 2],
     /// Numbers from a row of pixels to the next.
     width: usize,
     /// Terms of the sum over an image: from the first pixel of the gradient to the last, padded.
@@ -135,7 +135,7 @@ impl Work for InputPlanes<'_> {
         for (channel, plane) in self.out.chunks_exact_mut(pitch / 2).enumerate() {
             if channel < c_in {
                 let image = &self.x[channel * n_pixels..][..n_pixels];
-                pack_plane(products.conversion(), image, size, padding * width + padding, width, plane);
+                pack_plane(products.conversion(), image, size, padding[0] * width + padding[1], width, plane);
             } else {
                 plane.fill(0.0);
             }

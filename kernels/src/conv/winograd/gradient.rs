@@ -25,7 +25,7 @@ const ROWS_PER_PART: usize = 64;
 pub fn weight_gradient(isa: Isa, tile: Tile, shape: &ConvShape, x: &[f32], grad: &[f32], out: &mut [f32]) {
     let ConvShape { n, c_in, c_out, .. } = *shape;
     let out_size = shape.out_size();
-    let plan = Plan::new(tile, shape.size, out_size, shape.padding as isize, shape.dilation);
+    let plan = Plan::new(tile, shape.size, out_size, shape.padding.map(|zeros| zeros as isize), shape.dilation);
     let out_frame = Frame::plain(out_size);
     let (n_places, n_tiles) = (tile.n_in() * tile.n_in(), plan.spots.len());
     let lanes = lanes(isa);

@@ -64,8 +64,8 @@ fn pieces(tile: Tile, first: usize, end: usize, dilation: usize) -> Vec<Piece> {
 }
 
 impl Plan {
-    /// The tiles of an output of `out_size` from an image of `size` with `offset` zeros before it.
-    pub fn new(tile: Tile, size: [usize; 2], out_size: [usize; 2], offset: isize, dilation: usize) -> Self {
+    /// The tiles of an output of `out_size` from an image of `size` with `offset` zeros above and left of it.
+    pub fn new(tile: Tile, size: [usize; 2], out_size: [usize; 2], offset: [isize; 2], dilation: usize) -> Self {
         // Outputs y, y + d, y + 2d, … belong together.
         let axis = |side: usize| -> Vec<Piece> {
             (0..dilation.min(side)).flat_map(|first| pieces(tile, first, side, dilation)).collect()
@@ -115,7 +115,7 @@ mod tests {
     fn tiles_cover_every_output_once() {
         for tile in [Tile::Two, Tile::Four] {
             for (height, width, dilation) in [(1, 1, 1), (28, 28, 1), (14, 14, 2), (14, 13, 4), (5, 9, 1), (3, 7, 9)] {
-                let plan = Plan::new(tile, [height, width], [height, width], dilation as isize, dilation);
+                let plan = Plan::new(tile, [height, width], [height, width], [dilation as isize; 2], dilation);
                 let mut count = vec![0; height * width];
                 for spot in &plan.spots {
                     for y in 0..spot.inside[0] {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn sides_that_are_no_multiple_of_four_take_fewer_products() {
         let n_products = |side: usize| {
-            let plan = Plan::new(Tile::Four, [side; 2], [side; 2], 1, 1);
+            let plan = Plan::new(Tile::Four, [side; 2], [side; 2], [1, 1], 1);
             (0..36).map(|place| plan.having(place / 6, place % 6).len()).sum::<usize>()
         };
         assert_eq!(n_products(28), 49 * 36);

@@ -72,7 +72,7 @@ pub trait GpuConvOps: Backend {
 impl Setting {
     fn options(&self) -> ConvOptions<2> {
         let Conv { stride, padding, dilation } = self.conv;
-        ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], 1)
+        ConvOptions::new([stride; 2], padding, [dilation; 2], 1)
     }
 
     /// The direct kernel multiplies f32 as f32. The fastest of several may use matrix units, which take f32 as TF32.
