@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 pub use ncsn_kernels::cpu::{Isa, Precision};
 
@@ -151,6 +151,14 @@ pub fn reserved_mib(device: &Device) -> Option<f64> {
 /// [`Error::Device`] if it could not.
 pub fn wait(device: &Device) -> Result<()> {
     device.sync().map_err(|error| Error::Device(error.to_string()))
+}
+
+/// The numbers of a tensor, once its device has made them.
+///
+/// # Errors
+/// [`Error::Device`] if it could not.
+pub fn values<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>> {
+    x.try_into_vec_as().map_err(|error| Error::Device(error.to_string()))
 }
 
 /// Whether there is a card behind a GPU's device, or only a program.

@@ -9,6 +9,7 @@ pub mod conv;
 pub mod cpu;
 pub mod elu;
 pub mod filter;
+pub mod max_pool;
 pub mod norm;
 #[cfg(feature = "burn")]
 pub mod ops;

@@ -13,6 +13,7 @@ use ncsn::config::{Data, Dataset};
 use ncsn::data::folder::{Folder, read_image};
 use ncsn::data::transform::{logit, sigmoid};
 use ncsn::data::{Pixels, Source, Split};
+use ncsn::device;
 use ncsn::image::{grid, to_u8, write_png};
 use ncsn::net::params::upload;
 use ncsn::noise::Noise;
@@ -21,7 +22,7 @@ use ncsn::{Error, Result};
 
 use super::log::Log;
 use super::progress::Progress;
-use super::sample::{positive, values};
+use super::sample::positive;
 use super::train::create_folder;
 use super::trained::Trained;
 use super::{Common, DEFAULT_SEED, data, noise_levels, stop};
@@ -188,7 +189,7 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
             progress.update(&mut log, image * n_steps + state.n_done as u64, &message);
             last = Some(state.x);
         }
-        let x = values(last.expect("a chain has steps"));
+        let x = device::values(last.expect("a chain has steps"))?;
         if x.iter().any(|x| !x.is_finite()) {
             let message = "the chain has diverged: a completion is not finite (a smaller --step-lr may help)";
             return Err(Error::Usage(message.into()));

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +90,13 @@ impl Default for Pictures {
     }
 }
 
+impl Pictures {
+    /// No animation.
+    pub fn still() -> Self {
+        Self { final_only: true, ..Self::default() }
+    }
+}
+
 impl SampleArgs {
     /// What the published program's `--test` means.
     pub fn published(doc: String, seed: u64, output: Option<PathBuf>, common: Common) -> Self {
@@ -162,9 +168,11 @@ pub struct Drawing {
     logit_transform: bool,
     noise: Noise,
     n: u64,
-    batch: u64,
+    /// Images drawn at a time.
+    pub batch: u64,
     columns: Option<u64>,
-    overwrite: bool,
+    /// Whether samples that were drawn otherwise are replaced.
+    pub overwrite: bool,
     /// The MD5 of the checkpoint, for the folder's manifest.
     pub weights: Option<String>,
     manifest_of_steps: (f64, usize),
@@ -198,7 +206,7 @@ impl Drawing {
             }
             last = Some(state.x);
         }
-        Ok(last.map(|x| self.grid(&self.to_pixels(&values(x)), 1)))
+        last.map(|x| Ok(self.grid(&self.to_pixels(&device::values(x)?), 1))).transpose()
     }
 
     /// Draws into `folder`, batch by batch: `images/NUMBER.png`, `grid.png`, `samples.gif`. Images that are there
@@ -237,7 +245,7 @@ impl Drawing {
                 let State { n_done, x, .. } = state;
                 let is_frame = (n_done as u64).is_multiple_of(pictures.gif_stride) || n_done == self.steps.len();
                 if first == 0 && !pictures.final_only && is_frame {
-                    let frame = self.grid(&self.to_pixels(&values(x.clone())), pictures.scale as usize);
+                    let frame = self.grid(&self.to_pixels(&device::values(x.clone())?), pictures.scale as usize);
                     let gif = match &mut gif {
                         Some(gif) => gif,
                         none => none.insert(GifWriter::new(
@@ -258,7 +266,7 @@ impl Drawing {
                 let message = format!("images {}–{} of {}", numbers.start, numbers.end - 1, self.n);
                 progress.update(log, before + n_done as u64, &message);
             }
-            let x = values(last.expect("a chain has steps"));
+            let x = device::values(last.expect("a chain has steps"))?;
             if let Some(i) = x.iter().position(|x| !x.is_finite()) {
                 return Err(Error::Usage(format!(
                     "image {} is not finite: the chain has diverged (a smaller --step-lr may help, or more training)",
@@ -362,8 +370,4 @@ fn remove(path: &Path) -> Result<()> {
 
 fn image_path(images: &Path, k: u64) -> PathBuf {
     images.join(format!("{k:06}.png"))
-}
-
-pub fn values(x: Tensor<4>) -> Vec<f32> {
-    x.try_into_vec_as::<f32>().expect("images are f32")
 }

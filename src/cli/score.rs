@@ -8,6 +8,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use clap::Args;
 
 use ncsn::checkpoint::{TensorFile, Weights, write_tensors};
+use ncsn::device;
 use ncsn::net::InputRange;
 use ncsn::net::params::{HostTensor, upload};
 use ncsn::score::Score;
@@ -80,7 +81,7 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     for (x, labels) in x.values.chunks(BATCH * image_len).zip(labels.chunks(BATCH)) {
         let x: Tensor<4> = upload(x.to_vec(), [labels.len(), channels, height, width], &device);
         let labels = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [labels.len()]), &device);
-        score.extend(net.score(x, &labels).try_into_vec_as::<f32>().expect("scores are f32"));
+        score.extend(device::values(net.score(x, &labels))?);
     }
     let score = HostTensor { shape: x.shape, values: score };
     write_tensors(&args.output, &[("score".into(), score)], &BTreeMap::new())?;

@@ -3,11 +3,11 @@
 //! It differs from torchvision's Inception-v3, and its weights rely on that: 1008 classes, average pools that count only
 //! pixels inside the image, and a maximum instead of a mean before the last block's pooled branch.
 
-use burn::tensor::module::max_pool2d;
-use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor, activation::relu};
 use ncsn_kernels::filter::Filter;
-use ncsn_kernels::ops::conv::{Conv, conv2d, linear};
+use ncsn_kernels::max_pool::Windows;
+use ncsn_kernels::ops::conv::{Conv, conv2d};
+use ncsn_kernels::ops::max_pool::max_pool_3x3;
 use ncsn_kernels::ops::pixels::separable;
 
 use super::params::upload;
@@ -21,8 +21,8 @@ const EPS: f64 = 1e-3;
 pub struct Inception {
     /// In the order in which [`graph`] meets them.
     units: Vec<Unit>,
-    /// `[1008, 2048]`
-    weight: Tensor<2>,
+    /// `[1008, 2048, 1, 1]`
+    weight: Tensor<4>,
     /// `[1008]`
     bias: Tensor<1>,
 }
@@ -80,7 +80,7 @@ impl Inception {
             return Err(error);
         }
         let shape = [Self::N_CLASSES, Self::N_FEATURES];
-        let weight = upload(get("fc.weight", &shape)?, shape, device);
+        let weight = upload(get("fc.weight", &shape)?, [shape[0], shape[1], 1, 1], device);
         let bias = upload(get("fc.bias", &shape[..1])?, [shape[0]], device);
         Ok(Self { units, weight, bias })
     }
@@ -93,7 +93,11 @@ impl Inception {
 
     /// The logits without bias, which the inception score is of: `[batch, 2048]` → `[batch, 1008]`.
     pub fn logits(&self, features: Tensor<2>) -> Tensor<2> {
-        linear(features, self.weight.clone())
+        // As a convolution of single pixels: what an image gets does not depend on how many there are.
+        let n = features.dims()[0];
+        let one_pixel = Conv { stride: 1, padding: [0; 2], dilation: 1 };
+        let features = features.reshape([n, Self::N_FEATURES, 1, 1]);
+        conv2d(features, self.weight.clone(), None, None, one_pixel).reshape([n, Self::N_CLASSES])
     }
 
     /// What classification adds to the logits, `[1008]`.
@@ -299,8 +303,7 @@ impl Parts for Runner<'_> {
     }
 
     fn max(&mut self, x: &Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
-        let options = MaxPoolOptions::new([3, 3]).with_stride([stride; 2]).with_padding([padding; 2]);
-        max_pool2d(x.clone(), options)
+        max_pool_3x3(x.clone(), Windows { stride, padding })
     }
 
     fn join(&mut self, maps: Vec<Tensor<4>>) -> Tensor<4> {

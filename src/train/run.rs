@@ -10,6 +10,7 @@ use ncsn_kernels::ops::optimizer::{Verdict, sum_of_squares};
 use super::optimizer::Decision;
 use super::{Ema, Optimizer, Rule};
 use crate::data::Batch;
+use crate::device::values;
 use crate::error::{Error, Result};
 use crate::loss::{self, Slicing, annealed_dsm, annealed_ssm_vr};
 use crate::net::params;
@@ -78,8 +79,7 @@ impl Report {
             Outcome::Known(loss) => Ok(*loss),
             Outcome::OnDevice(unread) => {
                 let Unread { numbers, names } = &**unread;
-                let numbers = numbers.clone().try_into_vec_as::<f32>();
-                let numbers = numbers.map_err(|error| Error::Device(error.to_string()))?;
+                let numbers = values(numbers.clone())?;
                 let (&loss, squares) = numbers.split_first().expect("a loss");
                 finite(f64::from(loss), squares.iter().map(|&s| f64::from(s)), names, self.step)
             }

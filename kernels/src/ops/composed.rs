@@ -15,49 +15,25 @@ pub(super) fn conv2d(
     residual: Option<Tensor<4>>,
     conv: Conv,
 ) -> Tensor<4> {
-    let out = with_bias(product(x, weight, conv), bias);
+    let Conv { stride, padding, dilation } = conv;
+    let options = ConvOptions::new([stride; 2], padding, [dilation; 2], 1);
+    let out = with_bias(module::conv2d(x, weight, None, options), bias);
     match residual {
         Some(residual) => out + residual,
         None => out,
     }
 }
 
-fn product(x: Tensor<4>, weight: Tensor<4>, conv: Conv) -> Tensor<4> {
-    #[cfg(feature = "gpu")]
-    if is_for_gpu(&x) {
-        return super::gpu::conv::conv2d(x, weight, conv);
-    }
-    let Conv { stride, padding, dilation } = conv;
-    module::conv2d(x, weight, None, ConvOptions::new([stride; 2], padding, [dilation; 2], 1))
-}
-
-/// `size` is that of the output.
 pub(super) fn conv_transpose2d(
     x: Tensor<4>,
     weight: Tensor<4>,
     bias: Option<Tensor<1>>,
     conv: Conv,
     output_padding: usize,
-    size: [usize; 2],
 ) -> Tensor<4> {
-    with_bias(product_transposed(x, weight, conv, output_padding, size), bias)
-}
-
-#[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "Burn's own operation finds the size itself"))]
-fn product_transposed(
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    conv: Conv,
-    output_padding: usize,
-    size: [usize; 2],
-) -> Tensor<4> {
-    #[cfg(feature = "gpu")]
-    if is_for_gpu(&x) {
-        return super::gpu::conv::conv_transpose2d(x, weight, size, conv);
-    }
     let Conv { stride, padding, dilation } = conv;
     let options = ConvTransposeOptions::new([stride; 2], padding, [output_padding; 2], [dilation; 2], 1);
-    module::conv_transpose2d(x, weight, None, options)
+    with_bias(module::conv_transpose2d(x, weight, None, options), bias)
 }
 
 fn with_bias(x: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
@@ -65,12 +41,6 @@ fn with_bias(x: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
         Some(bias) => x + bias.reshape([1, -1, 1, 1]),
         None => x,
     }
-}
-
-/// Whether there are kernels of ours for `x` beside the processor's.
-#[cfg(feature = "gpu")]
-pub(super) fn is_for_gpu<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32 && !super::is_cpu(&x.device())
 }
 
 /// The exponent is clamped: Burn's own `elu` takes exp of every x, and its gradient is then 0·∞ for large x.
@@ -81,10 +51,6 @@ pub(super) fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// By two constant matrices.
 pub(super) fn separable(x: Tensor<4>, rows: &Filter, columns: &Filter) -> Tensor<4> {
-    #[cfg(feature = "gpu")]
-    if is_for_gpu(&x) {
-        return super::gpu::filter::separable(x, rows, columns);
-    }
     let [n, c, h, w] = x.dims();
     let (device, dtype): (Device, DType) = (x.device(), x.dtype());
     let matrix = |filter: &Filter| {

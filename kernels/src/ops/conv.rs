@@ -7,10 +7,10 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, FloatDType, Tensor};
 use burn_flex::FlexTensor;
 
-use super::{composed, is_for_kernels, made, some, whole};
+use super::{composed, has_kernels, is_cpu, made, some, whole};
 use crate::conv::{self, ConvShape};
 use crate::cpu::{Isa, Precision};
 
@@ -40,13 +40,13 @@ pub fn conv2d(
     residual: Option<Tensor<4>>,
     conv: Conv,
 ) -> Tensor<4> {
-    if !is_for_kernels(&x) {
+    if !has_kernels(&x) {
         return composed::conv2d(x, weight, bias, residual, conv);
     }
     let none = x.device();
     let bias = bias.unwrap_or_else(|| Tensor::empty([0], &none));
     let residual = residual.unwrap_or_else(|| Tensor::empty([0, 1, 1, 1], &none));
-    let [x, weight, residual] = [x, weight, residual].map(Tensor::into_dispatch);
+    let [x, weight, residual] = [factor(x), factor(weight), residual].map(Tensor::into_dispatch);
     let conv = Setting { conv, precision: Precision::current() };
     Tensor::from_dispatch(<Dispatch as ConvOps>::conv(x, weight, bias.into_dispatch(), residual, conv))
 }
@@ -72,11 +72,11 @@ pub fn conv_transpose2d(
         conv.stride * (n - 1) + conv.dilation * (k - 1) + 1 + output_padding - 2 * zeros
     };
     let size = [side(h, kh, conv.padding[0]), side(w, kw, conv.padding[1])];
-    if !is_for_kernels(&x) {
-        return composed::conv_transpose2d(x, weight, bias, conv, output_padding, size);
+    if !has_kernels(&x) {
+        return composed::conv_transpose2d(x, weight, bias, conv, output_padding);
     }
     let bias = bias.unwrap_or_else(|| Tensor::empty([0], &x.device()));
-    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
+    let [x, weight] = [x, weight].map(|t| factor(t).into_dispatch());
     let setting = Setting { conv, precision: Precision::current() };
     Tensor::from_dispatch(<Dispatch as ConvOps>::conv_transposed(x, weight, bias.into_dispatch(), size, setting))
 }
@@ -86,15 +86,23 @@ pub fn conv_transpose2d(
 /// # Shapes
 /// `x`: `[batch, in]`; `weight`: `[out, in]` → `[batch, out]`
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    #[cfg(feature = "gpu")]
-    if composed::is_for_gpu(&x) {
-        // A convolution of single pixels, because the arithmetic of that can be chosen.
-        let ([n, n_in], [n_out, _]) = (x.dims(), weight.dims());
-        let one_pixel = Conv { stride: 1, padding: [0; 2], dilation: 1 };
-        let weight = weight.reshape([n_out, n_in, 1, 1]);
-        return super::gpu::conv::conv2d(x.reshape([n, n_in, 1, 1]), weight, one_pixel).reshape([n, n_out]);
+    if x.dtype() != DType::F32 || is_cpu(&x.device()) {
+        return x.matmul(weight.transpose());
     }
-    x.matmul(weight.transpose())
+    // A convolution of single pixels, because the arithmetic of that can be chosen.
+    let ([n, n_in], [n_out, _]) = (x.dims(), weight.dims());
+    let one_pixel = Conv { stride: 1, padding: [0; 2], dilation: 1 };
+    let [x, weight] = [(x, n), (weight, n_out)].map(|(t, n)| t.reshape([n, n_in, 1, 1]));
+    conv2d(x, weight, None, None, one_pixel).reshape([n, n_out])
+}
+
+/// A factor as it is multiplied: in bf16 if the precision allows it and a GPU has it. This is no part of its kernel, so that what
+/// is kept for the gradients takes half the memory.
+fn factor(x: Tensor<4>) -> Tensor<4> {
+    let device = x.device();
+    let in_bf16 =
+        Precision::current() == Precision::Medium && !is_cpu(&device) && device.supports_dtype(FloatDType::BF16);
+    if in_bf16 { x.cast(DType::BF16) } else { x }
 }
 
 /// A convolution and its precision: gradients are taken at the precision that the output was.
@@ -113,7 +121,7 @@ impl Setting {
 }
 
 /// What a backend has for convolutions. Tensors without elements stand for those that are left out.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait ConvOps: Backend {
     /// See [`conv2d`].
     fn conv(

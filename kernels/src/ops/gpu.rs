@@ -1,8 +1,8 @@
 //! The operations on GPUs, where a composition of Burn's own would not be exact, or would need the host.
 
 pub mod ceilings;
-pub(super) mod conv;
-pub(super) mod filter;
+mod conv;
+mod filter;
 mod philox;
 pub(super) mod random;
 

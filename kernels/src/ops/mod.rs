@@ -4,6 +4,7 @@ mod composed;
 pub mod conv;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod max_pool;
 pub mod norm;
 pub mod optimizer;
 pub mod pixels;
@@ -18,6 +19,11 @@ use burn_flex::{FlexTensor, Layout};
 /// anything else.
 pub fn is_for_kernels<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_cpu(&x.device())
+}
+
+/// The same for convolutions and filters, which have kernels for GPUs too.
+fn has_kernels(x: &Tensor<4>) -> bool {
+    x.dtype() == DType::F32 && (cfg!(feature = "gpu") || is_cpu(&x.device()))
 }
 
 /// Whether a device is the processor.

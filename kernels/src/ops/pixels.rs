@@ -10,7 +10,7 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, 
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
-use super::{composed, is_for_kernels, made, whole};
+use super::{composed, has_kernels, is_for_kernels, made, whole};
 use crate::cpu::Isa;
 use crate::elu;
 use crate::filter::{self, Filter};
@@ -45,13 +45,13 @@ pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
 pub fn separable(x: Tensor<4>, rows: Filter, columns: Filter) -> Tensor<4> {
     let [.., h, w] = x.dims();
     assert_eq!([h, w], [rows.n_in(), columns.n_in()], "an image and its filters");
-    if !is_for_kernels(&x) {
+    if !has_kernels(&x) {
         return composed::separable(x, &rows, &columns);
     }
-    Tensor::from_dispatch(<Dispatch as PixelOps>::separable(x.into_dispatch(), rows, columns))
+    Tensor::from_dispatch(<Dispatch as FilterOps>::separable(x.into_dispatch(), rows, columns))
 }
 
-/// What a backend has for ELU, sums and filters.
+/// What a backend has for ELU and sums.
 #[backend_extension(Flex, Autodiff)]
 pub trait PixelOps: Backend {
     /// See [`elu()`].
@@ -60,6 +60,11 @@ pub trait PixelOps: Backend {
     fn elu_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`add`].
     fn add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+/// What a backend has for filters.
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
+pub trait FilterOps: Backend {
     /// See [`separable`].
     fn separable(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self>;
 }
@@ -86,7 +91,9 @@ impl PixelOps for Flex {
         elu::add_to(Isa::chosen(), a.storage_mut(), b.storage());
         a
     }
+}
 
+impl FilterOps for Flex {
     fn separable(x: FlexTensor, rows: Filter, columns: Filter) -> FlexTensor {
         let x = whole(x);
         let [n, c, ..] = x.shape().dims::<4>();
@@ -141,11 +148,13 @@ impl<B: PixelOps, C: CheckpointStrategy> PixelOps for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
+}
 
+impl<B: FilterOps, C: CheckpointStrategy> FilterOps for Autodiff<B, C> {
     fn separable(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct SeparableStep;
-        impl<B: PixelOps> Backward<B, 1> for SeparableStep {
+        impl<B: FilterOps> Backward<B, 1> for SeparableStep {
             type State = [Filter; 2];
             fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
