@@ -1,5 +1,6 @@
 //! The library's one error type. Each variant says what was found, what was expected, and where.
 
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -71,5 +72,15 @@ impl Error {
         let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
         let message = message.into().chars().map(escaped).collect();
         Error::Format { path: path.as_ref().to_path_buf(), message }
+    }
+}
+
+/// The first five of `things`, and how many more there are.
+pub(crate) fn few<T: Display>(things: &[T]) -> String {
+    const N_NAMED: usize = 5;
+    let named: Vec<String> = things.iter().take(N_NAMED).map(T::to_string).collect();
+    match things.len().saturating_sub(N_NAMED) {
+        0 => named.join("; "),
+        n_more => format!("{}; and {n_more} more", named.join("; ")),
     }
 }

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use crate::error::{Error, Result};
 
 /// The content of the file at `path`.
@@ -85,6 +87,31 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut AtomicFile) -> io::
     let mut file = AtomicFile::create(path)?;
     write(&mut file).map_err(Error::io(path))?;
     file.commit()
+}
+
+/// The SHA-256 of a file, in hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read.
+pub fn sha256(path: &Path) -> Result<String> {
+    digest::<Sha256>(&mut File::open(path).map_err(Error::io(path))?, path)
+}
+
+/// The digest of the rest of `file`, which is at `path`, in hexadecimal digits.
+pub(crate) fn digest<H: Digest>(file: &mut File, path: &Path) -> Result<String> {
+    let mut hash = H::new();
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut chunk).map_err(Error::io(path))? {
+            0 => return Ok(hex(&hash.finalize())),
+            n_read => hash.update(&chunk[..n_read]),
+        }
+    }
+}
+
+/// `bytes` in lower-case hexadecimal digits, as digests are written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name under which `path` is written before it is complete.

@@ -181,3 +181,14 @@ fn impossible_values_are_refused() {
     let deeper = ["model.architecture=deeper".to_string(), "data.image_size=30".to_string()];
     assert!(Config::load("anneal.yml", &deeper, None).unwrap_err().to_string().contains("multiple of 4"));
 }
+
+#[test]
+fn data_sets_without_labels_say_so() {
+    for name in ["MNIST", "CIFAR10", "SVHN", "DIGITS"] {
+        Dataset::named(name).expect("known").expect_labels().expect("labels");
+    }
+    for (dataset, name) in [(Dataset::CelebA, "CELEBA"), (Dataset::Folder("x".into()), "FOLDER")] {
+        let message = dataset.expect_labels().expect_err("no labels").to_string();
+        assert_eq!(message, format!("found {name}, which has no labels; expected MNIST, CIFAR10, SVHN or DIGITS"));
+    }
+}

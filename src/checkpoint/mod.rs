@@ -26,6 +26,7 @@ use crate::score::Differentiable;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
 pub use exchange::{resume_published, to_published};
+pub(crate) use tensors::encode_tensors;
 pub use tensors::{TensorFile, TensorWriter, write_tensors};
 
 /// Written into the header of the weights, so that a foreign file is told from ours.
@@ -275,24 +276,8 @@ impl Weights {
     /// # Errors
     /// When one is missing or has another shape, or the file holds weights that the network lacks.
     pub fn load<N: Module>(&self, net: N, ema: bool) -> Result<N> {
-        let prefix = if ema { EMA } else { "" };
-        let bad = |message| Error::format(self.file.path(), message);
-        let mut n_used = 0;
-        let net = params::from_host(net, |name, shape| {
-            let key = format!("{prefix}{name}");
-            let HostTensor { shape: found, values } =
-                self.file.get(&key)?.ok_or_else(|| bad(format!("found no tensor {key}")))?;
-            if found != shape {
-                return Err(bad(format!("{key} has shape {found:?}, expected {shape:?}")));
-            }
-            n_used += 1;
-            Ok(values)
-        })?;
-        let n_found = self.file.names().filter(|name| name.starts_with(EMA) == ema).count();
-        if n_found != n_used {
-            return Err(bad(format!("found {n_found} tensors, expected {n_used}: the weights of another network")));
-        }
-        Ok(net)
+        let n_tensors = self.file.names().filter(|name| name.starts_with(EMA) == ema).count();
+        self.file.load(net, if ema { EMA } else { "" }, n_tensors)
     }
 
     /// The network for evaluation; with `ema`, with the averaged weights if there are any.

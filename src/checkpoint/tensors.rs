@@ -5,12 +5,13 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use md5::{Digest, Md5};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
 use crate::file;
-use crate::net::params::HostTensor;
+use crate::net::params::{self, HostTensor};
 
 /// Larger files are refused before they are read into memory.
 const MAX_BYTES: u64 = 16 << 30;
@@ -30,11 +31,12 @@ impl TensorFile {
     /// # Errors
     /// When it cannot be read, is truncated, or is no safetensors file.
     pub fn open(path: &Path) -> Result<Self> {
-        let length = fs::metadata(path).map_err(Error::io(path))?.len();
-        if length > MAX_BYTES {
-            return Err(Error::format(path, format!("found {length} bytes, expected at most {MAX_BYTES}")));
-        }
-        let bytes = fs::read(path).map_err(Error::io(path))?;
+        Self::parse(path, file::read_at_most(path, MAX_BYTES)?)
+    }
+
+    /// [`Self::open`] with `bytes`, the content of `path`.
+    pub(crate) fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self> {
+        let length = bytes.len();
         let bad = |error: safetensors::SafeTensorError| {
             Error::format(path, format!("found {length} bytes that are no complete safetensors file ({error})"))
         };
@@ -66,9 +68,14 @@ impl TensorFile {
         &self.path
     }
 
+    /// The whole file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The MD5 of the whole file, in hexadecimal digits.
     pub fn md5(&self) -> String {
-        Md5::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        file::hex(&Md5::digest(&self.bytes))
     }
 
     /// The names of its tensors, sorted.
@@ -99,6 +106,29 @@ impl TensorFile {
             other => return Err(Error::format(&self.path, format!("{name} is {other:?}, expected F32 or F64"))),
         };
         Ok(Some(HostTensor { shape: shape.clone(), values }))
+    }
+
+    /// `module` with the tensors `PREFIX…NAME` as its parameters, of which there must be `n_tensors`, those with the prefix.
+    ///
+    /// # Errors
+    /// When one is missing or has another shape or type, or there are more of them than the module has parameters.
+    pub(crate) fn load<M: Module>(&self, module: M, prefix: &str, n_tensors: usize) -> Result<M> {
+        let bad = |message| Error::format(&self.path, message);
+        let mut n_used = 0;
+        let module = params::from_host(module, |name, shape| {
+            let key = format!("{prefix}{name}");
+            let HostTensor { shape: found, values } =
+                self.get(&key)?.ok_or_else(|| bad(format!("found no tensor {key}")))?;
+            if found != shape {
+                return Err(bad(format!("{key} has shape {found:?}, expected {shape:?}")));
+            }
+            n_used += 1;
+            Ok(values)
+        })?;
+        if n_tensors != n_used {
+            return Err(bad(format!("found {n_tensors} tensors, expected {n_used}: the weights of another network")));
+        }
+        Ok(module)
     }
 
     /// As [`Self::get`], but a tensor that cannot be had is `None`.
@@ -155,11 +185,24 @@ fn write_f32(out: &mut dyn Write, values: &[f32]) -> std::io::Result<()> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_tensors(path: &Path, tensors: &[(String, HostTensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
+    file::write_atomically(path, |out| write_to(out, tensors, metadata))
+}
+
+/// What [`write_tensors`] writes.
+pub(crate) fn encode_tensors(tensors: &[(String, HostTensor)], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_to(&mut bytes, tensors, metadata).expect("memory takes bytes");
+    bytes
+}
+
+fn write_to(
+    out: &mut dyn Write,
+    tensors: &[(String, HostTensor)],
+    metadata: &BTreeMap<String, String>,
+) -> std::io::Result<()> {
     let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t.shape.as_slice())).collect();
-    file::write_atomically(path, |out| {
-        out.write_all(&header(&shapes, metadata))?;
-        tensors.iter().try_for_each(|(_, tensor)| write_f32(out, &tensor.values))
-    })
+    out.write_all(&header(&shapes, metadata))?;
+    tensors.iter().try_for_each(|(_, tensor)| write_f32(out, &tensor.values))
 }
 
 /// One f32 tensor `[n, …]` written row by row to its final size, for sets larger than memory. It goes by a temporary

@@ -190,6 +190,21 @@ impl Dataset {
         }
     }
 
+    /// Refuses a data set whose images have no labels, on which no classifier can be trained.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with those that have some.
+    pub fn expect_labels(&self) -> Result<()> {
+        match self {
+            Dataset::Mnist | Dataset::Cifar10 | Dataset::Svhn | Dataset::Digits => Ok(()),
+            Dataset::CelebA | Dataset::Folder(_) => {
+                let found = self.name();
+                let message = format!("found {found}, which has no labels; expected MNIST, CIFAR10, SVHN or DIGITS");
+                Err(Error::Usage(message))
+            }
+        }
+    }
+
     /// Its name in a file.
     pub fn name(&self) -> &'static str {
         match self {

@@ -83,29 +83,38 @@ impl Drop for Batches {
     }
 }
 
+/// Which images of a source of `n_images` are in batch number `index` of [`Batches`].
+pub fn batch_order(n_images: usize, batch_size: usize, noise: Noise, name: &str, index: u64) -> Vec<usize> {
+    let (n, n_images) = (batch_size as u64, n_images as u64);
+    assert!(n > 0 && n_images > 0, "a batch of {n} from {n_images} images");
+    let mut order = None;
+    let at = |position: u64| {
+        let (epoch, item) = (position / n_images, position % n_images);
+        if order.as_ref().is_none_or(|(e, _)| *e != epoch) {
+            order = Some((epoch, noise.permutation(&format!("{name}/order"), epoch, n_images)));
+        }
+        let (_, permutation) = order.as_ref().expect("set above");
+        permutation.get(item) as usize
+    };
+    (index * n..(index + 1) * n).map(at).collect()
+}
+
 /// Batch number `index` of [`Batches`].
 ///
 /// # Errors
 /// When the source cannot read an image.
 pub fn read_batch(source: &dyn Source, options: BatchOptions, noise: Noise, name: &str, index: u64) -> Result<Batch> {
     let [channels, height, width] = source.shape();
-    let (n, n_images) = (options.batch_size, source.len() as u64);
-    assert!(n > 0 && n_images > 0, "a batch of {n} from {n_images} images");
+    let n = options.batch_size;
     let image_len = channels * height * width;
     let mut pixels_u8 = vec![0; image_len];
     let mut x = vec![0.0; n * image_len];
     let mut u = vec![0.0; image_len];
     let mut dequantise = noise.stream(&format!("{name}/dequantise"), index);
     let mut flip = noise.stream(&format!("{name}/flip"), index);
-    let mut order = None;
-    for (i, out) in x.chunks_mut(image_len).enumerate() {
-        let position = index * n as u64 + i as u64;
-        let (epoch, item) = (position / n_images, position % n_images);
-        if order.as_ref().is_none_or(|(e, _)| *e != epoch) {
-            order = Some((epoch, noise.permutation(&format!("{name}/order"), epoch, n_images)));
-        }
-        let (_, permutation) = order.as_ref().expect("set above");
-        source.read(permutation.get(item) as usize, &mut pixels_u8)?;
+    let order = batch_order(source.len(), n, noise, name, index);
+    for (image, out) in order.into_iter().zip(x.chunks_mut(image_len)) {
+        source.read(image, &mut pixels_u8)?;
         if options.random_flip && flip.below(2) == 1 {
             transform::flip(&mut pixels_u8, width);
         }

@@ -14,11 +14,11 @@ const MAX_DEFLATE_RATIO: u64 = 1032;
 /// Refuses a declared size that `n_packed` bytes of deflate data cannot hold, or that is beyond [`MAX_BYTES`].
 pub(super) fn check_declared(path: &Path, n_declared: u64, n_packed: u64) -> Result<()> {
     if n_declared > MAX_BYTES {
-        let message = format!("declares {n_declared} bytes of pixels; expected at most {MAX_BYTES}");
+        let message = format!("declares {n_declared} bytes; expected at most {MAX_BYTES}");
         return Err(Error::format(path, message));
     }
     if n_declared > n_packed.saturating_mul(MAX_DEFLATE_RATIO) {
-        let message = format!("declares {n_declared} bytes of pixels, which {n_packed} compressed bytes cannot hold");
+        let message = format!("declares {n_declared} bytes, which {n_packed} compressed bytes cannot hold");
         return Err(Error::format(path, message));
     }
     Ok(())

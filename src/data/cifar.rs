@@ -10,6 +10,7 @@ use flate2::bufread::GzDecoder;
 
 use crate::data::bounded::{self, read_exactly};
 use crate::data::memory::InMemory;
+use crate::data::{Labelled, N_CLASSES};
 use crate::error::{Error, Result};
 use crate::file::write_atomically;
 use crate::pickle::{Names, Pickle, Value};
@@ -17,7 +18,6 @@ use crate::pickle::{Names, Pickle, Value};
 /// Red, green and blue, each 32 rows of 32 pixels.
 const SHAPE: [usize; 3] = [3, 32, 32];
 const N_PIXELS: usize = 3 * 32 * 32;
-const N_CLASSES: i64 = 10;
 /// A published file of either version holds 10,000 images.
 const N_BYTES_PUBLISHED: u64 = 10_000 * (1 + N_PIXELS as u64);
 
@@ -29,14 +29,14 @@ pub const FOLDER_PYTHON: &str = "cifar-10-batches-py";
 pub const BATCHES: [&str; 6] =
     ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"];
 
-/// The images of files of the binary version, in the order of `paths`: any number of records of one label and 3072
-/// pixels. Shape `[3, 32, 32]`.
+/// The images of files of the binary version and their labels, in the order of `paths`: any number of records of one label
+/// and 3072 pixels. Shape `[3, 32, 32]`.
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read; [`Error::Format`] when it is empty, is not a whole number of records, or
 /// has a label above 9.
-pub fn read_bin(paths: &[PathBuf]) -> Result<InMemory> {
-    let mut pixels_u8 = Vec::new();
+pub fn read_bin(paths: &[PathBuf]) -> Result<Labelled> {
+    let (mut pixels_u8, mut labels_u8) = (Vec::new(), Vec::new());
     for path in paths {
         let bytes = read_file(path)?;
         let (records, rest) = bytes.as_chunks::<{ 1 + N_PIXELS }>();
@@ -51,25 +51,26 @@ pub fn read_bin(paths: &[PathBuf]) -> Result<InMemory> {
         }
         pixels_u8.reserve_exact(records.len() * N_PIXELS);
         for (i, [label, pixels @ ..]) in records.iter().enumerate() {
-            if i64::from(*label) >= N_CLASSES {
+            if usize::from(*label) >= N_CLASSES {
                 let message =
                     format!("record {i} has label {label}; expected CIFAR-10's binary version, labels 0 to 9");
                 return Err(Error::format(path, message));
             }
+            labels_u8.push(*label);
             pixels_u8.extend_from_slice(pixels);
         }
     }
-    InMemory::new(pixels_u8, SHAPE)
+    Labelled::new(InMemory::new(pixels_u8, SHAPE)?, labels_u8)
 }
 
-/// The images of files of the python version, in the order of `paths`: pickled dicts with `data`, a `u8` array
-/// `[n, 3072]`, and `labels`, a list of `n` integers. Shape `[3, 32, 32]`. Nothing in the files is executed.
+/// The images of files of the python version and their labels, in the order of `paths`: pickled dicts with `data`, a `u8`
+/// array `[n, 3072]`, and `labels`, a list of `n` integers. Shape `[3, 32, 32]`. Nothing in the files is executed.
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read; [`Error::Format`] when it is not such a pickle or names any function that
 /// an array of `u8` does not need.
-pub fn read_pickle(paths: &[PathBuf]) -> Result<InMemory> {
-    let mut pixels_u8 = Vec::new();
+pub fn read_pickle(paths: &[PathBuf]) -> Result<Labelled> {
+    let (mut pixels_u8, mut labels_u8) = (Vec::new(), Vec::new());
     for path in paths {
         let bytes = read_file(path)?;
         let pickle = Pickle::parse(path, &bytes, Names::NumpyU8)?;
@@ -83,17 +84,22 @@ pub fn read_pickle(paths: &[PathBuf]) -> Result<InMemory> {
             [n_images, N_PIXELS] if n_images > 0 => n_images,
             _ => return Err(Error::format(path, format!("'data' has shape {shape:?}; expected [n, {N_PIXELS}]"))),
         };
-        let is_label = |value: &Value<'_>| matches!(value, Value::Int(0..N_CLASSES));
-        match labels {
-            Value::List(ids) if ids.len() == n_images && ids.iter().all(|&id| is_label(pickle.value(id))) => {}
-            _ => {
-                let message = format!("'labels' is not a list of {n_images} integers from 0 to 9");
-                return Err(Error::format(path, message));
-            }
-        }
+        let label = |value: &Value<'_>| match value {
+            Value::Int(label) => u8::try_from(*label).ok().filter(|&label| usize::from(label) < N_CLASSES),
+            _ => None,
+        };
+        let labels: Option<Vec<u8>> = match labels {
+            Value::List(ids) if ids.len() == n_images => ids.iter().map(|&id| label(pickle.value(id))).collect(),
+            _ => None,
+        };
+        let Some(labels) = labels else {
+            let message = format!("'labels' is not a list of {n_images} integers from 0 to 9");
+            return Err(Error::format(path, message));
+        };
+        labels_u8.extend(labels);
         pixels_u8.extend_from_slice(&items);
     }
-    InMemory::new(pixels_u8, SHAPE)
+    Labelled::new(InMemory::new(pixels_u8, SHAPE)?, labels_u8)
 }
 
 /// Unpacks the binary version's archive: writes its six files, and nothing else that it may hold, into
@@ -193,11 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_give_the_same_images_in_order() {
+    fn both_versions_give_the_same_images_and_labels_in_order() {
         let expected = [pixels(2), pixels(1)].concat();
         let from_bin = with_files(&[&bin(&[3, 9]), &bin(&[0])], read_bin).unwrap();
-        assert_eq!((from_bin.len(), from_bin.shape()), (3, [3, 32, 32]));
-        assert_eq!(from_bin.pixels_u8(), expected);
+        assert_eq!((from_bin.images().len(), from_bin.images().shape()), (3, [3, 32, 32]));
+        assert_eq!(from_bin.images().pixels_u8(), expected);
+        assert_eq!(from_bin.labels_u8(), [3, 9, 0]);
         let files = [python_2(&[3, 9], &pixels(2), 3072), python_2(&[0], &pixels(1), 3072)];
         assert_eq!(with_files(&[&files[0], &files[1]], read_pickle).unwrap(), from_bin);
     }
@@ -261,7 +268,7 @@ mod tests {
 
         unpack(&path, &inside).unwrap();
         let paths: Vec<_> = names.iter().map(|name| inside.join(name)).collect();
-        assert_eq!(read_bin(&paths).unwrap().pixels_u8(), pixels(1).repeat(6));
+        assert_eq!(read_bin(&paths).unwrap().images().pixels_u8(), pixels(1).repeat(6));
         assert_eq!(fs::read_dir(inside.join(FOLDER_BIN)).unwrap().count(), 6);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 

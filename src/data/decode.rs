@@ -41,18 +41,23 @@ pub(crate) fn decode(path: &Path) -> Result<Pixels> {
     })
 }
 
-/// Whether the file's header is that of an image that [`decode`] takes; the pixels may still be broken.
+/// `[channels, height, width]` of what [`decode`] makes of the file, by its header; the pixels may still be broken.
 ///
 /// # Errors
 /// As [`decode`].
-pub(crate) fn check_header(path: &Path) -> Result<()> {
+pub(crate) fn header_shape(path: &Path) -> Result<[usize; 3]> {
     let mut start = Vec::new();
     open(path)?.take(HEADER_BYTES).read_to_end(&mut start).map_err(Error::io(path))?;
     // Long metadata can push the header out of the start; then the decoder may have the whole file.
-    if decoder(Cursor::new(start)).is_ok() {
-        return Ok(());
+    if let Ok(decoder) = decoder(Cursor::new(start)) {
+        return Ok(shape(&decoder));
     }
-    decoder(open(path)?).map(drop).map_err(|error| unreadable(path, error))
+    decoder(open(path)?).map(|decoder| shape(&decoder)).map_err(|error| unreadable(path, error))
+}
+
+fn shape(decoder: &impl ImageDecoder) -> [usize; 3] {
+    let (width, height) = decoder.dimensions();
+    [if decoder.color_type().has_color() { 3 } else { 1 }, height as usize, width as usize]
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {
@@ -128,8 +133,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image.png");
         image.into().save(&path).unwrap();
-        check_header(&path).unwrap();
-        decode(&path).unwrap()
+        let pixels = decode(&path).unwrap();
+        assert_eq!(header_shape(&path).unwrap(), [pixels.channels, pixels.height, pixels.width]);
+        pixels
     }
 
     #[test]
@@ -170,7 +176,7 @@ mod tests {
         let path = folder.path().join("bomb.png");
         for (width, height) in [(40_000, 1), (1, 40_000), (30_000, 30_000)] {
             std::fs::write(&path, png_header(width, height)).unwrap();
-            assert!(check_header(&path).unwrap_err().to_string().contains("too large"));
+            assert!(header_shape(&path).unwrap_err().to_string().contains("too large"));
             assert!(decode(&path).unwrap_err().to_string().contains("too large"));
         }
     }
@@ -180,7 +186,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cut.png");
         std::fs::write(&path, png_header(8, 8)).unwrap();
-        check_header(&path).unwrap();
+        header_shape(&path).unwrap();
         let message = decode(&path).unwrap_err().to_string();
         assert!(message.contains("cut.png"), "{message}");
     }
@@ -210,7 +216,7 @@ mod tests {
         let path = folder.path().join("image.png");
         for content in [&b"GIF89a\x01\0\x01\0\0\0\0;"[..], b"hello", b""] {
             std::fs::write(&path, content).unwrap();
-            assert!(check_header(&path).unwrap_err().to_string().contains("not a PNG, JPEG or WebP"));
+            assert!(header_shape(&path).unwrap_err().to_string().contains("not a PNG, JPEG or WebP"));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Handwritten-looking digits drawn on demand: a data set that needs no download and never ends.
 
-use super::{Source, Split};
+use super::memory::InMemory;
+use super::{Labelled, Source, Split};
 use crate::error::{Error, Result};
 
 /// Images in each split.
@@ -89,6 +90,23 @@ impl Digits {
     /// The digit, 0 to 9, that image `index` shows.
     pub fn label(&self, index: usize) -> u8 {
         self.random(index).digit()
+    }
+
+    /// The first `n` images with the digits that they show, in memory.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the split has fewer.
+    pub fn labelled(&self, n: usize) -> Result<Labelled> {
+        if n > self.len() {
+            return Err(Error::Usage(format!("found {n} digits to draw, expected at most {}", self.len())));
+        }
+        let n_pixels = self.shape().iter().product();
+        let mut pixels_u8 = vec![0; n * n_pixels];
+        for (index, image) in pixels_u8.chunks_exact_mut(n_pixels).enumerate() {
+            self.read(index, image)?;
+        }
+        let labels_u8 = (0..n).map(|index| self.label(index)).collect();
+        Labelled::new(InMemory::new(pixels_u8, self.shape())?, labels_u8)
     }
 
     /// The random numbers of one image, digit first. Distinct images start at distinct states.
@@ -305,6 +323,26 @@ mod tests {
         }
         // Binomial with standard deviation 30: 5 of them.
         assert!(counts.iter().all(|&n| n.abs_diff(1000) < 150), "{counts:?}");
+    }
+
+    #[test]
+    fn labelled_images_are_the_first_ones_and_a_label_s_images_resemble_each_other() {
+        let digits = Digits::new(28, 1, Split::Test).unwrap();
+        let labelled = digits.labelled(400).unwrap();
+        let images = labelled.images().pixels_u8();
+        for k in [0, 57, 399] {
+            assert_eq!(images[784 * k..784 * (k + 1)], image(&digits, k));
+            assert_eq!(labelled.labels_u8()[k], digits.label(k));
+        }
+        // The nearest of the other images shows the same digit. By chance that would be one in ten.
+        let distance = |a: usize, b: usize| -> u64 {
+            let pairs = images[784 * a..][..784].iter().zip(&images[784 * b..][..784]);
+            pairs.map(|(&p, &q)| u64::from(p.abs_diff(q)).pow(2)).sum()
+        };
+        let nearest = |a: usize| (0..400).filter(|&b| b != a).min_by_key(|&b| distance(a, b)).unwrap();
+        let n_same = (0..400).filter(|&a| digits.label(a) == digits.label(nearest(a))).count();
+        assert!(n_same > 300, "{n_same} of 400");
+        assert!(digits.labelled(usize::MAX).is_err());
     }
 
     #[test]

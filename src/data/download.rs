@@ -1,15 +1,16 @@
-//! Downloads of data sets' published files, with resume and checksum.
+//! Downloads of published files, data sets and weights, with resume and checksum.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use md5::{Digest, Md5};
+use md5::Md5;
+use sha2::Sha256;
 use ureq::http::{StatusCode, header};
 
 use crate::error::{Error, Result};
-use crate::file::sync_folder;
+use crate::file::{digest, sync_folder};
 
 /// A published file: where it is and how to know it.
 #[derive(Clone, Copy, Debug)]
@@ -18,33 +19,58 @@ pub struct RemoteFile<'a> {
     pub url: &'a str,
     /// The file's name on disk.
     pub name: &'a str,
-    /// The MD5 sum, as 32 lower-case hexadecimal digits.
-    pub md5: &'a str,
+    /// What its bytes must add up to.
+    pub digest: Digest<'a>,
     /// The size in bytes.
     pub n_bytes: u64,
+}
+
+/// A file's digest in lower-case hexadecimal digits, of the kind that its publisher gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Digest<'a> {
+    /// 32 digits.
+    Md5(&'a str),
+    /// 64 digits.
+    Sha256(&'a str),
 }
 
 /// MNIST's training images.
 pub const MNIST_TRAIN: RemoteFile<'static> = RemoteFile {
     url: "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz",
     name: "train-images-idx3-ubyte.gz",
-    md5: "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    digest: Digest::Md5("f68b3c2dcbeaaa9fbdd348bbdeb94873"),
     n_bytes: 9_912_422,
+};
+
+/// MNIST's training labels.
+pub const MNIST_TRAIN_LABELS: RemoteFile<'static> = RemoteFile {
+    url: "https://ossci-datasets.s3.amazonaws.com/mnist/train-labels-idx1-ubyte.gz",
+    name: "train-labels-idx1-ubyte.gz",
+    digest: Digest::Md5("d53e105ee54ea40749a09fcbcd1e9432"),
+    n_bytes: 28_881,
 };
 
 /// MNIST's test images.
 pub const MNIST_TEST: RemoteFile<'static> = RemoteFile {
     url: "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-images-idx3-ubyte.gz",
     name: "t10k-images-idx3-ubyte.gz",
-    md5: "9fb629c4189551a2d022fa330f9573f3",
+    digest: Digest::Md5("9fb629c4189551a2d022fa330f9573f3"),
     n_bytes: 1_648_877,
+};
+
+/// MNIST's test labels.
+pub const MNIST_TEST_LABELS: RemoteFile<'static> = RemoteFile {
+    url: "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-labels-idx1-ubyte.gz",
+    name: "t10k-labels-idx1-ubyte.gz",
+    digest: Digest::Md5("ec29112dd5afa0611ce80d1b7f02629c"),
+    n_bytes: 4_542,
 };
 
 /// CIFAR-10's binary version, training and test images.
 pub const CIFAR10: RemoteFile<'static> = RemoteFile {
     url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     name: "cifar-10-binary.tar.gz",
-    md5: "c32a1d4ab5d03f1284b67883e8d87530",
+    digest: Digest::Md5("c32a1d4ab5d03f1284b67883e8d87530"),
     n_bytes: 170_052_171,
 };
 
@@ -52,7 +78,7 @@ pub const CIFAR10: RemoteFile<'static> = RemoteFile {
 pub const SVHN_TRAIN: RemoteFile<'static> = RemoteFile {
     url: "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
     name: "train_32x32.mat",
-    md5: "e26dedcc434d2e4c54c9b2d4a06d8373",
+    digest: Digest::Md5("e26dedcc434d2e4c54c9b2d4a06d8373"),
     n_bytes: 182_040_794,
 };
 
@@ -60,13 +86,21 @@ pub const SVHN_TRAIN: RemoteFile<'static> = RemoteFile {
 pub const SVHN_TEST: RemoteFile<'static> = RemoteFile {
     url: "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
     name: "test_32x32.mat",
-    md5: "eb5a983be6a315427106f1b164d9cef3",
+    digest: Digest::Md5("eb5a983be6a315427106f1b164d9cef3"),
     n_bytes: 64_275_384,
+};
+
+/// The weights of the network behind FID: Inception-v3 as of 2015-12-05, ported from TensorFlow by pytorch-fid.
+pub const INCEPTION: RemoteFile<'static> = RemoteFile {
+    url: "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    name: "pt_inception-2015-12-05-6726825d.pth",
+    digest: Digest::Sha256("6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
+    n_bytes: 95_628_359,
 };
 
 /// Downloads `file` into `folder` and gives its path there. A file that is there already is left alone.
 ///
-/// The bytes go to `NAME.part`, which gets its name when its size and MD5 sum are right. An interrupted download leaves
+/// The bytes go to `NAME.part`, which gets its name when its size and digest are right. An interrupted download leaves
 /// `NAME.part` and goes on from there next time. `progress` is told the bytes that are there and their final number.
 ///
 /// # Errors
@@ -184,17 +218,12 @@ fn agent() -> ureq::Agent {
 
 fn verify(file: &RemoteFile<'_>, part: &mut File, part_path: &Path) -> Result<()> {
     part.rewind().map_err(Error::io(part_path))?;
-    let mut md5 = Md5::new();
-    let mut chunk = vec![0; 1 << 16];
-    loop {
-        match part.read(&mut chunk).map_err(Error::io(part_path))? {
-            0 => break,
-            n_read => md5.update(&chunk[..n_read]),
-        }
-    }
-    let found: String = md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    if found != file.md5 {
-        let message = format!("the download has MD5 {found}; expected {} (it is deleted; try again)", file.md5);
+    let (kind, found, expected) = match file.digest {
+        Digest::Md5(expected) => ("MD5", digest::<Md5>(part, part_path)?, expected),
+        Digest::Sha256(expected) => ("SHA-256", digest::<Sha256>(part, part_path)?, expected),
+    };
+    if found != expected {
+        let message = format!("the download has {kind} {found}; expected {expected} (it is deleted; try again)");
         return Err(Error::format(part_path, message));
     }
     Ok(())
@@ -210,7 +239,9 @@ mod tests {
     use super::*;
 
     const BODY: &[u8] = b"0123456789abcdef";
-    const BODY_MD5: &str = "4032af8d61035123906e58e067140cc5";
+    const BODY_MD5: Digest<'static> = Digest::Md5("4032af8d61035123906e58e067140cc5");
+    const BODY_SHA256: Digest<'static> =
+        Digest::Sha256("9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f");
 
     /// A server that gives one prepared answer to each connection in turn. Its thread, joined, gives the `Range`
     /// headers.
@@ -238,8 +269,8 @@ mod tests {
         answer("200 OK\r\nContent-Length: 16", BODY)
     }
 
-    fn remote<'a>(url: &'a str, md5: &'a str) -> RemoteFile<'a> {
-        RemoteFile { url, name: "file.bin", md5, n_bytes: BODY.len() as u64 }
+    fn remote<'a>(url: &'a str, digest: Digest<'a>) -> RemoteFile<'a> {
+        RemoteFile { url, name: "file.bin", digest, n_bytes: BODY.len() as u64 }
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -290,14 +321,46 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_checksum_is_told_and_the_part_deleted() {
-        let (url, server) = serve(vec![whole()]);
-        let folder = tempfile::tempdir().unwrap();
-        let other = "00000000000000000000000000000000";
-        let error = fetch(&remote(&url, other), folder.path(), &mut |_, _| ()).unwrap_err();
-        assert!(error.to_string().contains(&format!("has MD5 {BODY_MD5}; expected {other}")), "{error}");
-        assert!(names(folder.path()).is_empty());
-        server.join().unwrap();
+    fn a_digest_of_either_kind_is_checked() {
+        for (right, wrong, message) in [
+            (BODY_MD5, Digest::Md5("00"), "has MD5 4032af8d61035123906e58e067140cc5; expected 00 "),
+            (BODY_SHA256, Digest::Sha256("00"), "has SHA-256 9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e5"),
+        ] {
+            let (url, server) = serve(vec![whole(), whole()]);
+            let folder = tempfile::tempdir().unwrap();
+            let error = fetch(&remote(&url, wrong), folder.path(), &mut |_, _| ()).unwrap_err();
+            assert!(matches!(error, Error::Format { .. }), "{error:?}");
+            assert!(error.to_string().contains(message), "{error}");
+            assert!(names(folder.path()).is_empty());
+            let path = fetch(&remote(&url, right), folder.path(), &mut |_, _| ()).unwrap();
+            assert_eq!(fs::read(path).unwrap(), BODY);
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_digest_of_the_other_kind_does_not_pass() {
+        let (Digest::Md5(md5), Digest::Sha256(sha256)) = (BODY_MD5, BODY_SHA256) else { panic!("one of each") };
+        for other in [Digest::Md5(sha256), Digest::Sha256(md5)] {
+            let (url, server) = serve(vec![whole()]);
+            let folder = tempfile::tempdir().unwrap();
+            assert!(fetch(&remote(&url, other), folder.path(), &mut |_, _| ()).is_err());
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn published_digests_have_as_many_digits_as_their_kind() {
+        let data_sets =
+            [MNIST_TRAIN, MNIST_TRAIN_LABELS, MNIST_TEST, MNIST_TEST_LABELS, CIFAR10, SVHN_TRAIN, SVHN_TEST];
+        for file in data_sets.into_iter().chain([INCEPTION]) {
+            let (digits, n) = match file.digest {
+                Digest::Md5(digits) => (digits, 32),
+                Digest::Sha256(digits) => (digits, 64),
+            };
+            assert!(digits.len() == n && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{digits}");
+            assert!(file.url.ends_with(file.name), "{}", file.url);
+        }
     }
 
     #[test]

@@ -4,15 +4,13 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::decode::{check_header, decode};
+use super::decode::{decode, header_shape};
 use super::resize::prepare;
 use super::{Source, Split};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, few};
 
 /// One image in so many is held out if the folder does not say which.
 const TEST_EVERY: usize = 20;
-/// Broken files that an error names before it only counts them.
-const N_NAMED: usize = 5;
 
 /// The images of a folder, in any nesting: `*.png`, `*.jpg`, `*.jpeg` and `*.webp` in any case. Hidden files and folders
 /// and all other files are ignored.
@@ -108,7 +106,7 @@ fn part(files: Vec<PathBuf>, split: Split) -> Vec<PathBuf> {
 }
 
 /// All image files in a folder and its subfolders, sorted by path; at least one.
-fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
     let (mut files, mut seen, mut folders) = (Vec::new(), HashSet::new(), vec![root.to_path_buf()]);
     while let Some(folder) = folders.pop() {
         // By its real name each folder is entered once, or links that form a loop would never end.
@@ -161,16 +159,12 @@ fn has_image_name(path: &Path) -> bool {
 
 /// Looks at every header, so that a foreign file is found now and not hours into a run.
 fn check_headers(root: &Path, files: &[PathBuf]) -> Result<()> {
-    let broken: Vec<String> =
-        files.iter().filter_map(|file| check_header(file).err()).map(|error| error.to_string()).collect();
+    let broken: Vec<Error> = files.iter().filter_map(|file| header_shape(file).err()).collect();
     if broken.is_empty() {
         return Ok(());
     }
-    let named = broken.iter().take(N_NAMED).map(|line| format!("\n  {line}")).collect::<String>();
-    let rest = broken.len().saturating_sub(N_NAMED);
-    let more = if rest > 0 { format!("\n  and {rest} more") } else { String::new() };
     let message =
-        format!("{} of {} image files cannot be used; move them away:{named}{more}", broken.len(), files.len());
+        format!("{} of {} image files cannot be used; move them away: {}", broken.len(), files.len(), few(&broken));
     Err(Error::format(root, message))
 }
 

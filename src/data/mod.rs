@@ -9,6 +9,7 @@ pub mod digits;
 pub mod download;
 pub mod folder;
 pub mod idx;
+mod labelled;
 pub mod mat;
 pub mod memory;
 pub mod resize;
@@ -17,7 +18,8 @@ pub mod transform;
 
 use crate::error::Result;
 
-pub use batches::{Batch, BatchOptions, Batches, read_batch};
+pub use batches::{Batch, BatchOptions, Batches, batch_order, read_batch};
+pub use labelled::{Labelled, N_CLASSES, check_labels};
 pub use resize::Pixels;
 
 /// Images of one shape, as `u8`, reachable by number.

@@ -142,27 +142,65 @@ fn centre_offset(n: usize, n_crop: usize) -> usize {
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
-/// The input pixels from `first` on that one output pixel is made of, with their weights in fixed point.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
+/// The input pixels from `first` on that one output pixel is made of, with their weights.
+#[derive(Debug)]
+pub(crate) struct Taps<W> {
+    pub(crate) first: usize,
+    pub(crate) weights: Vec<W>,
 }
 
-/// The taps of output pixels `part` when `n_in` pixels become `n_out`. With `n_in == n_out` they are the identity.
-fn taps(n_in: usize, n_out: usize, part: Range<usize>) -> Vec<Taps> {
+/// A filter of Pillow's.
+#[derive(Clone, Copy)]
+pub(crate) enum Filter {
+    /// A triangle.
+    Bilinear,
+    /// Keys' cubic convolution with a = −½.
+    Bicubic,
+}
+
+impl Filter {
+    /// How far from its centre it is not 0.
+    fn support(self) -> f64 {
+        match self {
+            Filter::Bilinear => 1.0,
+            Filter::Bicubic => 2.0,
+        }
+    }
+
+    fn at(self, x: f64) -> f64 {
+        let x = x.abs();
+        match self {
+            Filter::Bilinear => (1.0 - x).max(0.0),
+            Filter::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            Filter::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5,
+            Filter::Bicubic => 0.0,
+        }
+    }
+}
+
+/// The taps of output pixels `part` when `n_in` pixels become `n_out`, for each the weights with the sum 1. The filter is as wide as
+/// an output pixel when that is wider than an input pixel (antialias). With `n_in == n_out` they are the identity.
+pub(crate) fn taps(filter: Filter, n_in: usize, n_out: usize, part: Range<usize>) -> Vec<Taps<f64>> {
     let scale = n_in as f64 / n_out as f64;
     let filter_scale = scale.max(1.0);
+    let support = filter.support() * filter_scale;
     part.map(|i| {
         let centre = (i as f64 + 0.5) * scale;
         // `as` saturates at 0, where Pillow clamps.
-        let first = (centre - filter_scale + 0.5) as usize;
-        let end = ((centre + filter_scale + 0.5) as usize).min(n_in);
-        let triangle = |j: usize| (1.0 - ((j as f64 - centre + 0.5) * (1.0 / filter_scale)).abs()).max(0.0);
-        let sum: f64 = (first..end).map(triangle).sum();
-        let fixed = |w: f64| (0.5 + w / sum * f64::from(1 << PRECISION_BITS)) as i32;
-        Taps { first, weights: (first..end).map(|j| fixed(triangle(j))).collect() }
+        let first = (centre - support + 0.5) as usize;
+        let end = ((centre + support + 0.5) as usize).min(n_in);
+        let weight = |j: usize| filter.at((j as f64 - centre + 0.5) * (1.0 / filter_scale));
+        let sum: f64 = (first..end).map(weight).sum();
+        Taps { first, weights: (first..end).map(|j| weight(j) / sum).collect() }
     })
     .collect()
+}
+
+/// The taps of Pillow's bilinear filter for 8-bit images, in fixed point.
+fn fixed_taps(n_in: usize, n_out: usize, part: Range<usize>) -> Vec<Taps<i32>> {
+    let fixed = |weight: f64| (0.5 + weight * f64::from(1 << PRECISION_BITS)) as i32;
+    let taps = taps(Filter::Bilinear, n_in, n_out, part).into_iter();
+    taps.map(|Taps { first, weights }| Taps { first, weights: weights.into_iter().map(fixed).collect() }).collect()
 }
 
 fn to_pixel(sum: i32) -> u8 {
@@ -172,8 +210,8 @@ fn to_pixel(sum: i32) -> u8 {
 /// The `rows` and `columns` of the image resized to `[height, width]`: along x first, then along y.
 fn resize_part(pixels: &Pixels, [height, width]: [usize; 2], rows: Range<usize>, columns: Range<usize>) -> Pixels {
     let (n_rows, n_columns, channels) = (rows.len(), columns.len(), pixels.channels);
-    let vertical = taps(pixels.height, height, rows);
-    let horizontal = taps(pixels.width, width, columns);
+    let vertical = fixed_taps(pixels.height, height, rows);
+    let horizontal = fixed_taps(pixels.width, width, columns);
     let first_row = vertical.first().map_or(0, |t| t.first);
     let end_row = vertical.last().map_or(0, |t| t.first + t.weights.len());
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::download::{self, RemoteFile, fetch};
 use crate::data::memory::InMemory;
-use crate::data::{Split, cifar, idx, mat};
+use crate::data::{Labelled, Split, cifar, idx, mat};
 use crate::error::{Error, Result};
 
 /// Whether files that are not there may be downloaded.
@@ -29,14 +29,44 @@ pub fn mnist(folder: &Path, split: Split, download: Download, progress: &mut dyn
         Split::Train => ("train-images", &download::MNIST_TRAIN),
         Split::Test => ("t10k-images", &download::MNIST_TEST),
     };
+    idx::read_images(&mnist_file(folder, [stem, "idx3-ubyte"], remote, download, progress)?)
+}
+
+/// [`mnist`] with the images' labels, from an IDX file in any of the same places.
+///
+/// # Errors
+/// As for [`mnist`]; [`Error::Format`] too when there are not as many labels as images, or one is above 9.
+pub fn mnist_labelled(
+    folder: &Path,
+    split: Split,
+    download: Download,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Labelled> {
+    let images = mnist(folder, split, download, progress)?;
+    let (stem, remote) = match split {
+        Split::Train => ("train-labels", &download::MNIST_TRAIN_LABELS),
+        Split::Test => ("t10k-labels", &download::MNIST_TEST_LABELS),
+    };
+    let path = mnist_file(folder, [stem, "idx1-ubyte"], remote, download, progress)?;
+    Labelled::new(images, idx::read_labels(&path)?).map_err(|error| Error::format(&path, error.to_string()))
+}
+
+/// Where one of MNIST's files is; its name is `stem` and `ending`.
+fn mnist_file(
+    folder: &Path,
+    [stem, ending]: [&str; 2],
+    remote: &RemoteFile<'_>,
+    download: Download,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<PathBuf> {
     let mut names = Vec::new();
     for place in ["", "raw/", "MNIST/raw/"] {
-        for ending in ["-idx3-ubyte", "-idx3-ubyte.gz", ".idx3-ubyte"] {
-            names.push(format!("{place}{stem}{ending}"));
+        for name in [format!("{stem}-{ending}"), format!("{stem}-{ending}.gz"), format!("{stem}.{ending}")] {
+            names.push(format!("{place}{name}"));
         }
     }
     let accepted = names.join("\n  ");
-    idx::read_images(&find_or_fetch("MNIST", folder, &names, &accepted, remote, download, progress)?)
+    find_or_fetch("MNIST", folder, &names, &accepted, remote, download, progress)
 }
 
 /// SVHN's images of one split (cropped digits), shape `[3, 32, 32]`, from `train_32x32.mat` or `test_32x32.mat` in
@@ -45,12 +75,31 @@ pub fn mnist(folder: &Path, split: Split, download: Download, progress: &mut dyn
 /// # Errors
 /// As for [`mnist`].
 pub fn svhn(folder: &Path, split: Split, download: Download, progress: &mut dyn FnMut(u64, u64)) -> Result<InMemory> {
+    mat::read_images(&svhn_file(folder, split, download, progress)?)
+}
+
+/// [`svhn`] with the images' labels, from the same file.
+///
+/// # Errors
+/// As for [`svhn`]; [`Error::Format`] too when there are not as many labels as images, or one is no digit.
+pub fn svhn_labelled(
+    folder: &Path,
+    split: Split,
+    download: Download,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Labelled> {
+    let path = svhn_file(folder, split, download, progress)?;
+    let (images, labels_u8) = (mat::read_images(&path)?, mat::read_labels(&path)?);
+    Labelled::new(images, labels_u8).map_err(|error| Error::format(&path, error.to_string()))
+}
+
+fn svhn_file(folder: &Path, split: Split, download: Download, progress: &mut dyn FnMut(u64, u64)) -> Result<PathBuf> {
     let remote = match split {
         Split::Train => &download::SVHN_TRAIN,
         Split::Test => &download::SVHN_TEST,
     };
     let names = [remote.name.to_owned()];
-    mat::read_images(&find_or_fetch("SVHN", folder, &names, remote.name, remote, download, progress)?)
+    find_or_fetch("SVHN", folder, &names, remote.name, remote, download, progress)
 }
 
 /// CIFAR-10's images of one split, shape `[3, 32, 32]`, from the binary or the python version, in `folder` or in the
@@ -65,8 +114,21 @@ pub fn cifar10(
     download: Download,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<InMemory> {
-    if let Some(images) = find_cifar10(folder, split)? {
-        return Ok(images);
+    cifar10_labelled(folder, split, download, progress).map(Labelled::into_images)
+}
+
+/// [`cifar10`] with the images' labels, from the same files.
+///
+/// # Errors
+/// As for [`cifar10`].
+pub fn cifar10_labelled(
+    folder: &Path,
+    split: Split,
+    download: Download,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Labelled> {
+    if let Some(labelled) = find_cifar10(folder, split)? {
+        return Ok(labelled);
     }
     let (bin, python) = match split {
         Split::Train => ("data_batch_1.bin to data_batch_5.bin", "data_batch_1 to data_batch_5"),
@@ -85,8 +147,8 @@ pub fn cifar10(
     find_cifar10(folder, split)?.ok_or_else(|| Error::format(&archive, "was unpacked, but its files are not there"))
 }
 
-/// The images of the first folder that has all of a split's files.
-fn find_cifar10(folder: &Path, split: Split) -> Result<Option<InMemory>> {
+/// The images, with their labels, of the first folder that has all of a split's files.
+fn find_cifar10(folder: &Path, split: Split) -> Result<Option<Labelled>> {
     let batches = match split {
         Split::Train => &cifar::BATCHES[..5],
         Split::Test => &cifar::BATCHES[5..],
@@ -152,6 +214,7 @@ fn is_there(path: &Path) -> Result<bool> {
 mod tests {
     use super::*;
     use crate::data::Source;
+    use crate::data::download::Digest;
 
     fn idx_file(pixel: u8) -> Vec<u8> {
         [&[0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2][..], &[pixel; 4]].concat()
@@ -266,11 +329,58 @@ mod tests {
     #[test]
     fn a_failed_download_is_told_beside_the_accepted_names() {
         let folder = tempfile::tempdir().unwrap();
-        let remote = RemoteFile { url: "http://127.0.0.1:1/x.mat", name: "x.mat", md5: "", n_bytes: 1 };
+        let remote = RemoteFile { url: "http://127.0.0.1:1/x.mat", name: "x.mat", digest: Digest::Md5(""), n_bytes: 1 };
         let names = ["x.mat".to_owned()];
         let error = find_or_fetch("SET", folder.path(), &names, "x.mat", &remote, Download::Allowed, &mut |_, _| ());
         let error = error.unwrap_err().to_string();
         assert!(error.contains("Put there one of\n  x.mat\n"), "{error}");
         assert!(error.contains("(1 bytes). The download failed: http://127.0.0.1:1/x.mat: "), "{error}");
+    }
+
+    fn never_labelled<T>(
+        read: impl Fn(&Path, Split, Download, &mut dyn FnMut(u64, u64)) -> Result<T>,
+        folder: &Path,
+    ) -> Result<T> {
+        read(folder, Split::Train, Download::Never, &mut |_, _| panic!("no download was allowed"))
+    }
+
+    #[test]
+    fn mnist_s_labels_are_found_under_every_accepted_name_and_must_fit_the_images() {
+        let label_file = |labels: &[u8]| [&[0, 0, 8, 1, 0, 0, 0, labels.len() as u8], labels].concat();
+        for place in ["", "raw/", "MNIST/raw/"] {
+            for name in ["train-labels-idx1-ubyte", "train-labels-idx1-ubyte.gz", "train-labels.idx1-ubyte"] {
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join(format!("{place}{name}"));
+                write(&folder.path().join("train-images-idx3-ubyte"), &idx_file(7));
+                let error = never_labelled(mnist_labelled, folder.path()).unwrap_err();
+                assert!(matches!(error, Error::MissingData(_)), "{error:?}");
+                assert!(error.to_string().contains("\n  raw/train-labels-idx1-ubyte.gz\n"), "{error}");
+                assert!(error.to_string().contains("train-labels-idx1-ubyte.gz (28881 bytes)"), "{error}");
+                write(&path, &label_file(&[9]));
+                let found = never_labelled(mnist_labelled, folder.path()).unwrap();
+                assert_eq!((found.images().pixels_u8(), found.labels_u8()), (&[7; 4][..], &[9][..]));
+                for (labels, message) in [
+                    (&[1, 2][..], ": found 2 labels, expected 1, one an image"),
+                    (&[10], ": label 0 is 10, expected 0 to 9"),
+                ] {
+                    write(&path, &label_file(labels));
+                    let error = never_labelled(mnist_labelled, folder.path()).unwrap_err();
+                    assert!(matches!(&error, Error::Format { path: of, .. } if *of == path), "{error:?}");
+                    assert!(error.to_string().ends_with(message), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cifar_s_labels_come_with_its_images() {
+        let folder = tempfile::tempdir().unwrap();
+        for (i, name) in cifar::BATCHES.iter().enumerate() {
+            let record = [&[9 - i as u8][..], &[i as u8; 3072]].concat();
+            write(&folder.path().join(format!("{name}.bin")), &record);
+        }
+        let found = never_labelled(cifar10_labelled, folder.path()).unwrap();
+        assert_eq!(found.labels_u8(), [9, 8, 7, 6, 5]);
+        assert_eq!(found.images(), &never(cifar10, folder.path(), Split::Train).unwrap());
     }
 }

@@ -2,18 +2,72 @@
 //!
 //! Source: NEP 1 and the documentation of `numpy.lib.format`, versions 1 to 3.
 
+/// What files begin with.
+pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 /// The most axes that NumPy itself had when files were first written.
 const MAX_AXES: usize = 32;
 
 /// What one item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Item {
+pub(super) enum Item {
+    U8,
     F32,
     F64,
     I32,
     I64,
     /// That many characters of UTF-32.
     Text(usize),
+}
+
+/// What the beginning of a file says.
+#[derive(Debug)]
+pub(super) struct Header<'a> {
+    /// The item's type, as NumPy calls it.
+    pub descr: &'a str,
+    /// The item's type.
+    pub item: Item,
+    n_item_bytes: usize,
+    is_column_major: bool,
+    /// The array's shape.
+    pub shape: Vec<usize>,
+    /// Where the items begin.
+    pub n_bytes: usize,
+}
+
+impl<'a> Header<'a> {
+    /// Parses the header with which `start` begins. Errors are sentences without the file's name.
+    pub fn parse(start: &'a [u8]) -> Result<Self, String> {
+        let damaged = || "is no array of numpy's: its header is damaged".to_string();
+        let Some(([major, _minor], rest)) = start.strip_prefix(MAGIC).and_then(|rest| rest.split_first_chunk()) else {
+            return Err("is no array of numpy's: expected \\x93NUMPY at its beginning".into());
+        };
+        let (n_header, rest) = match major {
+            1 => rest.split_first_chunk().map(|(n, rest)| (usize::from(u16::from_le_bytes(*n)), rest)),
+            2 | 3 => rest.split_first_chunk().map(|(n, rest)| (u32::from_le_bytes(*n) as usize, rest)),
+            _ => return Err(format!("is an array in version {major} of numpy's format, expected 1 to 3")),
+        }
+        .ok_or_else(damaged)?;
+        let (header, rest) = rest.split_at_checked(n_header).ok_or_else(damaged)?;
+        let (descr, is_column_major, shape) =
+            std::str::from_utf8(header).ok().and_then(|text| Text(text).parse()).ok_or_else(damaged)?;
+        let Some((item, n_item_bytes)) = parse_item(descr) else {
+            let descr = crate::zip::shown(descr);
+            return Err(format!("is an array of {descr}, expected numbers of |u1, <f8, <f4, <i8, <i4 or text <U"));
+        };
+        if is_column_major && shape.len() > 2 {
+            return Err(format!("is a column-major array of {} axes, expected at most 2", shape.len()));
+        }
+        Ok(Self { descr, item, n_item_bytes, is_column_major, shape, n_bytes: start.len() - rest.len() })
+    }
+
+    /// Refuses an array whose items do not fill `n_bytes`.
+    pub fn expect_bytes(&self, n_bytes: u64) -> Result<(), String> {
+        let n_expected = self.shape.iter().try_fold(self.n_item_bytes, |n, &dim| n.checked_mul(dim));
+        if n_expected.is_some_and(|n| n as u64 == n_bytes) {
+            return Ok(());
+        }
+        Err(format!("is an array of shape {:?} and {} in {n_bytes} bytes", self.shape, self.descr))
+    }
 }
 
 /// An array, whose items lie in the bytes of a file.
@@ -28,31 +82,10 @@ pub(super) struct Array<'a> {
 impl<'a> Array<'a> {
     /// Parses `bytes`, a whole file. Errors are sentences without the file's name.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, String> {
-        let damaged = || "is no array of numpy's: its header is damaged".to_string();
-        let Some(([major, _minor], rest)) = bytes.strip_prefix(b"\x93NUMPY").and_then(|rest| rest.split_first_chunk())
-        else {
-            return Err("is no array of numpy's: expected \\x93NUMPY at its beginning".into());
-        };
-        let (n_header, rest) = match major {
-            1 => rest.split_first_chunk().map(|(n, rest)| (usize::from(u16::from_le_bytes(*n)), rest)),
-            2 | 3 => rest.split_first_chunk().map(|(n, rest)| (u32::from_le_bytes(*n) as usize, rest)),
-            _ => return Err(format!("is an array in version {major} of numpy's format, expected 1 to 3")),
-        }
-        .ok_or_else(damaged)?;
-        let (header, bytes) = rest.split_at_checked(n_header).ok_or_else(damaged)?;
-        let (descr, is_column_major, shape) =
-            std::str::from_utf8(header).ok().and_then(|text| Header(text).parse()).ok_or_else(damaged)?;
-        let Some((item, n_item_bytes)) = parse_item(descr) else {
-            let descr = crate::zip::shown(descr);
-            return Err(format!("is an array of {descr}, expected numbers of <f8, <f4, <i8, <i4 or text <U"));
-        };
-        let n_expected = shape.iter().try_fold(n_item_bytes, |n, &dim| n.checked_mul(dim));
-        if n_expected != Some(bytes.len()) {
-            return Err(format!("is an array of shape {shape:?} and {descr} in {} bytes", bytes.len()));
-        }
-        if is_column_major && shape.len() > 2 {
-            return Err(format!("is a column-major array of {} axes, expected at most 2", shape.len()));
-        }
+        let header = Header::parse(bytes)?;
+        let bytes = &bytes[header.n_bytes..];
+        header.expect_bytes(bytes.len() as u64)?;
+        let Header { item, is_column_major, shape, .. } = header;
         Ok(Self { item, is_column_major, shape, bytes })
     }
 
@@ -118,6 +151,7 @@ impl<'a> Array<'a> {
 /// An item's type and its size in bytes.
 fn parse_item(descr: &str) -> Option<(Item, usize)> {
     Some(match descr {
+        "|u1" => (Item::U8, 1),
         "<f4" => (Item::F32, 4),
         "<f8" => (Item::F64, 8),
         "<i4" => (Item::I32, 4),
@@ -135,9 +169,9 @@ fn digits(text: &str) -> Option<usize> {
 }
 
 /// What is left of a header: `{'descr': '<f8', 'fortran_order': False, 'shape': (2048,), }` and blanks.
-struct Header<'a>(&'a str);
+struct Text<'a>(&'a str);
 
-impl<'a> Header<'a> {
+impl<'a> Text<'a> {
     /// `descr`, `fortran_order` and `shape`.
     fn parse(mut self) -> Option<(&'a str, bool, Vec<usize>)> {
         let (mut descr, mut order, mut shape) = (None, None, None);

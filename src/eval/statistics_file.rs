@@ -72,6 +72,34 @@ fn parse_statistics(path: &Path, bytes: &[u8]) -> Result<StatisticsFile> {
     })
 }
 
+/// What a `.npz` file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NpzContent {
+    /// Mean and covariance alone.
+    Statistics,
+    /// Features.
+    Features,
+    /// Neither: images, perhaps.
+    Other,
+}
+
+impl NpzContent {
+    /// Looks at the names in `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is no such file.
+    pub fn of(path: &Path) -> Result<Self> {
+        let bytes = file::read_at_most(path, MAX_BYTES)?;
+        let archive = Archive::open(path, &bytes)?;
+        let has = |name: &str| archive.names().any(|found| found == name);
+        Ok(match (has("pool_3.npy"), has("mu.npy") || has("sigma.npy")) {
+            (true, _) => Self::Features,
+            (false, true) => Self::Statistics,
+            (false, false) => Self::Other,
+        })
+    }
+}
+
 /// Reads the features `pool_3` in `path`, if it has them: all numbers of `[n, dim]`, and `dim`.
 ///
 /// # Errors
@@ -162,47 +190,8 @@ impl Npz<'_, '_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io::Write;
-
-    use flate2::Compression;
-    use flate2::write::DeflateEncoder;
-
     use super::*;
-
-    /// An archive of arrays, stored or deflated.
-    fn npz(files: &[(&str, Vec<u8>)], is_deflated: bool) -> Vec<u8> {
-        let (mut bytes, mut directory) = (Vec::new(), Vec::new());
-        for (name, content) in files {
-            let packed = if is_deflated {
-                let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
-                encoder.write_all(content).unwrap();
-                encoder.finish().unwrap()
-            } else {
-                content.clone()
-            };
-            let name = format!("{name}.npy");
-            let mut common = vec![20, 0, 0, 0, if is_deflated { 8 } else { 0 }, 0, 0, 0, 33, 0];
-            common.extend(zip::crc(content).to_le_bytes());
-            common.extend((packed.len() as u32).to_le_bytes());
-            common.extend((content.len() as u32).to_le_bytes());
-            common.extend((name.len() as u16).to_le_bytes());
-            common.extend([0, 0]);
-            directory.extend([b"PK\x01\x02\x14\0", &common[..], &[0; 10]].concat());
-            directory.extend((bytes.len() as u32).to_le_bytes());
-            directory.extend(name.bytes());
-            bytes.extend([b"PK\x03\x04", &common[..], name.as_bytes(), &packed].concat());
-        }
-        let n_files = (files.len() as u16).to_le_bytes();
-        let record = [
-            &b"PK\x05\x06\0\0\0\0"[..],
-            &n_files,
-            &n_files,
-            &(directory.len() as u32).to_le_bytes(),
-            &(bytes.len() as u32).to_le_bytes(),
-            &[0, 0],
-        ];
-        [&bytes[..], &directory, &record.concat()].concat()
-    }
+    use crate::eval::testing::npz;
 
     fn f8(shape: &[usize], values: &[f64]) -> Vec<u8> {
         npy::write("<f8", shape, values.iter().flat_map(|x| x.to_le_bytes()))

@@ -107,6 +107,12 @@ impl Optimizer {
         self.rule
     }
 
+    /// Goes on with another learning rate.
+    pub fn set_lr(&mut self, new: f64) {
+        let (Rule::Adam { lr, .. } | Rule::RmsProp { lr, .. } | Rule::Sgd { lr, .. }) = &mut self.rule;
+        *lr = new;
+    }
+
     /// How many steps were made.
     pub fn n_steps(&self) -> u64 {
         self.n_steps

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use ncsn::checkpoint::TensorFile;
+use ncsn::eval::{ImageSet, ReadOptions};
 
 use crate::{TRAIN, fails, scratch, succeeds};
 
@@ -39,6 +40,22 @@ fn an_image_of_a_seed_is_the_same_whatever_the_batch() {
     }
     succeeds(folder.path(), &["sample", "--doc", "d", "-o", "e", "--n", "7", "--raw", "--seed", "5"]);
     assert!(one_batch != raw(folder.path(), "e"));
+}
+
+#[test]
+fn a_folder_of_samples_and_its_tensor_are_the_same_set_of_images() {
+    let folder = trained();
+    // Short steps leave the uniform start in [0, 1].
+    let args = ["sample", "--doc", "d", "-o", "s", "--n", "5", "--step-lr", "1e-10", "--raw"];
+    succeeds(folder.path(), &args);
+    let open = |path: &str| ImageSet::open(&folder.path().join(path), &ReadOptions::default());
+    let [images, tensor] = [open("s").unwrap(), open("s/samples.safetensors").unwrap()];
+    assert_eq!((images.len(), images.size(), images.channels()), (5, [8, 8], 1));
+    assert!(images.read(0..5).unwrap() == tensor.read(0..5).unwrap());
+    // As if it had been stopped.
+    fs::remove_file(folder.path().join("s/images/000004.png")).unwrap();
+    let stopped = open("s").unwrap_err().to_string();
+    assert!(stopped.contains("found 4 images in images/, expected 5"), "{stopped}");
 }
 
 #[test]

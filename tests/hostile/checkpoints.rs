@@ -31,7 +31,7 @@ fn refused(bytes: &[u8], expected: &str) {
 }
 
 /// A file of a zip archive: name, content, whether it is to be packed.
-type File<'a> = (&'a str, &'a [u8], bool);
+pub type File<'a> = (&'a str, &'a [u8], bool);
 
 fn crc(bytes: &[u8]) -> u32 {
     let mut crc = flate2::Crc::new();
@@ -45,7 +45,8 @@ fn deflate(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn zip(files: &[File<'_>]) -> Vec<u8> {
+/// A zip archive.
+pub fn zip(files: &[File<'_>]) -> Vec<u8> {
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for (name, content, is_packed) in files {
         let packed = if *is_packed { deflate(content) } else { content.to_vec() };

@@ -13,12 +13,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use checkpoints::zip;
 use ncsn::checkpoint::pth::{Numbers, Pth, read_file, read_optimizer, read_published};
 use ncsn::checkpoint::{Checkpoints, Header, TensorFile, Weights};
 use ncsn::config::Config;
-use ncsn::data::{cifar, idx, mat};
+use ncsn::data::digits::Digits;
+use ncsn::data::{Split, cifar, idx, mat};
 use ncsn::error::Result;
-use ncsn::eval::{Statistics, StatisticsFile, read_statistics, write_statistics};
+use ncsn::eval::{
+    ImageSet, ReadOptions, SmallClassifier, Statistics, StatisticsFile, read_statistics, write_statistics,
+};
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
 use ncsn::sde::NoiseLevels;
@@ -86,6 +90,10 @@ fn idx_file() -> Vec<u8> {
     [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 7][..], &pixels(70)].concat()
 }
 
+fn idx_labels() -> Vec<u8> {
+    [&[0, 0, 8, 1, 0, 0, 0, 12][..], &[5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5]].concat()
+}
+
 fn cifar_bin() -> Vec<u8> {
     [&[3][..], &pixels(3072), &[9], &pixels(3072)].concat()
 }
@@ -124,15 +132,24 @@ fn mat_file(is_compressed: bool) -> Vec<u8> {
         [&word(1 << 16 | 1)[..], b"X\0\0\0"].concat(),
         element(2, &pixels(6144)),
     ];
-    let mut x = element(14, &parts.concat());
-    if is_compressed {
+    let labels = [
+        element(6, &[9, 0, 0, 0, 0, 0, 0, 0]),
+        element(5, &[2, 0, 0, 0, 1, 0, 0, 0]),
+        [&word(1 << 16 | 1)[..], b"y\0\0\0"].concat(),
+        [&word(2 << 16 | 2)[..], &[10, 7, 0, 0]].concat(),
+    ];
+    let variables = [labels.concat(), parts.concat()].map(|parts| {
+        let variable = element(14, &parts);
+        if !is_compressed {
+            return variable;
+        }
         let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
-        encoder.write_all(&x).unwrap();
-        x = element(15, &encoder.finish().unwrap());
-    }
+        encoder.write_all(&variable).unwrap();
+        element(15, &encoder.finish().unwrap())
+    });
     let mut bytes = b"MATLAB 5.0 MAT-file".to_vec();
     bytes.resize(124, b' ');
-    [&bytes[..], &[0, 1, b'I', b'M'], &x].concat()
+    [&bytes[..], &[0, 1, b'I', b'M'], &variables.concat()].concat()
 }
 
 /// The archive before gzip: damage to the gzip layer alone would never reach tar.
@@ -223,6 +240,37 @@ fn npz() -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
+/// Two images of 3 × 6 × 5 as NumPy writes them, bytes or floats.
+fn npy_images(is_float: bool) -> Vec<u8> {
+    let (descr, shape) = if is_float { ("<f4", "(2, 3, 6, 5)") } else { ("|u1", "(2, 6, 5, 3)") };
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    let header = format!("{header:<117}\n");
+    let content = if is_float { floats(180) } else { pixels(180) };
+    [&b"\x93NUMPY\x01\0"[..], &(header.len() as u16).to_le_bytes(), header.as_bytes(), &content].concat()
+}
+
+/// The same as `ncsn sample --raw` writes them.
+fn samples() -> Vec<u8> {
+    let header = br#"{"samples":{"dtype":"F32","shape":[2,3,6,5],"data_offsets":[0,720]}}"#;
+    [&(header.len() as u64).to_le_bytes()[..], header, &floats(180)].concat()
+}
+
+/// Numbers from 0 to 1.
+fn floats(n: usize) -> Vec<u8> {
+    (0..n).flat_map(|i| ((i * 31 % 253) as f32 / 252.0).to_le_bytes()).collect()
+}
+
+/// A classifier behind FID-small, hardly trained.
+fn classifier() -> Vec<u8> {
+    let set = Digits::new(8, 1, Split::Train).unwrap().labelled(10).unwrap();
+    let (images, labels_u8) = (set.images(), set.labels_u8());
+    let trained = SmallClassifier::train_for(1, images, labels_u8, 1, &Device::flex(), &mut |_, _, _| Ok(())).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.safetensors");
+    trained.described("DIGITS", Some(0.5)).unwrap().save(&path).unwrap();
+    fs::read(path).unwrap()
+}
+
 /// The most memory that this process has had so far, where the system tells.
 fn peak_memory_bytes() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -237,9 +285,15 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
     type Read = fn(&Path) -> Result<()>;
     type Pack = fn(&[u8]) -> Vec<u8>;
     let idx: Read = |path| idx::read_images(path).map(drop);
+    let idx_label: Read = |path| idx::read_labels(path).map(drop);
     let bin: Read = |path| cifar::read_bin(&[path.to_path_buf()]).map(drop);
     let pickle: Read = |path| cifar::read_pickle(&[path.to_path_buf()]).map(drop);
     let mat: Read = |path| mat::read_images(path).map(drop);
+    let mat_label: Read = |path| {
+        let labels_u8 = mat::read_labels(path)?;
+        assert!(labels_u8.iter().all(|&label| label < 10));
+        Ok(())
+    };
     let unpack: Read = |path| {
         let unpacked = cifar::unpack(path, path.parent().unwrap());
         let _ = fs::remove_dir_all(path.with_file_name(cifar::FOLDER_BIN));
@@ -283,18 +337,32 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
     fs::create_dir(folder.path().join("run")).unwrap();
     fs::write(Checkpoints::new(folder.path().join("run")).weights_path(STEP), &weights).unwrap();
     let statistics: Read = |path| read_statistics(path).map(drop);
+    let small: Read = |path| SmallClassifier::open(path, &Device::flex()).map(drop);
+    let images: Read = |path| {
+        let set = ImageSet::open(path, &ReadOptions::default())?;
+        let pixels_u8 = set.read(0..set.len())?;
+        assert_eq!(pixels_u8.len(), 3 * set.len() * set.size().iter().product::<usize>());
+        Ok(())
+    };
+    let npz_of: Pack = |npy| zip(&[("samples.npy", npy, false)]);
+    let packed_npz_of: Pack = |npy| zip(&[("samples.npy", npy, true)]);
     let yaml: Read = |path| Config::load(&path.display().to_string(), &[], None).map(drop);
 
     // Damage, then pack: so damage reaches what lies inside the compression, too.
-    let formats: [(&str, Vec<u8>, Pack, Read); 23] = [
+    let formats: [(&str, Vec<u8>, Pack, Read); 35] = [
         ("IDX", idx_file(), as_is, idx),
         ("IDX in gzip", idx_file(), gzipped, idx),
         ("gzipped IDX", gzip(&idx_file()), as_is, idx),
+        ("labels in IDX", idx_labels(), as_is, idx_label),
+        ("labels in IDX in gzip", idx_labels(), gzipped, idx_label),
+        ("labels in gzipped IDX", gzip(&idx_labels()), as_is, idx_label),
         ("CIFAR-10, binary", cifar_bin(), as_is, bin),
         ("CIFAR-10, Python 2", cifar_python_2(), as_is, pickle),
         ("CIFAR-10, Python 3", cifar_python_3(), as_is, pickle),
         ("MATLAB", mat_file(false), as_is, mat),
         ("compressed MATLAB", mat_file(true), as_is, mat),
+        ("labels in MATLAB", mat_file(false), as_is, mat_label),
+        ("labels in compressed MATLAB", mat_file(true), as_is, mat_label),
         ("CIFAR-10's archive", cifar_tar(), gzipped, unpack),
         ("CIFAR-10's gzipped archive", gzip(&cifar_tar()), as_is, unpack),
         ("configuration", include_bytes!("../../configs/anneal.yml").to_vec(), as_is, yaml),
@@ -302,6 +370,13 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("our weights", weights, as_is, weights_of),
         ("our run", state, as_is, state_of),
         ("NumPy's statistics", npz(), as_is, statistics),
+        ("NumPy's images", npy_images(false), as_is, images),
+        ("NumPy's images in f32", npy_images(true), as_is, images),
+        ("NumPy's images in an archive", npy_images(false), npz_of, images),
+        ("NumPy's images in a compressed archive", npy_images(true), packed_npz_of, images),
+        ("NumPy's archive of images", npz_of(&npy_images(false)), as_is, images),
+        ("our samples", samples(), as_is, images),
+        ("a small classifier", classifier(), as_is, small),
         ("PyTorch's zip", golden("pth_reader/mixed_zip.pth"), as_is, mixed),
         ("PyTorch's stream", golden("pth_reader/mixed_legacy.pth"), as_is, mixed),
         ("PyTorch's old checkpoint", golden("pth_reader/old_style_checkpoint.pth"), as_is, published),
@@ -339,7 +414,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
     assert!(slowest < Duration::from_secs(1), "one took {slowest:?}");
     if let (Some(before), Some(after)) = (before, peak_memory_bytes()) {
         println!("memory grew by {} bytes", after - before);
-        // Every file is below 50 kB; the largest buffers are the decompressors' and the readers' own, far below this.
+        // Every file is below 50 kB, but for the classifier of 1.1 MB; the largest buffers are the decompressors' and the readers' own, far below this.
         assert!(after - before < 32 << 20, "memory grew by {} bytes", after - before);
     }
 }

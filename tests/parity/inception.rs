@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Tensor, TensorData};
+use ncsn::eval::{ResizeRule, Resizer};
 use ncsn::net::{Inception, InceptionMaps, global_mean};
 use serde_json::Value;
 
@@ -50,14 +51,15 @@ fn features_and_logits_agree() {
     for (image, sum) in images.chunks_exact(3 * 299 * 299).zip(meta["image299_sum"].as_array().unwrap()) {
         assert_eq!(image.iter().map(|&pixel| u64::from(pixel)).sum::<u64>(), sum.as_u64().unwrap());
     }
-    let shape = [2, 3, 299, 299];
-    // The two rules that do not differ at this size but in the range.
-    let half_pixel = images.iter().map(|&pixel| 2.0 * (f32::from(pixel) / 255.0) - 1.0).collect();
-    let maps = net.forward(Tensor::from_data(TensorData::new::<f32, _>(half_pixel, shape), &device()));
-    agrees(&net, &maps, &fixture, "img299");
-    let tf1 = images.iter().map(|&pixel| (f32::from(pixel) - 128.0) / 128.0).collect();
-    let maps = net.forward(Tensor::from_data(TensorData::new::<f32, _>(tf1, shape), &device()));
-    agrees(&net, &maps, &fixture, "tf1.img299");
+    let small: Vec<u8> = fixture.f64("images32").iter().map(|&pixel| pixel as u8).collect();
+    for (rule, prefix) in [(ResizeRule::PytorchFid, ""), (ResizeRule::Compat, "tf1.")] {
+        for (images, side) in [(&images, 299), (&small, 32)] {
+            let x = Resizer::new(rule, [side; 2], Inception::SIDE).batch(images);
+            let shape = [2, 3, Inception::SIDE, Inception::SIDE];
+            let maps = net.forward(Tensor::from_data(TensorData::new(x, shape), &device()));
+            agrees(&net, &maps, &fixture, &format!("{prefix}img{side}"));
+        }
+    }
 }
 
 fn agrees(net: &Inception, maps: &InceptionMaps, fixture: &Fixture, name: &str) {

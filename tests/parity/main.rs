@@ -14,6 +14,7 @@ mod metrics;
 mod network;
 mod optimizers;
 mod pixels;
+mod resize;
 mod sliced;
 mod toy;
 mod transform;
@@ -60,6 +61,7 @@ fn cases() -> Vec<Case> {
         optimizers::cases(),
         sliced::cases(),
         pixels::cases(),
+        resize::cases(),
         toy::cases(),
         transform::cases(),
     ]
