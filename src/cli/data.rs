@@ -10,22 +10,14 @@ use ncsn::data::digits::Digits;
 use ncsn::data::folder::Folder;
 use ncsn::data::memory::InMemory;
 use ncsn::data::sets::{self, Download};
-use ncsn::data::{Source, Split};
+use ncsn::data::{Labelled, Source, Split};
 
 use super::log::Log;
 
 /// Opens the images of `data` below `root`, `RUN/datasets`; what is missing is downloaded.
 pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc<dyn Source>> {
     let Data { image_size: size, channels, .. } = *data;
-    let name = data.dataset.name();
-    let mut shown = None;
-    let mut progress = |done: u64, total: u64| {
-        let percent = 100 * done / total.max(1);
-        if shown.is_none_or(|last| percent >= last + 5 || percent < last) {
-            shown = Some(percent);
-            log.info(format!("downloading {name}: {percent} % of {:.1} MB", total as f64 / 1e6));
-        }
-    };
+    let mut progress = progress(data.dataset.name(), log);
     let resized = |images: InMemory| -> Result<Arc<dyn Source>> { Ok(Arc::new(images.resized(size))) };
     match &data.dataset {
         Dataset::Mnist => resized(sets::mnist(&root.join("mnist"), split, Download::Allowed, &mut progress)?),
@@ -34,5 +26,34 @@ pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc
         Dataset::CelebA => Ok(Arc::new(CelebA::open(&root.join("celeba"), split, channels, size)?)),
         Dataset::Folder(path) => Ok(Arc::new(Folder::open(path, split, channels, size)?)),
         Dataset::Digits => Ok(Arc::new(Digits::new(size, channels, split)?)),
+    }
+}
+
+/// The same with labels, of those data sets that have some; of the digits, which have no end, so many as MNIST has.
+pub fn open_labelled(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Labelled> {
+    data.dataset.expect_labels()?;
+    let Data { image_size: size, channels, .. } = *data;
+    let mut progress = progress(data.dataset.name(), log);
+    let labelled = match &data.dataset {
+        Dataset::Mnist => sets::mnist_labelled(&root.join("mnist"), split, Download::Allowed, &mut progress)?,
+        Dataset::Cifar10 => sets::cifar10_labelled(&root.join("cifar10"), split, Download::Allowed, &mut progress)?,
+        Dataset::Svhn => sets::svhn_labelled(&root.join("svhn"), split, Download::Allowed, &mut progress)?,
+        _ => {
+            let n = if split == Split::Train { 60_000 } else { 10_000 };
+            Digits::new(size, channels, split)?.labelled(n)?
+        }
+    };
+    Ok(labelled.resized(size))
+}
+
+/// Says how far a download is.
+pub fn progress<'a>(name: &'static str, log: &'a mut Log) -> impl FnMut(u64, u64) + use<'a> {
+    let mut shown = None;
+    move |done: u64, total: u64| {
+        let percent = 100 * done / total.max(1);
+        if shown.is_none_or(|last| percent >= last + 5 || percent < last) {
+            shown = Some(percent);
+            log.info(format!("downloading {name}: {percent} % of {:.1} MB", total as f64 / 1e6));
+        }
     }
 }

@@ -37,12 +37,19 @@ pub struct Log {
     least: Verbosity,
     started: Instant,
     file: Option<File>,
+    /// Whether the terminal gets its lines on the error output.
+    on_stderr: bool,
 }
 
 impl Log {
     /// To the terminal only.
     pub fn terminal(least: Verbosity) -> Self {
-        Self { least, started: Instant::now(), file: None }
+        Self { least, started: Instant::now(), file: None, on_stderr: false }
+    }
+
+    /// To the terminal's error output only: for commands whose output is read by other programs.
+    pub fn beside_output(least: Verbosity) -> Self {
+        Self { on_stderr: true, ..Self::terminal(least) }
     }
 
     /// To the terminal, and all of it appended to `path`.
@@ -73,7 +80,10 @@ impl Log {
 
     fn line(&mut self, level: Verbosity, line: &str) {
         if level >= self.least {
-            super::say(line);
+            match self.on_stderr {
+                true => super::hint(line),
+                false => super::say(line),
+            }
         }
         self.file_only(line);
     }

@@ -5,6 +5,7 @@ mod convert;
 mod cpu;
 mod data;
 mod devices;
+mod evaluate;
 mod figures;
 mod info;
 mod inpaint;
@@ -74,6 +75,8 @@ enum Command {
     Figures(figures::FiguresArgs),
     /// Rewrite a checkpoint: PyTorch's to safetensors and back
     Convert(convert::ConvertArgs),
+    /// Say how good samples are: FID, inception score, KID, precision and recall, nearest neighbours
+    Evaluate(Box<evaluate::EvaluateArgs>),
     /// Evaluate a network: tensors `x` and `labels` in, `score` out
     Score(score::ScoreArgs),
     /// Show what a run or a checkpoint holds, what the processor can do, or which devices there are
@@ -106,7 +109,7 @@ impl Common {
         let device = self.device.open()?;
         if cfg!(feature = "gpu") && self.verbose <= Verbosity::Info {
             let name = device::name(&device).map_or_else(String::new, |name| format!(", {name}"));
-            say(format!("computing on {}{name}", self.device.chosen()));
+            hint(format!("computing on {}{name}", self.device.chosen()));
         }
         Ok(device)
     }
@@ -161,6 +164,7 @@ impl Command {
             Command::Toy(args) => toy::run(args),
             Command::Figures(args) => figures::run(args),
             Command::Convert(args) => convert::run(args),
+            Command::Evaluate(args) => evaluate::run(*args),
             Command::Score(args) => score::run(args),
             Command::Info(args) => info::run(args),
             Command::Bench(args) => bench::run(args),
@@ -176,6 +180,7 @@ impl Command {
             Command::Toy(args) => Some(&args.common),
             Command::Figures(args) => Some(args.common()),
             Command::Convert(args) => Some(&args.common),
+            Command::Evaluate(args) => Some(args.common()),
             Command::Score(args) => Some(&args.common),
             Command::Info(args) => Some(&args.common),
             Command::Bench(_) => None,
@@ -252,6 +257,11 @@ fn on_threads(command: Command) -> Result<ExitCode> {
 /// Prints a line; a closed pipe is no error.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints a line beside the output; a closed pipe is no error.
+fn hint(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// The folders of one run.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::Device;
 use clap::Args;
 
 use ncsn::checkpoint::Weights;
@@ -30,6 +31,11 @@ pub struct Trained {
 impl Trained {
     /// The network (the average of its weights, if there is one), its run's configuration, and the MD5 of its file.
     pub fn open(&self, common: &Common) -> Result<(Network, Config, String)> {
+        self.open_on(common, &common.open_device()?)
+    }
+
+    /// The same on a device that is open.
+    pub fn open_on(&self, common: &Common, device: &Device) -> Result<(Network, Config, String)> {
         let path = match (&self.checkpoint, &self.doc) {
             (Some(path), _) => path.clone(),
             (None, Some(doc)) => {
@@ -55,7 +61,7 @@ impl Trained {
             let message = format!("found weights of {}, but the configuration is of {}", show(found), show(expected));
             return Err(Error::Format { path, message });
         }
-        let net = weights.build(config.network().input, true, &common.open_device()?)?;
+        let net = weights.build(config.network().input, true, device)?;
         Ok((net, config, weights.digest()))
     }
 

@@ -4,7 +4,7 @@
 //! eigenvalues λ of FΣ₂Fᵀ for any F with FᵀF = Σ₁: a symmetric matrix with the spectrum of Σ₁Σ₂, so that nothing is ever
 //! complex. Eigenvalues that rounding made negative count as 0. A distance below 0 by rounding stays so.
 
-use nalgebra::{DMatrix, SymmetricEigen};
+use nalgebra::{Cholesky, DMatrix, SymmetricEigen};
 
 use super::statistics::centre;
 use super::{Features, Statistics};
@@ -16,25 +16,29 @@ use crate::error::{Error, Result};
 /// As [`FrechetReference::distance`].
 pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64> {
     same_dim(a.dim(), b.dim())?;
-    FrechetReference::new(a).distance(b)
+    FrechetReference::new(a.clone()).distance(b)
 }
 
 /// A set that others are compared with: the larger half of the work, done once.
 #[derive(Clone, Debug)]
-pub struct FrechetReference<'a> {
-    statistics: &'a Statistics,
-    /// Λ^½Qᵀ of Σ = QΛQᵀ.
+pub struct FrechetReference {
+    statistics: Statistics,
+    /// R with RᵀR = Σ.
     root: DMatrix<f64>,
 }
 
-impl<'a> FrechetReference<'a> {
+impl FrechetReference {
     /// The set with these statistics.
-    pub fn new(statistics: &'a Statistics) -> Self {
-        let SymmetricEigen { eigenvalues, eigenvectors } = statistics.matrix().symmetric_eigen();
-        let mut root = eigenvectors.transpose();
-        for (mut row, eigenvalue) in root.row_iter_mut().zip(&eigenvalues) {
-            row *= eigenvalue.max(0.0).sqrt();
-        }
+    pub fn new(statistics: Statistics) -> Self {
+        // Any R with RᵀR = Σ will do. Cholesky's factor takes a fifth of the time of the eigenvectors, which singular covariances need.
+        let root = Cholesky::new(statistics.matrix()).map(|factor| factor.l().transpose()).unwrap_or_else(|| {
+            let SymmetricEigen { eigenvalues, eigenvectors } = statistics.matrix().symmetric_eigen();
+            let mut root = eigenvectors.transpose();
+            for (mut row, eigenvalue) in root.row_iter_mut().zip(&eigenvalues) {
+                row *= eigenvalue.max(0.0).sqrt();
+            }
+            root
+        });
         Self { statistics, root }
     }
 
@@ -43,7 +47,7 @@ impl<'a> FrechetReference<'a> {
     /// # Errors
     /// [`Error::Usage`] when it has another number of features, or numbers are so large that their products overflow.
     pub fn distance(&self, other: &Statistics) -> Result<f64> {
-        let this = self.statistics;
+        let this = &self.statistics;
         same_dim(this.dim(), other.dim())?;
         let product = (&self.root * other.matrix()) * self.root.transpose();
         let traces = [this.trace(), other.trace()];

@@ -14,9 +14,16 @@
 //! | improved precision and recall | Kynkäänniemi et al. 2019 | [`precision_recall`] |
 //! | density and coverage | Naeem et al. 2020 | [`density_coverage`] |
 //! | nearest training images | Song & Ermon 2020, appendix | [`NearestNeighbours`] |
+//!
+//! Images come as an [`ImageSet`] of bytes, and go to the network through a [`Resizer`], whose [`ResizeRule`] is part of a metric's
+//! definition.
+//!
+//! Where no published weights are at hand, [`SmallClassifier`], trained on a reference set's labels, makes the features.
 
+mod extractor;
 mod features;
 pub mod frechet;
+mod images;
 mod inception_score;
 pub mod kernel_distance;
 mod legacy_random;
@@ -24,21 +31,27 @@ mod manifold;
 mod neighbours;
 mod npy;
 mod pairs;
+mod resize;
 pub mod sample_size;
+pub mod small;
 mod statistics;
 mod statistics_file;
 #[cfg(test)]
 mod testing;
 
+pub use extractor::{Extracted, Extractor, InceptionExtractor, SmallExtractor};
 pub use features::Features;
 pub use frechet::{FrechetReference, frechet_distance};
+pub use images::{ByteRule, ImageSet, ReadOptions};
 pub use inception_score::{InceptionScore, ScoreOverSplits};
 pub use kernel_distance::{Blocks, KernelDistance, Subsets, kid_by_blocks, kid_by_subsets, mmd2_unbiased};
 pub use legacy_random::LegacyRandom;
 pub use manifold::{DensityCoverage, Manifold, PrecisionRecall, density_coverage, expected_coverage, precision_recall};
 pub use neighbours::{NearestNeighbours, Neighbour};
+pub use resize::{ResizeRule, Resizer};
+pub use small::SmallClassifier;
 pub use statistics::{RunningStatistics, Statistics};
-pub use statistics_file::{StatisticsFile, read_pool_3, read_statistics, write_statistics};
+pub use statistics_file::{NpzContent, StatisticsFile, read_pool_3, read_statistics, write_statistics};
 
 /// Of what was found on several parts of the samples; the variance is divided by n − `ddof`.
 fn mean_and_variance(values: &[f64], ddof: usize) -> (f64, f64) {

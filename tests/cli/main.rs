@@ -3,6 +3,7 @@
 
 mod bench;
 mod cpu;
+mod evaluate;
 mod figures;
 mod inpaint;
 mod published;

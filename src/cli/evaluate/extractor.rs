@@ -1,0 +1,139 @@
+//! The network that looks at images: Inception's weights found or fetched, a small one trained.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+
+use ncsn::config::Data;
+use ncsn::data::download::{Digest, INCEPTION, fetch};
+use ncsn::data::{Source as _, Split};
+use ncsn::eval::{Extractor, ImageSet, InceptionExtractor, SmallClassifier, SmallExtractor};
+use ncsn::{Error, Result};
+
+use super::super::log::Log;
+use super::super::progress::Progress;
+use super::super::{Common, data, stop};
+use super::images::{Images, Set};
+use super::{ExtractorKind, How};
+
+/// The seed of small networks, so that everybody has the same.
+const SMALL_SEED: u64 = 1234;
+
+/// The network that `how` asks for; `None` if the user asked to stop. A small one learns from the data set of `reference`, else from a
+/// run's, at the size of `images`.
+pub fn open(
+    how: &How,
+    reference: Option<&Images>,
+    run_data: Option<&Data>,
+    images: &ImageSet,
+    common: &Common,
+    device: &Device,
+    log: &mut Log,
+) -> Result<Option<Extractor>> {
+    match how.extractor {
+        ExtractorKind::Inception => {
+            let path = match &how.weights {
+                Some(path) => path.clone(),
+                None => published_weights(&common.run.join("weights"), log)?,
+            };
+            let extractor = Extractor::Inception(InceptionExtractor::open(&path, how.resize, device)?);
+            let Digest::Sha256(expected) = INCEPTION.digest else { unreachable!("its publisher gives SHA-256") };
+            if how.weights.is_none() && extractor.weights_sha256() != expected {
+                let found = extractor.weights_sha256();
+                let message =
+                    format!("has SHA-256 {found}, expected {expected}; other weights are given with --weights");
+                return Err(Error::format(&path, message));
+            }
+            Ok(Some(extractor))
+        }
+        ExtractorKind::Small => {
+            if how.weights.is_some() {
+                let message = "found --weights, which are Inception's, with --extractor small, which is trained here";
+                return Err(Error::Usage(message.into()));
+            }
+            let side = images.size()[0];
+            let data = match (reference, run_data) {
+                (Some(Images::Set(set)), Some(data)) if set.dataset == data.dataset => data.clone(),
+                (Some(Images::Set(set)), _) => set.data(Some(side)),
+                (_, Some(data)) => data.clone(),
+                _ => {
+                    let message = "--extractor small learns from a data set's labels: found no data set, expected \
+                                   --reference mnist, cifar10, svhn or digits";
+                    return Err(Error::Usage(message.into()));
+                }
+            };
+            let Some(small) = small(&data, common, device, log)? else { return Ok(None) };
+            let ([channels, height, width], found) = (small.about().shape, images.size());
+            if [channels, height, width] != [images.channels(), found[0], found[1]] {
+                let message = format!(
+                    "{}: found images of {}x{}x{}, expected {channels}x{height}x{width} as the small network knows them",
+                    images.name(),
+                    images.channels(),
+                    found[0],
+                    found[1]
+                );
+                return Err(Error::Usage(message));
+            }
+            Ok(Some(Extractor::Small(SmallExtractor::new(small))))
+        }
+    }
+}
+
+/// Inception's published weights, downloaded on first use.
+fn published_weights(folder: &Path, log: &mut Log) -> Result<PathBuf> {
+    fetch(&INCEPTION, folder, &mut data::progress("Inception's weights", log)).map_err(|error| match error {
+        Error::MissingData(why) => {
+            let Digest::Sha256(sha256) = INCEPTION.digest else { unreachable!("its publisher gives SHA-256") };
+            Error::MissingData(format!(
+                "Inception's weights are not in {}. Put there {} ({} bytes, SHA-256 {sha256}) from\n  {}\nor give them with \
+                 --weights FILE. Without them, --extractor small compares sets with each other. The download failed: {why}",
+                folder.display(),
+                INCEPTION.name,
+                INCEPTION.n_bytes,
+                INCEPTION.url
+            ))
+        }
+        error => error,
+    })
+}
+
+/// The small network for images as `data` says, trained on first use.
+fn small(data: &Data, common: &Common, device: &Device, log: &mut Log) -> Result<Option<SmallClassifier>> {
+    data.dataset.expect_labels()?;
+    let name = data.dataset.name().to_ascii_lowercase();
+    let folder = common.run.join("weights");
+    let path = folder.join(format!("small-{name}-{}.safetensors", data.image_size));
+    if path.exists() {
+        return SmallClassifier::open(&path, device).map(Some);
+    }
+    let set = Set { dataset: data.dataset.clone(), split: Split::Train, range: None };
+    log.info(format!("training a small classifier on {}, once, for --extractor small", set.name()));
+    let datasets = common.run.join("datasets");
+    let labelled = data::open_labelled(data, &datasets, Split::Train, log)?;
+    let mut progress = None;
+    let mut tell = |step, n_steps, loss| {
+        let progress = progress.get_or_insert_with(|| Progress::new(log, "step", 0, n_steps));
+        progress.update(log, step, &format!("loss {loss:.3}"));
+        if stop::asked() { Err(Error::Usage("stopped".into())) } else { Ok(()) }
+    };
+    let trained = SmallClassifier::train(labelled.images(), labelled.labels_u8(), SMALL_SEED, device, &mut tell);
+    drop(progress);
+    let trained = match trained {
+        Err(_) if stop::asked() => {
+            log.info("stopped; the classifier is not trained");
+            return Ok(None);
+        }
+        trained => trained?,
+    };
+    let held_out = data::open_labelled(data, &datasets, Split::Test, log)?;
+    let accuracy = trained.accuracy(held_out.images(), held_out.labels_u8())?;
+    log.info(format!(
+        "{:.2} % of {} held-out images are classified rightly",
+        100.0 * accuracy,
+        held_out.images().len()
+    ));
+    super::super::train::create_folder(&folder)?;
+    trained.described(data.dataset.name(), Some(accuracy))?.save(&path)?;
+    // As every later call finds it.
+    SmallClassifier::open(&path, device).map(Some)
+}

@@ -1,0 +1,210 @@
+//! Images as the user names them: a path, or a data set.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ncsn::config::{Data, Dataset};
+use ncsn::data::{Source, Split};
+use ncsn::eval::{ImageSet, ReadOptions};
+use ncsn::{Error, Result};
+
+use super::super::data;
+use super::super::log::Log;
+
+/// Images of a data set without end.
+const N_ENDLESS: usize = 10_000;
+/// Height and width of CelebA's images where nothing says it: the published program's.
+const CELEBA_SIZE: usize = 32;
+
+/// Images.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Images {
+    /// A folder or a file.
+    Path(PathBuf),
+    /// Those of a data set.
+    Set(Set),
+}
+
+/// A part of a data set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Set {
+    pub dataset: Dataset,
+    pub split: Split,
+    pub range: Option<Range<usize>>,
+}
+
+impl FromStr for Images {
+    type Err = Error;
+
+    /// `mnist`, `cifar10-test`, `mnist-test:0..5000`; anything else is a path.
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, range) = match text.split_once(':') {
+            Some((name, range)) => (name, Some(range)),
+            None => (text, None),
+        };
+        let (name, split) = match name.rsplit_once('-') {
+            Some((name, "train")) => (name, Split::Train),
+            Some((name, "test")) => (name, Split::Test),
+            _ => (name, Split::Train),
+        };
+        let is_lower_case = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+        let Some(dataset) = Dataset::named(&name.to_ascii_uppercase()).filter(|_| is_lower_case) else {
+            return Ok(Self::Path(text.into()));
+        };
+        let range = range.map(|range| {
+            let bounds = range.split_once("..").and_then(|(a, b)| Some(a.parse().ok()?..b.parse().ok()?));
+            bounds.filter(|bounds| !bounds.is_empty()).ok_or_else(|| {
+                Error::Usage(format!("found {text:?}, expected a part like {name}:0..5000, which is not empty"))
+            })
+        });
+        Ok(Self::Set(Set { dataset, split, range: range.transpose()? }))
+    }
+}
+
+impl Images {
+    /// Opens them. Those of a data set are made `size` × `size` pixels, if that is given, as training makes them.
+    pub fn open(&self, size: Option<usize>, options: &ReadOptions, datasets: &Path, log: &mut Log) -> Result<ImageSet> {
+        match self {
+            Self::Path(path) => {
+                if !path.exists() {
+                    let sets = "mnist, cifar10, svhn, celeba or digits, perhaps with -test and :0..5000";
+                    let path = path.display();
+                    return Err(Error::MissingData(format!(
+                        "{path}: found neither this nor a data set, expected {sets}"
+                    )));
+                }
+                let images = ImageSet::open(path, options)?;
+                report_broken(&images, log);
+                Ok(images)
+            }
+            Self::Set(set) => set.open(size, datasets, log),
+        }
+    }
+
+    /// Whether they are in no order that anybody chose for an inception score: a data set's may be sorted by class.
+    pub fn may_be_sorted(&self) -> bool {
+        match self {
+            Self::Path(path) => path.is_dir() && !path.join("samples.json").is_file(),
+            Self::Set(_) => true,
+        }
+    }
+}
+
+impl Set {
+    /// All training images of a run's data set.
+    pub fn of_run(data: &Data) -> Self {
+        Self { dataset: data.dataset.clone(), split: Split::Train, range: None }
+    }
+
+    /// What a configuration would say of them.
+    pub fn data(&self, size: Option<usize>) -> Data {
+        let (own_size, channels) = match self.dataset {
+            Dataset::Mnist | Dataset::Digits => (28, 1),
+            Dataset::CelebA => (CELEBA_SIZE, 3),
+            Dataset::Cifar10 | Dataset::Svhn | Dataset::Folder(_) => (32, 3),
+        };
+        let image_size = size.unwrap_or(own_size);
+        Data { dataset: self.dataset.clone(), image_size, channels, logit_transform: false, random_flip: false }
+    }
+
+    pub fn open(&self, size: Option<usize>, datasets: &Path, log: &mut Log) -> Result<ImageSet> {
+        self.open_as(&self.data(size), datasets, log)
+    }
+
+    /// With size and channels of `data`.
+    pub fn open_as(&self, data: &Data, datasets: &Path, log: &mut Log) -> Result<ImageSet> {
+        let all = data::open(data, datasets, self.split, log)?;
+        let n = if all.len() > u32::MAX as usize { N_ENDLESS } else { all.len() };
+        let range = match &self.range {
+            Some(range) if range.end > all.len() => {
+                let name = self.name();
+                return Err(Error::Usage(format!("found {name}, expected a part of its {} images", all.len())));
+            }
+            Some(range) => range.clone(),
+            None => 0..n,
+        };
+        ImageSet::of_source(Arc::new(Part { all, range }), self.name())
+    }
+
+    /// `cifar10-train`
+    pub fn name(&self) -> String {
+        let split = if self.split == Split::Train { "train" } else { "test" };
+        let range = self.range.as_ref().map_or_else(String::new, |range| format!(":{}..{}", range.start, range.end));
+        match &self.dataset {
+            Dataset::Folder(path) => format!("{}-{split}{range}", path.display()),
+            dataset => format!("{}-{split}{range}", dataset.name().to_ascii_lowercase()),
+        }
+    }
+}
+
+/// Some of the images of a data set.
+struct Part {
+    all: Arc<dyn Source>,
+    range: Range<usize>,
+}
+
+impl Source for Part {
+    fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        self.all.shape()
+    }
+
+    fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()> {
+        self.all.read(self.range.start + index, pixels_u8)
+    }
+}
+
+/// Says which files were left out.
+fn report_broken(images: &ImageSet, log: &mut Log) {
+    const N_NAMED: usize = 5;
+    let broken = images.broken();
+    if broken.is_empty() {
+        return;
+    }
+    log.warning(format!("{}: {} files cannot be read and are left out:", images.name(), broken.len()));
+    for error in broken.iter().take(N_NAMED) {
+        log.warning(format!("  {error}"));
+    }
+    if broken.len() > N_NAMED {
+        log.warning(format!("  and {} more", broken.len() - N_NAMED));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_sets_are_told_from_paths() {
+        let set = |dataset, split, range| Images::Set(Set { dataset, split, range });
+        for (text, expected) in [
+            ("mnist", set(Dataset::Mnist, Split::Train, None)),
+            ("cifar10-train", set(Dataset::Cifar10, Split::Train, None)),
+            ("mnist-test:0..5000", set(Dataset::Mnist, Split::Test, Some(0..5000))),
+            ("./mnist", Images::Path("./mnist".into())),
+            ("MNIST", Images::Path("MNIST".into())),
+            ("samples/mnist-best", Images::Path("samples/mnist-best".into())),
+            ("folder", Images::Path("folder".into())),
+        ] {
+            assert_eq!(text.parse::<Images>().unwrap(), expected, "{text}");
+        }
+        for text in ["mnist:", "mnist:5", "mnist:5..5", "mnist:a..b", "digits-test:9..3"] {
+            let error = text.parse::<Images>().unwrap_err().to_string();
+            assert!(error.contains(&format!("found {text:?}, expected a part like")), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_say_all_that_was_asked_for() {
+        let Images::Set(set) = "mnist-test:0..5000".parse().unwrap() else { panic!("a data set") };
+        assert_eq!(set.name(), "mnist-test:0..5000");
+        let Images::Set(set) = "digits".parse().unwrap() else { panic!("a data set") };
+        assert_eq!(set.name(), "digits-train");
+    }
+}

@@ -1,0 +1,228 @@
+//! A number, and beside it all that it depends on.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+/// What the numbers of one call have in common.
+#[derive(Clone, Debug, Serialize)]
+pub struct Circumstances {
+    /// Where the samples come from.
+    pub samples: String,
+    /// How many there are.
+    pub n: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples_sha256: Option<String>,
+    /// What they are compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
+    /// Network and layer.
+    pub extractor: String,
+    /// The rule of resizing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize: Option<&'static str>,
+    /// How floats became bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub u8: Option<String>,
+    pub precision: String,
+    pub weights_sha256: String,
+    /// How the samples were drawn, if they were drawn here.
+    #[serde(flatten)]
+    pub drawn: Option<Drawn>,
+}
+
+/// The other side of a distance.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reference {
+    pub name: String,
+    /// How many images; files of statistics do not always say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n: Option<u64>,
+    /// Of the file of statistics, or of the images.
+    pub sha256: String,
+    /// Whether that is a file of statistics.
+    pub is_statistics: bool,
+}
+
+/// How samples were drawn.
+#[derive(Clone, Debug, Serialize)]
+pub struct Drawn {
+    pub seed: u64,
+    pub checkpoint: u64,
+    pub ema: bool,
+    pub n_steps_each: usize,
+    pub step_lr: f64,
+}
+
+/// One number.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Number {
+    /// `FID`, `FID-1k`, `IS`, …
+    pub metric: String,
+    pub value: f64,
+    /// The deviation over splits or subsets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub std: Option<f64>,
+    /// What `value` is of: `10 splits`, `100 subsets of 1000`, `k = 3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Whether it compares the samples with the reference.
+    #[serde(skip)]
+    pub is_distance: bool,
+    /// What one should know before quoting it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Number {
+    /// Whether less is better.
+    pub fn is_better_small(&self) -> bool {
+        self.metric.starts_with("FID") || self.metric.starts_with("KID")
+    }
+
+    /// The value, and its deviation.
+    pub fn shown(&self) -> String {
+        let std = self.std.map_or_else(String::new, |std| format!(" ± {}", shown(std)));
+        format!("{}{std}", shown(self.value))
+    }
+
+    /// `FID 25.32  n=50000 vs 50000 (cifar10-train)  inception-2015-12-05/2048  resize=tf1  …`
+    pub fn line(&self, all: &Circumstances) -> String {
+        let mut line = format!("{} {}", self.metric, self.shown());
+        let mut add = |text: std::fmt::Arguments<'_>| line.write_fmt(text).expect("writing to a string");
+        if let Some(variant) = &self.variant {
+            add(format_args!(" ({variant})"));
+        }
+        add(format_args!("  n={}", all.n));
+        let reference = all.reference.as_ref().filter(|_| self.is_distance);
+        if let Some(reference) = reference {
+            match reference.n {
+                Some(n) => add(format_args!(" vs {n} ({})", reference.name)),
+                None => add(format_args!(" vs {}", reference.name)),
+            }
+        }
+        add(format_args!("  {}", all.extractor));
+        if let Some(resize) = all.resize {
+            add(format_args!("  resize={resize}"));
+        }
+        if let Some(rule) = &all.u8 {
+            add(format_args!("  u8={rule}"));
+        }
+        add(format_args!("  precision={}  weights {}", all.precision, digits(&all.weights_sha256)));
+        if let Some(reference) = reference {
+            let what = if reference.is_statistics { "stats" } else { "images" };
+            add(format_args!("  {what} {}", digits(&reference.sha256)));
+        }
+        if let Some(drawn) = &all.drawn {
+            let ema = if drawn.ema { " ema" } else { "" };
+            let Drawn { seed, checkpoint, n_steps_each, step_lr, .. } = drawn;
+            add(format_args!("  langevin {n_steps_each}x{step_lr}  seed {seed}  checkpoint {checkpoint}{ema}"));
+        }
+        if !self.warnings.is_empty() {
+            add(format_args!("  [{}]", self.warnings.join("; ")));
+        }
+        line
+    }
+
+    /// The same as one line of JSON.
+    pub fn json(&self, all: &Circumstances) -> String {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            #[serde(flatten)]
+            number: &'a Number,
+            #[serde(flatten)]
+            all: &'a Circumstances,
+        }
+        serde_json::to_string(&Line { number: self, all }).expect("numbers and names")
+    }
+}
+
+/// Five digits, or more before the point.
+fn shown(value: f64) -> String {
+    let n_before = if value == 0.0 { 1 } else { value.abs().log10().floor() as i32 + 1 };
+    format!("{value:.*}", (5 - n_before).clamp(1, 8) as usize)
+}
+
+/// The first eight digits of a digest.
+fn digits(digest: &str) -> &str {
+    digest.get(..8).unwrap_or(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn circumstances() -> Circumstances {
+        Circumstances {
+            samples: "samples".into(),
+            n: 50_000,
+            samples_sha256: None,
+            reference: Some(Reference {
+                name: "cifar10-train".into(),
+                n: Some(50_000),
+                sha256: "9c41aaaabbbb".into(),
+                is_statistics: true,
+            }),
+            extractor: "inception-2015-12-05/2048".into(),
+            resize: Some("tf1"),
+            u8: Some("round".into()),
+            precision: "highest".into(),
+            weights_sha256: "6726825d0af5f729".into(),
+            drawn: Some(Drawn { seed: 1234, checkpoint: 200_000, ema: true, n_steps_each: 100, step_lr: 2e-5 }),
+        }
+    }
+
+    #[test]
+    fn a_number_is_printed_with_all_that_it_depends_on() {
+        let number = |metric: &str, is_distance| Number {
+            metric: metric.into(),
+            value: 25.32,
+            std: None,
+            variant: None,
+            is_distance,
+            warnings: Vec::new(),
+        };
+        assert_eq!(
+            number("FID", true).line(&circumstances()),
+            "FID 25.320  n=50000 vs 50000 (cifar10-train)  inception-2015-12-05/2048  resize=tf1  u8=round  \
+             precision=highest  weights 6726825d  stats 9c41aaaa  langevin 100x0.00002  seed 1234  checkpoint 200000 ema"
+        );
+        let score = Number {
+            std: Some(0.1),
+            variant: Some("10 splits".into()),
+            warnings: vec!["few".into(), "old".into()],
+            ..number("IS", false)
+        };
+        let found = score.line(&Circumstances { drawn: None, resize: None, u8: None, ..circumstances() });
+        assert_eq!(
+            found,
+            "IS 25.320 ± 0.10000 (10 splits)  n=50000  inception-2015-12-05/2048  precision=highest  weights 6726825d  \
+             [few; old]"
+        );
+    }
+
+    #[test]
+    fn the_line_of_json_has_full_digests() {
+        let number = Number {
+            metric: "KID".into(),
+            value: 0.01,
+            std: Some(0.001),
+            variant: Some("100 subsets of 1000".into()),
+            is_distance: true,
+            warnings: Vec::new(),
+        };
+        let json: serde_json::Value = serde_json::from_str(&number.json(&circumstances())).expect("JSON");
+        assert_eq!(json["metric"], "KID");
+        assert_eq!(json["weights_sha256"], "6726825d0af5f729");
+        assert_eq!(json["reference"]["sha256"], "9c41aaaabbbb");
+        assert_eq!(json["checkpoint"], 200_000);
+    }
+
+    #[test]
+    fn numbers_have_five_digits() {
+        let cases = [(0.0, "0.0000"), (25.321_456, "25.321"), (0.012_345_678, "0.012346"), (123_456.78, "123456.8")];
+        for (value, expected) in cases.into_iter().chain([(-1e-12, "-0.00000000"), (9.999_999, "10.0000")]) {
+            assert_eq!(shown(value), expected);
+        }
+    }
+}
