@@ -370,7 +370,10 @@ impl<'a> Evaluation<'a> {
             }
             (None, Images::Path(_)) => Some(given.open(side, &args.how.read_options(), &datasets, log)?),
         };
-        let Some(extractor) = extractor::open(&args.how, Some(&given), run_data, samples, &args.common, &device, log)?
+        // Statistics and folders have no labels; perhaps the samples have.
+        let labelled = args.samples.as_ref().filter(|_| !matches!(given, Images::Set(_))).unwrap_or(&given);
+        let Some(extractor) =
+            extractor::open(&args.how, Some(labelled), run_data, samples, &args.common, &device, log)?
         else {
             return Ok(None);
         };

@@ -3,6 +3,19 @@
 //!
 //! The distance is called **FID-small**, never FID. It compares samples that were measured by the same network, which
 //! [`SmallClassifier::digest`] names, and has nothing to do with published numbers.
+//!
+//! What it sees, from one network for each set (MNIST, test accuracy 99.0 %; CIFAR-10, 68.0 %), of the 10,000 test images against
+//! all training images. It sees lost classes, blur and contrast well, faint noise hardly; and like FID it grows as images become few.
+//!
+//! | | MNIST | CIFAR-10 |
+//! |---|---|---|
+//! | as they are | 0.36 | 0.65 |
+//! | 1000 training images instead | 2.1 | 5.2 |
+//! | with normal noise of deviation 0.02, 0.05, 0.1 (pixels in [0, 1]) | 0.36, 0.60, 1.9 | 0.66, 0.94, 3.9 |
+//! | contrast times 0.9, 0.5 | 1.6, 58 | 2.8, 95 |
+//! | at half the size and back | 24 | 55 |
+//! | without class 3, with classes 0 to 4 alone | 16, 66 | 1.4, 8.3 |
+//! | one image over and over | 551 | 489 |
 
 use std::collections::BTreeMap;
 use std::io::Write;

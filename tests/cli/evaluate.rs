@@ -103,7 +103,7 @@ fn a_small_network_compares_runs_statistics_and_checkpoints() {
 
     // The same from a file of statistics, and samples from their folder.
     succeeds(at, &["evaluate", "stats", "digits", "--size", "8", "--extractor", "small", "-o", "digits.npz"]);
-    let samples = "run/evaluation/d/step_24";
+    let samples = "run/evaluation/d/step_24_n12_seed1234";
     let args = [&["evaluate", samples, "--reference", "digits.npz", "--splits", "1"][..], &small].concat();
     let error = fails(at, &args);
     assert!(error.contains("--extractor small learns from a data set's labels"), "{error}");
@@ -130,11 +130,11 @@ fn a_small_network_compares_runs_statistics_and_checkpoints() {
         assert!(at.join("run/evaluation/d").join(name).is_file(), "{name}");
     }
     // What is known is not found again: the samples are gone, and nothing asks for them.
-    fs::remove_dir_all(at.join("run/evaluation/d/step_4")).unwrap();
+    fs::remove_dir_all(at.join("run/evaluation/d/step_4_n8_seed1234")).unwrap();
     assert_eq!(succeeds(at, &args), table);
-    assert!(!at.join("run/evaluation/d/step_4").exists());
+    assert!(!at.join("run/evaluation/d/step_4_n8_seed1234").exists());
     // Other settings are other numbers.
-    let other = succeeds(at, &[&args[..], &["--seed", "5", "--overwrite"]].concat());
+    let other = succeeds(at, &[&args[..], &["--seed", "5"]].concat());
     assert_ne!(other, table);
 }
 

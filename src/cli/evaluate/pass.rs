@@ -39,9 +39,12 @@ pub fn run(
 ) -> Result<Option<Found>> {
     let n = images.len();
     let n_features = extractor.n_features();
-    let new_score = |(n_splits, seed): (usize, Option<u32>)| {
+    let new_score = |(n_splits, seed): (usize, Option<u32>)| -> Result<InceptionScore> {
         let score = InceptionScore::new(n, n_splits, extractor.n_classes())?;
-        Ok::<_, Error>(seed.map_or_else(|| score.clone(), |seed| score.clone().shuffled(seed)))
+        Ok(match seed {
+            Some(seed) => score.shuffled(seed),
+            None => score,
+        })
     };
     let mut found = Found {
         statistics: wanted.statistics.then(|| RunningStatistics::new(n_features)),

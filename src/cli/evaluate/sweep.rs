@@ -67,7 +67,7 @@ impl<'a> Run<'a> {
         drawing.batch = BATCH.min(n);
         drawing.overwrite = self.args.overwrite;
         drawing.weights = Some(digest);
-        let folder = self.folder.join(format!("step_{step}"));
+        let folder = self.folder.join(format!("step_{step}_n{n}_seed{seed}"));
         log.info(format!("step {step}: {n} samples in {}", folder.display()));
         if drawing.to_folder(&net, &folder, &Pictures::still(), log)? != ExitCode::SUCCESS {
             return Ok(None);
