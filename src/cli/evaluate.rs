@@ -81,7 +81,7 @@ pub struct EvaluateArgs {
     /// Splits of the inception score
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
     splits: u64,
-    /// Folder for the pictures of nearest neighbours [default: neighbours]
+    /// Folder for the pictures of nearest neighbours
     #[arg(short = 'o', long, value_name = "DIR", default_value = "neighbours")]
     output: PathBuf,
     /// Print a line of JSON for each number instead
@@ -364,7 +364,7 @@ impl<'a> Evaluation<'a> {
             (Some(_), _) => None,
             (None, Images::Set(set)) => {
                 if args.metrics.contains(&Metric::Neighbours) && set.split == Split::Train {
-                    held_out = Some(open(&Set { split: Split::Test, range: None, ..set.clone() })?);
+                    held_out = Some(open(&Set { split: Split::Test, part: None, ..set.clone() })?);
                 }
                 Some(open(set)?)
             }

@@ -62,19 +62,18 @@ pub fn open(
                     return Err(Error::Usage(message.into()));
                 }
             };
-            let Some(small) = small(&data, common, device, log)? else { return Ok(None) };
-            let ([channels, height, width], found) = (small.about().shape, images.size());
-            if [channels, height, width] != [images.channels(), found[0], found[1]] {
+            let ([height, width], channels) = (images.size(), images.channels());
+            let Data { image_size: size, channels: expected, .. } = data;
+            if [channels, height, width] != [expected, size, size] {
                 let message = format!(
-                    "{}: found images of {}x{}x{}, expected {channels}x{height}x{width} as the small network knows them",
+                    "{}: found images of {channels}x{height}x{width}, expected {expected}x{size}x{size} as the small network \
+                     knows them from {}",
                     images.name(),
-                    images.channels(),
-                    found[0],
-                    found[1]
+                    data.dataset.name()
                 );
                 return Err(Error::Usage(message));
             }
-            Ok(Some(Extractor::Small(SmallExtractor::new(small))))
+            Ok(small(&data, common, device, log)?.map(|small| Extractor::Small(SmallExtractor::new(small))))
         }
     }
 }
@@ -104,9 +103,15 @@ fn small(data: &Data, common: &Common, device: &Device, log: &mut Log) -> Result
     let folder = common.run.join("weights");
     let path = folder.join(format!("small-{name}-{}.safetensors", data.image_size));
     if path.exists() {
-        return SmallClassifier::open(&path, device).map(Some);
+        let small = SmallClassifier::open(&path, device)?;
+        let (found, expected) = (small.about().shape, [data.channels, data.image_size, data.image_size]);
+        if found != expected {
+            let message = format!("was trained on images of shape {found:?}, expected {expected:?}");
+            return Err(Error::format(&path, message));
+        }
+        return Ok(Some(small));
     }
-    let set = Set { dataset: data.dataset.clone(), split: Split::Train, range: None };
+    let set = Set { dataset: data.dataset.clone(), split: Split::Train, part: None };
     log.info(format!("training a small classifier on {}, once, for --extractor small", set.name()));
     let datasets = common.run.join("datasets");
     let labelled = data::open_labelled(data, &datasets, Split::Train, log)?;

@@ -1,5 +1,6 @@
 //! Images as the user names them: a path, or a data set.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -32,16 +33,43 @@ pub enum Images {
 pub struct Set {
     pub dataset: Dataset,
     pub split: Split,
-    pub range: Option<Range<usize>>,
+    pub part: Option<Part>,
+}
+
+/// Every `step`-th image of a range.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    pub range: Range<usize>,
+    pub step: usize,
+}
+
+impl Part {
+    /// `0..5000`, `1..10000:2`
+    fn parse(text: &str) -> Option<Self> {
+        let (range, step) = text.split_once(':').unwrap_or((text, "1"));
+        let (start, end) = range.split_once("..")?;
+        let (range, step) = (start.parse().ok()?..end.parse().ok()?, step.parse().ok()?);
+        (!range.is_empty() && step > 0).then_some(Self { range, step })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { start, end } = self.range;
+        match self.step {
+            1 => write!(f, "{start}..{end}"),
+            step => write!(f, "{start}..{end}:{step}"),
+        }
+    }
 }
 
 impl FromStr for Images {
     type Err = Error;
 
-    /// `mnist`, `cifar10-test`, `mnist-test:0..5000`; anything else is a path.
+    /// `mnist`, `cifar10-test`, `mnist-test:0..5000`, `mnist-test:0..10000:2`; anything else is a path.
     fn from_str(text: &str) -> Result<Self> {
-        let (name, range) = match text.split_once(':') {
-            Some((name, range)) => (name, Some(range)),
+        let (name, part) = match text.split_once(':') {
+            Some((name, part)) => (name, Some(part)),
             None => (text, None),
         };
         let (name, split) = match name.rsplit_once('-') {
@@ -53,13 +81,13 @@ impl FromStr for Images {
         let Some(dataset) = Dataset::named(&name.to_ascii_uppercase()).filter(|_| is_lower_case) else {
             return Ok(Self::Path(text.into()));
         };
-        let range = range.map(|range| {
-            let bounds = range.split_once("..").and_then(|(a, b)| Some(a.parse().ok()?..b.parse().ok()?));
-            bounds.filter(|bounds| !bounds.is_empty()).ok_or_else(|| {
-                Error::Usage(format!("found {text:?}, expected a part like {name}:0..5000, which is not empty"))
+        let part = part.map(|part| {
+            Part::parse(part).ok_or_else(|| {
+                let every = format!("or {name}:0..5000:2 for every second image");
+                Error::Usage(format!("found {text:?}, expected a part like {name}:0..5000 {every}, which is not empty"))
             })
         });
-        Ok(Self::Set(Set { dataset, split, range: range.transpose()? }))
+        Ok(Self::Set(Set { dataset, split, part: part.transpose()? }))
     }
 }
 
@@ -95,7 +123,7 @@ impl Images {
 impl Set {
     /// All training images of a run's data set.
     pub fn of_run(data: &Data) -> Self {
-        Self { dataset: data.dataset.clone(), split: Split::Train, range: None }
+        Self { dataset: data.dataset.clone(), split: Split::Train, part: None }
     }
 
     /// What a configuration would say of them.
@@ -117,37 +145,37 @@ impl Set {
     pub fn open_as(&self, data: &Data, datasets: &Path, log: &mut Log) -> Result<ImageSet> {
         let all = data::open(data, datasets, self.split, log)?;
         let n = if all.len() > u32::MAX as usize { N_ENDLESS } else { all.len() };
-        let range = match &self.range {
-            Some(range) if range.end > all.len() => {
+        let part = match &self.part {
+            Some(part) if part.range.end > all.len() => {
                 let name = self.name();
                 return Err(Error::Usage(format!("found {name}, expected a part of its {} images", all.len())));
             }
-            Some(range) => range.clone(),
-            None => 0..n,
+            Some(part) => part.clone(),
+            None => Part { range: 0..n, step: 1 },
         };
-        ImageSet::of_source(Arc::new(Part { all, range }), self.name())
+        ImageSet::of_source(Arc::new(Selection { all, part }), self.name())
     }
 
     /// `cifar10-train`
     pub fn name(&self) -> String {
         let split = if self.split == Split::Train { "train" } else { "test" };
-        let range = self.range.as_ref().map_or_else(String::new, |range| format!(":{}..{}", range.start, range.end));
+        let part = self.part.as_ref().map_or_else(String::new, |part| format!(":{part}"));
         match &self.dataset {
-            Dataset::Folder(path) => format!("{}-{split}{range}", path.display()),
-            dataset => format!("{}-{split}{range}", dataset.name().to_ascii_lowercase()),
+            Dataset::Folder(path) => format!("{}-{split}{part}", path.display()),
+            dataset => format!("{}-{split}{part}", dataset.name().to_ascii_lowercase()),
         }
     }
 }
 
 /// Some of the images of a data set.
-struct Part {
+struct Selection {
     all: Arc<dyn Source>,
-    range: Range<usize>,
+    part: Part,
 }
 
-impl Source for Part {
+impl Source for Selection {
     fn len(&self) -> usize {
-        self.range.len()
+        self.part.range.len().div_ceil(self.part.step)
     }
 
     fn shape(&self) -> [usize; 3] {
@@ -155,7 +183,7 @@ impl Source for Part {
     }
 
     fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()> {
-        self.all.read(self.range.start + index, pixels_u8)
+        self.all.read(self.part.range.start + index * self.part.step, pixels_u8)
     }
 }
 
@@ -178,15 +206,21 @@ fn report_broken(images: &ImageSet, log: &mut Log) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use ncsn::data::digits::Digits;
+
     use super::*;
 
     #[test]
     fn data_sets_are_told_from_paths() {
-        let set = |dataset, split, range| Images::Set(Set { dataset, split, range });
+        let set = |dataset, split, part: Option<(Range<usize>, usize)>| {
+            let part = part.map(|(range, step)| Part { range, step });
+            Images::Set(Set { dataset, split, part })
+        };
         for (text, expected) in [
             ("mnist", set(Dataset::Mnist, Split::Train, None)),
             ("cifar10-train", set(Dataset::Cifar10, Split::Train, None)),
-            ("mnist-test:0..5000", set(Dataset::Mnist, Split::Test, Some(0..5000))),
+            ("mnist-test:0..5000", set(Dataset::Mnist, Split::Test, Some((0..5000, 1)))),
+            ("mnist-test:1..10000:2", set(Dataset::Mnist, Split::Test, Some((1..10_000, 2)))),
             ("./mnist", Images::Path("./mnist".into())),
             ("MNIST", Images::Path("MNIST".into())),
             ("samples/mnist-best", Images::Path("samples/mnist-best".into())),
@@ -194,7 +228,7 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Images>().unwrap(), expected, "{text}");
         }
-        for text in ["mnist:", "mnist:5", "mnist:5..5", "mnist:a..b", "digits-test:9..3"] {
+        for text in ["mnist:", "mnist:5", "mnist:5..5", "mnist:a..b", "digits-test:9..3", "mnist:0..9:0"] {
             let error = text.parse::<Images>().unwrap_err().to_string();
             assert!(error.contains(&format!("found {text:?}, expected a part like")), "{error}");
         }
@@ -202,9 +236,26 @@ mod tests {
 
     #[test]
     fn names_say_all_that_was_asked_for() {
-        let Images::Set(set) = "mnist-test:0..5000".parse().unwrap() else { panic!("a data set") };
-        assert_eq!(set.name(), "mnist-test:0..5000");
-        let Images::Set(set) = "digits".parse().unwrap() else { panic!("a data set") };
-        assert_eq!(set.name(), "digits-train");
+        for (text, name) in [
+            ("mnist-test:0..5000", "mnist-test:0..5000"),
+            ("mnist-test:1..10000:2", "mnist-test:1..10000:2"),
+            ("digits", "digits-train"),
+        ] {
+            let Images::Set(set) = text.parse().unwrap() else { panic!("a data set") };
+            assert_eq!(set.name(), name);
+        }
+    }
+
+    #[test]
+    fn a_part_has_every_so_manieth_image_of_its_range() {
+        let all = Digits::new(8, 1, Split::Test).unwrap();
+        let read = |source: &dyn Source, index| {
+            let mut pixels_u8 = vec![0; 64];
+            source.read(index, &mut pixels_u8).unwrap();
+            pixels_u8
+        };
+        let some = Selection { all: Arc::new(all.clone()), part: Part { range: 3..9, step: 4 } };
+        assert_eq!(some.len(), 2);
+        assert_eq!([0, 1].map(|index| read(&some, index)), [3, 7].map(|index| read(&all, index)));
     }
 }
