@@ -28,8 +28,8 @@ fn write_images(folder: &Path, n: usize, [channels, height, width]: [usize; 3]) 
     }
 }
 
-/// Weights under Inception's published names, of no use but for having the right shapes.
-fn write_weights(path: &Path) {
+/// Weights under Inception's published names, of no use but for having the right shapes; those of the logits are of size `logits`.
+fn write_weights(path: &Path, logits: f32) {
     let mut stream = Noise::new(1).stream("weights", 0);
     let mut tensors = Vec::new();
     Inception::new(&Device::flex(), |name, shape| {
@@ -37,8 +37,9 @@ fn write_weights(path: &Path) {
         let mut values = vec![0.0; shape.iter().product()];
         stream.normal(&mut values);
         let scale = if shape.len() > 1 { (2.0 / fan_in).sqrt() } else { 0.1 };
+        let scale = if name == "fc.weight" { logits } else { scale };
         let base = if name.ends_with("bn.weight") || name.ends_with("running_var") { 1.0 } else { 0.0 };
-        values.iter_mut().for_each(|value| *value = base + (scale * *value).clamp(-0.9, 0.9));
+        values.iter_mut().for_each(|value| *value = base + scale * value.clamp(-0.9, 0.9));
         tensors.push((name.to_string(), HostTensor { shape: shape.to_vec(), values: values.clone() }));
         Ok(values)
     })
@@ -55,7 +56,7 @@ fn numbers(output: &str) -> Vec<Value> {
 fn inception_s_metrics_do_not_depend_on_the_batch_and_say_what_they_are_of() {
     let folder = scratch();
     let at = folder.path();
-    write_weights(&at.join("weights.safetensors"));
+    write_weights(&at.join("weights.safetensors"), 0.03);
     write_images(&at.join("a"), 6, [3, 9, 12]);
     write_images(&at.join("b"), 5, [3, 9, 12]);
     let run = |batch: &str, extra: &[&str]| {
@@ -153,7 +154,8 @@ fn what_cannot_be_evaluated_is_told() {
     fs::write(at.join("broken/1.png"), &whole[..whole.len() - 20]).unwrap();
     fs::write(at.join("no.npz"), b"PK").unwrap();
     write_tensors(&at.join("other.safetensors"), &[], &BTreeMap::new()).unwrap();
-    write_weights(&at.join("weights.safetensors"));
+    write_weights(&at.join("weights.safetensors"), 0.03);
+    write_weights(&at.join("huge.safetensors"), 1e38);
     let weights = ["--weights", "weights.safetensors"];
     let is = ["--metrics", "is", "--splits", "1"];
     for (args, expected) in [
@@ -171,6 +173,7 @@ fn what_cannot_be_evaluated_is_told() {
         ([&["evaluate", "mixed"][..], &weights, &is].concat(), "mixed"),
         ([&["evaluate", "coloured"][..], &weights, &is].concat(), "coloured"),
         ([&["evaluate", "broken"][..], &weights, &is].concat(), "1.png"),
+        ([&["evaluate", "two", "--weights", "huge.safetensors"][..], &is].concat(), " of sample 0 is "),
         (vec!["evaluate"], "required"),
     ] {
         let error = fails(at, &args);
