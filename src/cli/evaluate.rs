@@ -33,6 +33,8 @@ use report::{Circumstances, Drawn, Number, Reference};
 const N_PER_SPLIT: usize = 5000;
 /// The seed by which torch-fidelity puts images in another order before the inception score splits them.
 const SHUFFLE_SEED: u32 = 2020;
+/// Fewer images than this on either side say little about precision and recall.
+const N_PRECISION: usize = 10_000;
 /// The k of improved precision and recall, and of density and coverage.
 const K_PRECISION: usize = 3;
 const K_DENSITY: usize = 5;
@@ -595,9 +597,14 @@ impl EvaluateArgs {
     fn precision(&self, reference: &Comparison, features: Features<'_>) -> Result<[Number; 3]> {
         let real = Manifold::new(Features::new(&reference.features, features.dim())?, K_PRECISION)?;
         let found = precision_recall(&real, &Manifold::new(features, K_PRECISION)?, K_PRECISION)?;
-        // The paper's features are VGG-16's, and it has 50,000 of each.
+        let n = features.n().min(reference.features.len() / features.dim());
         let values = [("precision", found.precision), ("recall", found.recall), ("F", found.f_score())];
-        Ok(values.map(|(name, value)| self.share(name, value, K_PRECISION, reference)))
+        Ok(values.map(|(name, value)| {
+            let mut number = self.share(name, value, K_PRECISION, reference);
+            // The paper's features are VGG-16's, and it has 50,000 of each.
+            number.warnings.extend((n < N_PRECISION).then(|| format!("fewer than {N_PRECISION} of each")));
+            number
+        }))
     }
 
     fn density(&self, reference: &Comparison, features: Features<'_>) -> Result<[Number; 2]> {
