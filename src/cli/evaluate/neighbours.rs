@@ -70,9 +70,9 @@ pub fn run(
                 quantile(0.5)
             ));
         }
-        let series = sets.into_iter().flatten().zip(&distances);
-        let series = series
-            .map(|(set, distances)| (set.name().to_string(), histogram(distances, &distances_range(&found, kind))));
+        let names = ["samples", "held-out images"].map(String::from);
+        let range = distances_range(&found, kind);
+        let series = names.into_iter().zip(&distances).map(|(name, distances)| (name, histogram(distances, &range)));
         let panel = Panel {
             title: "Distance to the nearest image".into(),
             content: Content::Lines {

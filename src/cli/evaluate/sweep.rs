@@ -178,7 +178,10 @@ fn finish(run: &Run<'_>, rows: &[Row], json: bool, log: &mut Log) -> Result<()> 
     write_atomically(&path, |out| out.write_all(text.as_bytes()))?;
     let columns = &rows[0].numbers;
     let panel = |(i, number): (usize, &Number)| Panel {
-        title: number.metric.clone(),
+        title: match i {
+            0 => format!("{}, best at step {}", number.metric, rows[best].step),
+            _ => number.metric.clone(),
+        },
         content: Content::Lines {
             x_label: "step".into(),
             y_label: number.metric.clone(),
