@@ -212,16 +212,15 @@ fn interrupted() -> ExitCode {
 
 /// `ncsn evaluate stats`
 fn write_stats(args: &StatsArgs) -> Result<ExitCode> {
-    let StatsArgs { images, output, size, n, how, common } = args;
+    let StatsArgs { images: given, output, size, n, how, common } = args;
     let mut log = Log::beside_output(common.verbose);
     let datasets = common.run.join("datasets");
-    let images_given = images;
-    let mut images = images.open(size.map(|size| size as usize), &how.read_options(), &datasets, &mut log)?;
+    let mut images = given.open(size.map(|size| size as usize), &how.read_options(), &datasets, &mut log)?;
     if let Some(n) = n {
         images = images.take(*n as usize)?;
     }
     let device = common.open_device()?;
-    let Some(extractor) = extractor::open(how, Some(images_given), None, &images, common, &device, &mut log)? else {
+    let Some(extractor) = extractor::open(how, Some(given), None, &images, common, &device, &mut log)? else {
         return Ok(interrupted());
     };
     let wanted = Wanted { statistics: true, ..Wanted::default() };
@@ -276,12 +275,6 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
         }
         (None, None) => unreachable!("clap requires one of them"),
     };
-    if samples.images.len() < 2 {
-        let name = samples.images.name();
-        return Err(Error::Usage(format!(
-            "{name}: found 1 image, expected at least 2 (better 10000, published: 50000)"
-        )));
-    }
     let evaluation = match Evaluation::prepare(args, &samples.images, run_data.as_ref(), device, &mut log)? {
         Some(evaluation) => evaluation,
         None => return Ok(interrupted()),
@@ -290,8 +283,8 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     for number in &outcome.numbers {
         say(if args.json { number.json(&outcome.all) } else { number.line(&outcome.all) });
     }
-    if args.metrics.contains(&Metric::Neighbours) {
-        evaluation.neighbours(&samples, &outcome, &mut log)?;
+    if args.metrics.contains(&Metric::Neighbours) && !evaluation.neighbours(&samples, &outcome, &mut log)? {
+        return Ok(interrupted());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -336,6 +329,11 @@ impl<'a> Evaluation<'a> {
         device: Device,
         log: &mut Log,
     ) -> Result<Option<Self>> {
+        if samples.len() < 2 {
+            let name = samples.name();
+            let message = format!("{name}: found 1 image, expected at least 2 (better 10000, published: 50000)");
+            return Err(Error::Usage(message));
+        }
         let datasets = args.common.run.join("datasets");
         let size = samples.size();
         let side = (size[0] == size[1]).then_some(size[0]);
@@ -366,12 +364,17 @@ impl<'a> Evaluation<'a> {
             (Some(_), _) => None,
             (None, Images::Set(set)) => {
                 if args.metrics.contains(&Metric::Neighbours) && set.split == Split::Train {
-                    held_out = Some(open(&Set { split: Split::Test, part: None, ..set.clone() })?);
+                    let all = open(&Set { split: Split::Test, part: None, ..set.clone() })?;
+                    let n = all.len().min(neighbours::N_COUNTED);
+                    held_out = Some(all.take(n)?);
                 }
                 Some(open(set)?)
             }
             (None, Images::Path(_)) => Some(given.open(side, &args.how.read_options(), &datasets, log)?),
         };
+        if args.metrics.contains(&Metric::Neighbours) {
+            neighbours::check(samples, images.as_ref())?;
+        }
         // Statistics and folders have no labels; perhaps the samples have.
         let labelled = args.samples.as_ref().filter(|_| !matches!(given, Images::Set(_))).unwrap_or(&given);
         let Some(extractor) =
@@ -379,6 +382,10 @@ impl<'a> Evaluation<'a> {
         else {
             return Ok(None);
         };
+        if args.metrics.contains(&Metric::Is) {
+            // Refused now rather than after the reference, which may take an hour.
+            InceptionScore::new(samples.len(), args.splits as usize, extractor.n_classes())?;
+        }
         if !needs_reference {
             return Ok(Some(Self { args, device, extractor, reference: None }));
         }
@@ -428,7 +435,7 @@ impl<'a> Evaluation<'a> {
         Ok(Circumstances {
             samples: images.name().to_string(),
             n: images.len(),
-            samples_sha256: Some(images.digest()?),
+            samples_sha256: images.digest()?,
             reference: self.reference.as_ref().map(|reference| reference.about.clone()),
             extractor: self.extractor.name(),
             resize: self.extractor.resize().map(ResizeRule::label),
@@ -439,16 +446,18 @@ impl<'a> Evaluation<'a> {
         })
     }
 
-    fn neighbours(&self, samples: &Samples, outcome: &Outcome, log: &mut Log) -> Result<()> {
+    /// Draws the pictures of nearest neighbours; `false` if the user asked to stop.
+    fn neighbours(&self, samples: &Samples, outcome: &Outcome, log: &mut Log) -> Result<bool> {
         let reference = self.reference.as_ref().expect("neighbours need one");
-        let Some(images) = &reference.images else {
-            let message = "found a reference of statistics, expected one of images for --metrics neighbours";
-            return Err(Error::Usage(message.into()));
-        };
+        let images = reference.images.as_ref().expect("neighbours need images, which was checked");
         let [samples, of_reference] = [(&samples.images, &outcome.features), (images, &reference.features)]
             .map(|(images, features)| neighbours::Side { images, features });
-        let held_out = reference.held_out.as_ref();
-        neighbours::run(&self.extractor, samples, of_reference, held_out, &self.args.output, log)
+        let search = neighbours::Search {
+            extractor: &self.extractor,
+            reference: of_reference,
+            batch: self.args.how.batch(&self.device),
+        };
+        search.run(samples, reference.held_out.as_ref(), &self.args.output, log)
     }
 }
 

@@ -154,8 +154,7 @@ impl InceptionExtractor {
                 })
             })?
         } else {
-            drop(bytes);
-            let file = TensorFile::open(path)?;
+            let file = TensorFile::parse(path, bytes)?;
             load(path, device, |name| Ok(file.get(name)?.map(|tensor| (tensor.shape, tensor.values))))?
         };
         Ok(Self { net, device: device.clone(), rule, sha256 })

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::Source;
 use crate::error::{Error, Result};
+use crate::file::hex;
 use crate::image::to_u8;
 use arrays::Array;
 
@@ -216,7 +217,7 @@ impl ImageSet {
         for range in chunks(self.n, 3 * self.size().iter().product::<usize>()) {
             hash.update(self.read(range)?);
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hash.finalize()))
     }
 }
 

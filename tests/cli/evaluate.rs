@@ -121,6 +121,12 @@ fn a_small_network_compares_runs_statistics_and_checkpoints() {
     let error = fails(at, &[&args[..], &["--verbose", "critical"]].concat());
     assert!(error.contains("other.npz: has statistics of weights 00, expected those of "), "{error}");
 
+    // Neighbours are pictures, with held-out images beside the samples.
+    let args = ["evaluate", "--doc", "d", "--n", "12", "--extractor", "small", "--metrics", "neighbours", "-o", "near"];
+    assert_eq!(succeeds(at, &args), "");
+    let distances = fs::read_to_string(at.join("near/distances_features.svg")).unwrap();
+    assert!(distances.contains("samples") && distances.contains("held-out images"));
+
     // A sweep scores every checkpoint once.
     let args = ["evaluate", "--doc", "d", "--sweep", "--n", "8", "--extractor", "small", "--metrics", "fid,kid"];
     let table = succeeds(at, &args);
@@ -174,6 +180,18 @@ fn what_cannot_be_evaluated_is_told() {
         ([&["evaluate", "coloured"][..], &weights, &is].concat(), "coloured"),
         ([&["evaluate", "broken"][..], &weights, &is].concat(), "1.png"),
         ([&["evaluate", "two", "--weights", "huge.safetensors"][..], &is].concat(), " of sample 0 is "),
+        (
+            vec!["evaluate", "--doc", "nothing", "--sweep", "--metrics", "neighbours"],
+            "expected metrics that are numbers",
+        ),
+        (
+            [&["evaluate", "two", "--reference", "mixed/larger", "--metrics", "neighbours"][..], &weights].concat(),
+            "found samples of 8x8 pixels and a reference of 8x9",
+        ),
+        (
+            [&["evaluate", "two", "--reference", "two"][..], &weights].concat(),
+            "found 2 samples of 1008 classes for 10 splits",
+        ),
         (vec!["evaluate"], "required"),
     ] {
         let error = fails(at, &args);

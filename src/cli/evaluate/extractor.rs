@@ -37,7 +37,7 @@ pub fn open(
                 None => published_weights(&common.run.join("weights"), log)?,
             };
             let extractor = Extractor::Inception(InceptionExtractor::open(&path, how.resize, device)?);
-            let Digest::Sha256(expected) = INCEPTION.digest else { unreachable!("its publisher gives SHA-256") };
+            let expected = published_sha256();
             if how.weights.is_none() && extractor.weights_sha256() != expected {
                 let found = extractor.weights_sha256();
                 let message =
@@ -78,11 +78,19 @@ pub fn open(
     }
 }
 
+/// The digest of Inception's published weights.
+fn published_sha256() -> &'static str {
+    match INCEPTION.digest {
+        Digest::Sha256(digits) => digits,
+        Digest::Md5(_) => unreachable!("their publisher gives SHA-256"),
+    }
+}
+
 /// Inception's published weights, downloaded on first use.
 fn published_weights(folder: &Path, log: &mut Log) -> Result<PathBuf> {
     fetch(&INCEPTION, folder, &mut data::progress("Inception's weights", log)).map_err(|error| match error {
         Error::MissingData(why) => {
-            let Digest::Sha256(sha256) = INCEPTION.digest else { unreachable!("its publisher gives SHA-256") };
+            let sha256 = published_sha256();
             Error::MissingData(format!(
                 "Inception's weights are not in {}. Put there {} ({} bytes, SHA-256 {sha256}) from\n  {}\nor give them with \
                  --weights FILE. Without them, --extractor small compares sets with each other. The download failed: {why}",

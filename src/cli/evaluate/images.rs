@@ -16,8 +16,6 @@ use super::super::log::Log;
 
 /// Images of a data set without end.
 const N_ENDLESS: usize = 10_000;
-/// Height and width of CelebA's images where nothing says it: the published program's.
-const CELEBA_SIZE: usize = 32;
 
 /// Images.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,12 +126,13 @@ impl Set {
 
     /// What a configuration would say of them.
     pub fn data(&self, size: Option<usize>) -> Data {
-        let (own_size, channels) = match self.dataset {
-            Dataset::Mnist | Dataset::Digits => (28, 1),
-            Dataset::CelebA => (CELEBA_SIZE, 3),
-            Dataset::Cifar10 | Dataset::Svhn | Dataset::Folder(_) => (32, 3),
+        let own_size = match self.dataset {
+            Dataset::Mnist | Dataset::Digits => 28,
+            // The published program's, where the set itself has no size.
+            Dataset::Cifar10 | Dataset::Svhn | Dataset::CelebA | Dataset::Folder(_) => 32,
         };
         let image_size = size.unwrap_or(own_size);
+        let channels = self.dataset.fixed_channels().unwrap_or(if self.dataset == Dataset::Digits { 1 } else { 3 });
         Data { dataset: self.dataset.clone(), image_size, channels, logit_transform: false, random_flip: false }
     }
 

@@ -1,77 +1,144 @@
 //! The images of the reference that are nearest to samples: pictures, and how near they are.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ncsn::data::Pixels;
+use ncsn::data::memory::InMemory;
 use ncsn::eval::{Extractor, Features, ImageSet, NearestNeighbours, Neighbour};
 use ncsn::image::{grid, write_png};
 use ncsn::plot::{self, Content, Panel};
 use ncsn::{Error, Result};
 
 use super::super::log::Log;
+use super::super::stop;
 use super::super::train::create_folder;
+use super::pass::{self, Wanted};
 
 /// Samples in a picture, and neighbours of each (Song & Ermon 2020, appendix).
 const N_SHOWN: usize = 10;
 const K: usize = 9;
-/// Samples whose smallest distance is counted.
+/// Images whose smallest distance is counted, of samples and of held-out images.
 pub const N_COUNTED: usize = 500;
 /// Bars of that histogram.
 const N_BARS: usize = 20;
+/// How much of the reference is in memory at a time.
+const CHUNK_BYTES: usize = 16 << 20;
+
+/// Refuses what cannot be searched for neighbours of `samples`: no images, or those of another size.
+pub fn check(samples: &ImageSet, reference: Option<&ImageSet>) -> Result<()> {
+    let Some(reference) = reference else {
+        let message = "found a reference of statistics, expected one of images for --metrics neighbours";
+        return Err(Error::Usage(message.into()));
+    };
+    let [[h, w], [other_h, other_w]] = [samples.size(), reference.size()];
+    if [h, w] == [other_h, other_w] {
+        return Ok(());
+    }
+    let message = format!("found samples of {h}x{w} pixels and a reference of {other_h}x{other_w}, expected one size");
+    Err(Error::Usage(message))
+}
 
 /// One side of the comparison.
 pub struct Side<'a> {
     pub images: &'a ImageSet,
-    /// `[n, n_features]` of all images of the reference, of the first [`N_COUNTED`] of samples.
+    /// `[n, n_features]` of all of them.
     pub features: &'a [f32],
 }
 
-/// Writes `pixels.png` and `features.png` (a row a sample: the sample, then its neighbours) and `distances.png` into `folder`. Held-out
-/// images, where there are some, show what distances would be if nothing was remembered.
-pub fn run(
-    extractor: &Extractor,
-    samples: Side<'_>,
-    reference: Side<'_>,
-    held_out: Option<&ImageSet>,
-    folder: &Path,
-    log: &mut Log,
-) -> Result<()> {
-    if samples.images.size() != reference.images.size() {
-        let [[h, w], [other_h, other_w]] = [samples.images.size(), reference.images.size()];
-        let message =
-            format!("found samples of {h}x{w} pixels and a reference of {other_h}x{other_w}, expected one size");
-        return Err(Error::Usage(message));
+/// What is searched, and how.
+pub struct Search<'a> {
+    pub extractor: &'a Extractor,
+    pub reference: Side<'a>,
+    /// Images that the network looks at together.
+    pub batch: usize,
+}
+
+/// The neighbours of some images, by pixels and by features.
+type Found = [Vec<Vec<Neighbour>>; 2];
+
+impl Search<'_> {
+    /// Writes `pixels.png` and `features.png` (a row a sample: the sample, then its neighbours) and the histograms
+    /// `distances_pixels` and `distances_features` into `folder`; `false` if the user asked to stop. Held-out images, where there are
+    /// some, show what distances would be if nothing was remembered.
+    pub fn run(&self, samples: Side<'_>, held_out: Option<&ImageSet>, folder: &Path, log: &mut Log) -> Result<bool> {
+        create_folder(folder)?;
+        let n = samples.images.len().min(N_COUNTED);
+        let features = &samples.features[..n * self.extractor.n_features()];
+        let Some(of_samples) = self.nearest(samples.images, n, features, log)? else { return Ok(false) };
+        let mut found = vec![(samples.images, of_samples)];
+        if let Some(held_out) = held_out {
+            let Some(features) = self.features(held_out, log)? else { return Ok(false) };
+            let Some(of_held_out) = self.nearest(held_out, held_out.len(), &features, log)? else { return Ok(false) };
+            found.push((held_out, of_held_out));
+        }
+        for (kind, name) in ["pixels", "features"].into_iter().enumerate() {
+            let picture = picture(samples.images, self.reference.images, &found[0].1[kind])?;
+            write_png(&folder.join(format!("{name}.png")), &picture)?;
+            self.distances(&found, kind, name, folder, log)?;
+        }
+        log.info(format!("nearest neighbours: pixels.png, features.png, distances_*.png in {}", folder.display()));
+        Ok(true)
     }
-    create_folder(folder)?;
-    let search = Search { extractor, reference: &reference };
-    let sets = [Some(samples.images), held_out];
-    let mut found = Vec::new();
-    for set in sets.into_iter().flatten() {
-        let n = set.len().min(N_COUNTED);
+
+    /// The neighbours of the first `n` images of `set`, which have these features; of an image and its mirror image the nearer counts.
+    fn nearest(&self, set: &ImageSet, n: usize, features: &[f32], log: &mut Log) -> Result<Option<Found>> {
+        let [h, w] = set.size();
+        let (dim, n_features) = (3 * h * w, self.extractor.n_features());
         let images = set.read(0..n)?;
-        let features = match found.is_empty() {
-            true => samples.features[..n * extractor.n_features()].to_vec(),
-            false => extract(extractor, &images, set)?,
-        };
-        found.push(search.nearest(set, &images, &features)?);
+        let mirrored_u8: Vec<u8> = images.chunks_exact(w).flat_map(|row| row.iter().rev()).copied().collect();
+        let (pixels, mirrored) = (intensities(&images), intensities(&mirrored_u8));
+        let mut by_pixels =
+            NearestNeighbours::new(Features::new(&pixels, dim)?, Some(Features::new(&mirrored, dim)?), K)?;
+        let reference = self.reference.images;
+        let n_chunk = (CHUNK_BYTES / dim).max(1);
+        for start in (0..reference.len()).step_by(n_chunk) {
+            if stop::asked() {
+                log.info(format!("stopped searching {}", reference.name()));
+                return Ok(None);
+            }
+            let chunk = intensities(&reference.read(start..reference.len().min(start + n_chunk))?);
+            by_pixels.add(Features::new(&chunk, dim)?)?;
+        }
+        let mirrored = Arc::new(InMemory::new(mirrored_u8, [3, h, w])?);
+        let mirrored = ImageSet::of_source(mirrored, format!("mirror images of {}", set.name()))?;
+        let Some(mirrored) = self.features(&mirrored, log)? else { return Ok(None) };
+        let [features, mirrored] = [features, &mirrored].map(|values| Features::new(values, n_features));
+        let mut by_features = NearestNeighbours::new(features?, Some(mirrored?), K)?;
+        by_features.add(Features::new(self.reference.features, n_features)?)?;
+        Ok(Some([by_pixels.finish(), by_features.finish()]))
     }
-    for (kind, name) in ["pixels", "features"].into_iter().enumerate() {
-        let path = folder.join(format!("{name}.png"));
-        write_png(&path, &picture(samples.images, reference.images, &found[0][kind])?)?;
-        let distances: Vec<Vec<f64>> = found.iter().map(|kinds| smallest(&kinds[kind])).collect();
-        for (set, distances) in sets.into_iter().flatten().zip(&distances) {
+
+    /// The features of all of `images`; `None` if the user asked to stop.
+    fn features(&self, images: &ImageSet, log: &mut Log) -> Result<Option<Vec<f32>>> {
+        let wanted = Wanted { features: true, ..Wanted::default() };
+        Ok(pass::run(self.extractor, images, self.batch, wanted, log)?.map(|found| found.features))
+    }
+
+    /// Says how near the nearest images are, and draws their distances.
+    fn distances(
+        &self,
+        found: &[(&ImageSet, Found)],
+        kind: usize,
+        name: &str,
+        folder: &Path,
+        log: &mut Log,
+    ) -> Result<()> {
+        let distances: Vec<Vec<f64>> = found.iter().map(|(_, kinds)| smallest(&kinds[kind])).collect();
+        for ((set, _), distances) in found.iter().zip(&distances) {
             let quantile = |q: f64| distances[((distances.len() - 1) as f64 * q).round() as usize];
             log.info(format!(
                 "nearest of {} by {name}: 5 % of {} images of {} are within {:.4}, half within {:.4}",
-                reference.images.name(),
+                self.reference.images.name(),
                 distances.len(),
                 set.name(),
                 quantile(0.05),
                 quantile(0.5)
             ));
         }
+        let all = distances.iter().flatten();
+        let range = all.fold([f64::INFINITY, 0.0], |[low, high]: [f64; 2], &d| [low.min(d), high.max(d)]);
         let names = ["samples", "held-out images"].map(String::from);
-        let range = distances_range(&found, kind);
         let series = names.into_iter().zip(&distances).map(|(name, distances)| (name, histogram(distances, &range)));
         let panel = Panel {
             title: "Distance to the nearest image".into(),
@@ -81,54 +148,8 @@ pub fn run(
                 series: series.collect(),
             },
         };
-        plot::write(&folder.join(format!("distances_{name}")), &[panel], 1)?;
+        plot::write(&folder.join(format!("distances_{name}")), &[panel], 1)
     }
-    log.info(format!("nearest neighbours: pixels.png, features.png, distances_*.png in {}", folder.display()));
-    Ok(())
-}
-
-/// What is searched.
-struct Search<'a> {
-    extractor: &'a Extractor,
-    reference: &'a Side<'a>,
-}
-
-impl Search<'_> {
-    /// The neighbours of `images` by pixels in [0, 1] and by features; of an image and its mirror image the nearer counts.
-    fn nearest(&self, set: &ImageSet, images: &[u8], features: &[f32]) -> Result<[Vec<Vec<Neighbour>>; 2]> {
-        let [h, w] = set.size();
-        let (dim, n_features) = (3 * h * w, self.extractor.n_features());
-        let mirrored_u8: Vec<u8> = images.chunks_exact(w).flat_map(|row| row.iter().rev()).copied().collect();
-        let (pixels, mirrored) = (intensities(images), intensities(&mirrored_u8));
-        let mut by_pixels =
-            NearestNeighbours::new(Features::new(&pixels, dim)?, Some(Features::new(&mirrored, dim)?), K)?;
-        let reference = self.reference.images;
-        let n_batch = (super::pass::CHUNK_BYTES / dim).max(1);
-        for start in (0..reference.len()).step_by(n_batch) {
-            let batch = intensities(&reference.read(start..reference.len().min(start + n_batch))?);
-            by_pixels.add(Features::new(&batch, dim)?)?;
-        }
-        let mirrored = extract(self.extractor, &mirrored_u8, set)?;
-        let mut by_features = NearestNeighbours::new(
-            Features::new(features, n_features)?,
-            Some(Features::new(&mirrored, n_features)?),
-            K,
-        )?;
-        by_features.add(Features::new(self.reference.features, n_features)?)?;
-        Ok([by_pixels.finish(), by_features.finish()])
-    }
-}
-
-/// The features of images of the size of `set`.
-fn extract(extractor: &Extractor, images: &[u8], set: &ImageSet) -> Result<Vec<f32>> {
-    /// Images looked at together.
-    const BATCH: usize = 16;
-    let [h, w] = set.size();
-    let mut features = Vec::new();
-    for batch in images.chunks(BATCH * 3 * h * w) {
-        features.extend(extractor.extract(batch, set.size())?.features);
-    }
-    Ok(features)
 }
 
 fn intensities(pixels_u8: &[u8]) -> Vec<f32> {
@@ -154,12 +175,6 @@ fn smallest(neighbours: &[Vec<Neighbour>]) -> Vec<f64> {
     let mut distances: Vec<f64> = neighbours.iter().map(|found| found[0].distance).collect();
     distances.sort_by(f64::total_cmp);
     distances
-}
-
-/// The smallest and the largest of all these distances.
-fn distances_range(found: &[[Vec<Vec<Neighbour>>; 2]], kind: usize) -> [f64; 2] {
-    let all = found.iter().flat_map(|kinds| smallest(&kinds[kind]));
-    all.fold([f64::INFINITY, 0.0], |[low, high], distance| [low.min(distance), high.max(distance)])
 }
 
 /// The share of distances in each of equal parts of the range, at the part's centre.

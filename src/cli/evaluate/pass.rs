@@ -7,9 +7,6 @@ use super::super::log::Log;
 use super::super::progress::Progress;
 use super::super::stop;
 
-/// How much of a set is in memory at a time where the network is not asked.
-pub const CHUNK_BYTES: usize = 16 << 20;
-
 /// What to make of the features.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {

@@ -11,8 +11,7 @@ pub struct Circumstances {
     pub samples: String,
     /// How many there are.
     pub n: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub samples_sha256: Option<String>,
+    pub samples_sha256: String,
     /// What they are compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<Reference>,
@@ -156,7 +155,7 @@ mod tests {
         Circumstances {
             samples: "samples".into(),
             n: 50_000,
-            samples_sha256: None,
+            samples_sha256: "fdeccfff".into(),
             reference: Some(Reference {
                 name: "cifar10-train".into(),
                 n: Some(50_000),

@@ -23,7 +23,7 @@ use super::super::train::create_folder;
 use super::super::trained::Trained;
 use super::super::{RunFolders, say};
 use super::report::{Drawn, Number};
-use super::{EvaluateArgs, Evaluation, Samples, interrupted};
+use super::{EvaluateArgs, Evaluation, Metric, Samples, interrupted};
 
 /// Samples of a run where nothing says how many: what NCSN and NCSNv2 chose their checkpoints by.
 const DEFAULT_N: u64 = 1000;
@@ -96,6 +96,10 @@ struct Row {
 
 /// `ncsn evaluate --sweep`
 pub fn run(args: &EvaluateArgs) -> Result<ExitCode> {
+    if args.metrics.contains(&Metric::Neighbours) {
+        let message = "found --metrics neighbours with --sweep, expected metrics that are numbers";
+        return Err(Error::Usage(message.into()));
+    }
     let doc = args.doc.as_deref().expect("clap requires it");
     let run = Run::open(args, doc)?;
     let mut log = Log::beside_output(args.common.verbose);
