@@ -73,7 +73,7 @@ fn radius(a: u32) -> f32 {
     let bits = u32::reinterpret(f32::cast_from(select(is_near_one, 1u32, a + 1u32)));
     let e = (bits - 0x3f35_04f3u32) >> 23u32;
     let m = f32::reinterpret(bits - (e << 23u32));
-    let ln_of_power = select(is_near_one, 0.0f32, (f32::cast_from(e) - 32.0f32) * 0.693_147_2f32);
+    let ln_of_power = select(is_near_one, 0.0f32, (f32::cast_from(e) - 32.0f32) * std::f32::consts::LN_2);
     let s = select(is_near_one, -delta / (2.0f32 - delta), (m - 1.0f32) / (m + 1.0f32));
     // 2 artanh s with |s| < 0.172: the next term is 5e-11 of the first.
     let q = s * s;
@@ -101,7 +101,7 @@ fn cosine_of_turn(b: u32) -> f32 {
     let sine = sine * y + 8.333_333e-3f32;
     let sine = sine * y - 0.166_666_67f32;
     let sine = (sine * y + 1.0f32) * x;
-    let cosine = -2.755_731_9e-7f32;
+    let cosine = -2.755_732e-7f32;
     let cosine = cosine * y + 2.480_158_7e-5f32;
     let cosine = cosine * y - 1.388_888_9e-3f32;
     let cosine = cosine * y + 0.041_666_667f32;
