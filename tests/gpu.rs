@@ -16,7 +16,9 @@ use ncsn::sample::{annealed_steps, image_chain};
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
 use ncsn_kernels::filter::Filter;
+use ncsn_kernels::max_pool::Windows;
 use ncsn_kernels::ops::conv::{Conv, conv_transpose2d, conv2d, linear};
+use ncsn_kernels::ops::max_pool::max_pool_3x3;
 use ncsn_kernels::ops::pixels::{elu, separable};
 
 fn gpu() -> Device {
@@ -127,6 +129,24 @@ fn convolutions_and_their_gradients_are_those_of_the_processor() {
             let [weight, x] = [inputs.pop().unwrap(), inputs.pop().unwrap()];
             let bias = random([c_out], "bias", &x.device());
             conv2d(x, weight, Some(bias), None, conv)
+        });
+    }
+}
+
+#[test]
+fn oblong_kernels_with_bias_and_residual_and_maxima_and_their_gradients_are_those_of_the_processor() {
+    let _turn = at(Precision::Highest);
+    for ([kh, kw], padding) in [([1, 7], [0, 3]), ([7, 1], [3, 0]), ([3, 3], [1, 1])] {
+        let (conv, out) = (Conv { stride: 1, padding, dilation: 1 }, [2, 4, 9, 8]);
+        let inputs = [("x", [2, 3, 9, 8]), ("weight", [4, 3, kh, kw]), ("bias", [4, 1, 1, 1]), ("residual", out)];
+        same_on_both(&format!("{inputs:?} {conv:?}"), &inputs, 1e-5, |inputs| {
+            let [x, weight, bias, residual] = inputs.try_into().unwrap();
+            conv2d(x, weight, Some(bias.reshape([4])), Some(residual), conv)
+        });
+    }
+    for windows in [Windows { stride: 1, padding: 1 }, Windows { stride: 2, padding: 0 }] {
+        same_on_both(&format!("{windows:?}"), &[("x", [2, 3, 9, 8])], 1e-6, |mut x| {
+            max_pool_3x3(x.pop().unwrap(), windows)
         });
     }
 }
