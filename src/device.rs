@@ -161,6 +161,14 @@ pub fn values<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>> {
     x.try_into_vec_as().map_err(|error| Error::Device(error.to_string()))
 }
 
+/// The only number of a tensor, once its device has made it.
+///
+/// # Errors
+/// [`Error::Device`] if it could not.
+pub fn scalar(x: Tensor<1>) -> Result<f64> {
+    values(x).map(|values| f64::from(values[0]))
+}
+
 /// Whether there is a card behind a GPU's device, or only a program.
 fn is_hardware(device: &Device) -> bool {
     #[cfg(any(feature = "vulkan", feature = "metal"))]

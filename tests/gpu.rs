@@ -252,8 +252,9 @@ fn training_steps_are_those_of_the_processor() {
             let reports: Vec<_> = (0..4).map(|step| trainer.step(batch(step)).unwrap()).collect();
             let losses: Vec<f32> = reports.iter().map(|report| report.loss().unwrap() as f32).collect();
             let nets = [Some(trainer.net()), trainer.ema()];
-            let weights = nets.into_iter().flatten().flat_map(params::to_host).flat_map(|(_, p)| p.values);
-            (losses, weights.collect::<Vec<f32>>(), trainer.test_loss(batch(9), options.objective) as f32)
+            let weights =
+                nets.into_iter().flatten().flat_map(|net| params::to_host(net).unwrap()).flat_map(|(_, p)| p.values);
+            (losses, weights.collect::<Vec<f32>>(), trainer.test_loss(batch(9), options.objective).unwrap() as f32)
         });
         assert!(difference(&found.0[..1], &expected.0[..1]) <= 1e-5, "{:?} {:?}", found.0, expected.0);
         assert!(difference(&found.0, &expected.0) <= 1e-4, "{:?} {:?}", found.0, expected.0);
@@ -275,8 +276,9 @@ fn a_step_that_is_not_finite_leaves_the_network_as_it_was_and_is_reported() {
         ema_rate: Some(0.9),
     };
     let mut trainer = trainer(Architecture::Ncsn, options, ADAM, &gpu());
-    let weights =
-        |trainer: &Trainer<Network>| [params::to_host(trainer.net()), params::to_host(trainer.ema().unwrap())];
+    let weights = |trainer: &Trainer<Network>| {
+        [params::to_host(trainer.net()).unwrap(), params::to_host(trainer.ema().unwrap()).unwrap()]
+    };
     let first = trainer.step(batch(0)).unwrap();
     let before = weights(&trainer);
     let mut broken = batch(1);

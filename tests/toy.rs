@@ -21,7 +21,7 @@ fn annealed_langevin_finds_both_modes_with_the_right_weights_and_plain_langevin_
     let mixture = toy::mixture(&levels);
     let weight = |steps| {
         let ends = toy::langevin(&mixture, steps, N, Noise::new(1), &device);
-        toy::first_mode_weight(&toy::points(ends))
+        toy::first_mode_weight(&toy::points(ends).unwrap())
     };
     let annealed = weight(annealed_steps(&levels, 100, 0.05));
     assert!(agrees(annealed, 0.8), "{annealed:?}");
@@ -57,10 +57,11 @@ fn sliced_score_matching_learns_the_score_where_the_data_are() {
     let train = |n_steps| {
         let options = ToyTraining { n_steps, ..options };
         let mut losses = Vec::new();
-        let net = toy::train(options, |s| mixture.sample(0, s), Noise::new(1), &device, |_, loss| losses.push(loss));
+        let net =
+            toy::train(options, |s| mixture.sample(0, s), Noise::new(1), &device, |_, loss| losses.push(loss)).unwrap();
         assert_eq!(losses.len(), n_steps);
         let data = toy::draw(N, |s| mixture.sample(0, s), Noise::new(2).stream("test", 0), &device);
-        toy::fisher_divergence(&net, &mixture, data)
+        toy::fisher_divergence(&net, &mixture, data).unwrap()
     };
     // An untrained network is off by E‖s‖² = 2, the dimension.
     let (before, after) = (train(1), train(1000));

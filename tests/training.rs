@@ -97,7 +97,7 @@ fn a_step_is_the_same_every_time() {
         for batch in digits(5).take(3) {
             trainer.step(batch.unwrap()).unwrap();
         }
-        params::to_host(trainer.net())
+        params::to_host(trainer.net()).unwrap()
     };
     assert!(weights(0) == weights(1));
 }
@@ -110,7 +110,7 @@ fn the_moving_average_of_a_run_is_that_of_its_weights_after_each_step() {
         trainer.step(batch.unwrap()).unwrap();
         ema.update(trainer.net());
     }
-    assert!(params::to_host(trainer.ema().unwrap()) == params::to_host(ema.module()));
+    assert!(params::to_host(trainer.ema().unwrap()).unwrap() == params::to_host(ema.module()).unwrap());
 }
 
 #[test]
@@ -119,11 +119,15 @@ fn copies_of_a_network_stay_as_they_are_when_it_is_trained() {
     let mut batches = digits(4);
     trainer.step(batches.next().unwrap().unwrap()).unwrap();
     let (net, average, optimizer) = (trainer.net().clone(), trainer.sampling_net(), trainer.optimizer().clone());
-    let names = params::to_host(&net).into_iter().map(|(name, value)| (name, value.shape)).collect::<Vec<_>>();
-    let before = (params::to_host(&net), params::to_host(&average), optimizer.to_host(&names));
+    let names = params::to_host(&net).unwrap().into_iter().map(|(name, value)| (name, value.shape)).collect::<Vec<_>>();
+    let before =
+        (params::to_host(&net).unwrap(), params::to_host(&average).unwrap(), optimizer.to_host(&names).unwrap());
     trainer.step(batches.next().unwrap().unwrap()).unwrap();
-    assert!((params::to_host(&net), params::to_host(&average), optimizer.to_host(&names)) == before);
-    assert!(params::to_host(trainer.net()) != before.0);
+    assert!(
+        (params::to_host(&net).unwrap(), params::to_host(&average).unwrap(), optimizer.to_host(&names).unwrap())
+            == before
+    );
+    assert!(params::to_host(trainer.net()).unwrap() != before.0);
 }
 
 #[test]
@@ -131,12 +135,12 @@ fn a_batch_that_is_not_finite_is_refused_and_changes_nothing() {
     let mut trainer = trainer(ADAM, PLAIN);
     let mut batches = digits(2);
     trainer.step(batches.next().unwrap().unwrap()).unwrap();
-    let before = params::to_host(trainer.net());
+    let before = params::to_host(trainer.net()).unwrap();
     let mut batch = batches.next().unwrap().unwrap();
     batch.x[5] = f32::NAN;
     let message = trainer.step(batch).unwrap_err().to_string();
     assert!(message.contains("the loss is NaN at step 2"), "{message}");
-    assert!(params::to_host(trainer.net()) == before);
+    assert!(params::to_host(trainer.net()).unwrap() == before);
     assert_eq!(trainer.step_count(), 1);
 }
 
@@ -146,9 +150,9 @@ fn clipping_shortens_a_long_gradient_and_leaves_a_short_one() {
     let moved = |grad_clip| {
         let rule = Rule::Sgd { lr: 1.0, momentum: 0.0, weight_decay: 0.0 };
         let mut trainer = trainer(rule, TrainingOptions { grad_clip, ..PLAIN });
-        let before = params::to_host(trainer.net());
+        let before = params::to_host(trainer.net()).unwrap();
         trainer.step(digits(4).next().unwrap().unwrap()).unwrap();
-        let after = params::to_host(trainer.net());
+        let after = params::to_host(trainer.net()).unwrap();
         let difference = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
         let squares =
             before.iter().zip(&after).flat_map(|((_, a), (_, b))| a.values.iter().zip(&b.values).map(difference));

@@ -107,12 +107,12 @@ impl Checkpoints {
     /// # Errors
     /// When a file cannot be written; the earlier checkpoints are then untouched.
     pub fn save<N: Module + Differentiable<4> + Sync>(&self, trainer: &Trainer<N>, header: &Header) -> Result<PathBuf> {
-        let weights = params::to_host(trainer.net());
+        let weights = params::to_host(trainer.net())?;
         let names: Vec<_> = weights.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
-        let state = trainer.optimizer().to_host(&names);
+        let state = trainer.optimizer().to_host(&names)?;
         let mut tensors = weights;
         if let Some(ema) = trainer.ema() {
-            tensors.extend(params::to_host(ema).into_iter().map(|(name, t)| (format!("{EMA}{name}"), t)));
+            tensors.extend(params::to_host(ema)?.into_iter().map(|(name, t)| (format!("{EMA}{name}"), t)));
         }
         let json = serde_json::to_string(header).expect("a header is plain data");
         let metadata = |kind: &str| {

@@ -97,7 +97,7 @@ fn ours(path: &Path, ema: bool) -> Result<Parts> {
     let config = weights.network(InputRange::Unit)?;
     let net: Network = weights.build(InputRange::Unit, ema, &DeviceKind::Cpu.open()?)?;
     // In the order of registration, by which PyTorch's optimisers number the parameters.
-    let network = to_host(&net);
+    let network = to_host(&net)?;
     // ScoreNetRunner does not wrap its network.
     let of_runner = if Runner::of(config.architecture) == Runner::ScoreNet { "" } else { "module." };
     let prefix = Some(weights.metadata(PREFIX).unwrap_or(of_runner).to_string());

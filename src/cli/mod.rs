@@ -11,6 +11,7 @@ mod info;
 mod inpaint;
 mod lock;
 mod log;
+mod panic;
 mod progress;
 mod sample;
 mod score;
@@ -33,7 +34,7 @@ use ncsn::net::{Architecture, InputRange};
 use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
 
-use log::Verbosity;
+use self::log::Verbosity;
 
 const EXAMPLES: &str = "\
 Train a small network on built-in digits and draw new ones, no download, a few minutes:
@@ -225,14 +226,10 @@ impl Published {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map_or_else(String::new, |l| format!(" ({}:{})", l.file(), l.line()));
-        let message = panic.payload_as_str().unwrap_or("no message");
-        let _ = writeln!(std::io::stderr(), "error: this is a mistake in ncsn{place}: {message}");
-    }));
+    panic::listen();
     let cli = Cli::parse();
     let command = cli.command.map_or_else(|| cli.published.command(), Ok);
-    match command.and_then(on_threads) {
+    match command.and_then(|command| panic::caught(|| on_threads(command))) {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");

@@ -68,23 +68,23 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
             losses.push((step as f64, loss));
             progress.update(&mut log, step as u64, &format!("loss {loss:.3}"));
         },
-    );
+    )?;
     drop(progress);
 
     let wide = NoiseLevels::geometric(20.0, 1.0, 10)?;
     let plain = || plain_steps(0, N_LANGEVIN, ALPHA);
     let annealed_score = toy::mixture(&wide);
     let samples = [
-        ("data", "Data samples", toy::points(data(N_POINTS, "toy/shown"))),
+        ("data", "Data samples", toy::points(data(N_POINTS, "toy/shown"))?),
         (
             "langevin_data_scores",
             "Langevin, data scores",
-            toy::points(toy::langevin(&mixture, plain(), N_POINTS, noise, &device)),
+            toy::points(toy::langevin(&mixture, plain(), N_POINTS, noise, &device))?,
         ),
         (
             "langevin_estimated_scores",
             "Langevin, estimated scores",
-            toy::points(toy::langevin(&net, plain(), N_POINTS, noise, &device)),
+            toy::points(toy::langevin(&net, plain(), N_POINTS, noise, &device))?,
         ),
         (
             "annealed_langevin",
@@ -95,7 +95,7 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
                 N_POINTS,
                 noise,
                 &device,
-            )),
+            ))?,
         ),
     ];
 
@@ -105,8 +105,8 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
     let density = cells.iter().map(|x| mixture.log_density(x, 0).exp()).collect();
     let density = panel("Data density", Content::Density { half_width: HALF_WIDTH, values: density });
     let places = toy::grid(N_ARROWS, &device);
-    let data_scores = panel("Data scores", arrows(&mixture, &places));
-    let estimated_scores = panel("Estimated scores", arrows(&net, &places));
+    let data_scores = panel("Data scores", arrows(&mixture, &places)?);
+    let estimated_scores = panel("Estimated scores", arrows(&net, &places)?);
     let loss = panel(
         "Sliced score matching",
         Content::Lines {
@@ -129,8 +129,8 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
     let show = |e: Estimate| format!("{:.3} ± {:.3}", e.mean, e.std_error);
     let uniform = |stream: &mut ncsn::noise::Stream| toy::Square { half_width: HALF_WIDTH }.sample(stream);
     let anywhere = toy::draw(N_FISHER, uniform, noise.stream("toy/anywhere", 0), &device);
-    let near = toy::fisher_divergence(&net, &mixture, data(N_FISHER, "toy/fisher"));
-    let far = toy::fisher_divergence(&net, &mixture, anywhere);
+    let near = toy::fisher_divergence(&net, &mixture, data(N_FISHER, "toy/fisher"))?;
+    let far = toy::fisher_divergence(&net, &mixture, anywhere)?;
     log.info(format!("Fisher divergence E‖ŝ − s‖², over data:        {}", show(near)));
     log.info(format!("                             over the square:  {}", show(far)));
     log.info("weight of the mode at (5, 5), which is 0.8:");
@@ -141,10 +141,11 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn arrows(score: &impl Score<2>, places: &Tensor<2>) -> Content {
+fn arrows(score: &impl Score<2>, places: &Tensor<2>) -> Result<Content> {
     let labels = Tensor::zeros([places.dims()[0]], &places.device());
-    let vectors = toy::points(score.score(places.clone(), &labels));
-    let arrows = toy::points(places.clone()).into_iter().zip(vectors).collect();
+    let vectors = toy::points(score.score(places.clone(), &labels))?;
+    let arrows = toy::points(places.clone())?.into_iter().zip(vectors).collect();
     // More than the distance of two places: the longest, at the borders, are few and nearly parallel.
-    Content::Arrows { half_width: HALF_WIDTH, arrows, longest: 1.6 * 2.0 * HALF_WIDTH / (N_ARROWS - 1) as f64 }
+    let longest = 1.6 * 2.0 * HALF_WIDTH / (N_ARROWS - 1) as f64;
+    Ok(Content::Arrows { half_width: HALF_WIDTH, arrows, longest })
 }

@@ -281,7 +281,7 @@ impl Session<'_> {
     fn test_loss(&self, trainer: &Trainer<Network>, test_set: &dyn Source) -> Result<f64> {
         let index = trainer.step_count() / self.config.training.test_freq;
         let batch = read_batch(test_set, batch_options(self.config), self.noise, "test", index)?;
-        Ok(trainer.test_loss(batch, test_objective(self.config).0))
+        trainer.test_loss(batch, test_objective(self.config).0)
     }
 
     fn save(&mut self, trainer: &Trainer<Network>) -> Result<()> {

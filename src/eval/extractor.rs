@@ -101,9 +101,12 @@ pub struct SmallExtractor {
 
 impl SmallExtractor {
     /// That of `net`.
-    pub fn new(net: SmallClassifier) -> Self {
-        let sha256 = net.digest();
-        Self { net, sha256 }
+    ///
+    /// # Errors
+    /// [`Error::Device`] when its device fails.
+    pub fn new(net: SmallClassifier) -> Result<Self> {
+        let sha256 = net.digest()?;
+        Ok(Self { net, sha256 })
     }
 
     /// A network for grey images takes one of the three channels, which are equal.

@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{TensorFile, encode_tensors};
 use crate::data::{BatchOptions, N_CLASSES, Source, batch_order, check_labels, read_batch, transform};
+use crate::device;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::loss::sum;
@@ -102,10 +103,6 @@ fn cross_entropy(logits: Tensor<2>, labels_u8: &[u8]) -> Tensor<1> {
     }
     let is_right = upload(is_right, [n, n_classes], &logits.device());
     sum(activation::log_softmax(logits, 1) * is_right) * (-1.0 / n as f64)
-}
-
-fn to_host<const D: usize>(x: Tensor<D>) -> Result<Vec<f32>> {
-    x.try_into_vec_as::<f32>().map_err(|error| Error::Device(error.to_string()))
 }
 
 /// What a classifier was trained on, and how good it is.
@@ -182,14 +179,14 @@ impl SmallClassifier {
             let gradients = params::gradients(&net, &loss.backward()).into_iter().map(|(_, gradient)| gradient);
             optimizer.set_lr(LEARNING_RATE * (1.0 - step as f64 / n_steps as f64));
             net = optimizer.step(net, gradients.collect());
-            let loss = f64::from(to_host(loss)?[0]);
+            let loss = device::scalar(loss)?;
             if !loss.is_finite() {
                 return Err(Error::NotFinite { what: "the classifier's loss".into(), value: loss, step: step + 1 });
             }
             progress(step + 1, n_steps, loss)?;
         }
         let classifier = Self { net: net.valid(), about };
-        match classifier.not_finite() {
+        match classifier.not_finite()? {
             Some((what, value)) => Err(Error::NotFinite { what, value, step: n_steps }),
             None => Ok(classifier),
         }
@@ -235,7 +232,7 @@ impl SmallClassifier {
             let shape = [pixels_u8.len() / n_pixels, channels, height, width];
             let [features, logits] = self.net.forward(upload(x, shape, &device));
             for (all, part) in [(&mut all_features, features), (&mut all_logits, logits)] {
-                all.extend(to_host(part)?);
+                all.extend(device::values(part)?);
             }
         }
         Ok((all_features, all_logits))
@@ -274,7 +271,7 @@ impl SmallClassifier {
     /// # Errors
     /// [`Error::Io`] when the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let bytes = self.to_bytes();
+        let bytes = self.to_bytes()?;
         file::write_atomically(path, |out| out.write_all(&bytes))
     }
 
@@ -299,33 +296,36 @@ impl SmallClassifier {
         about.check().map_err(|message| bad(format!("its header is damaged: {message}")))?;
         let fresh = Net::new(about.shape[0], &mut Noise::new(0).stream("small/init", 0), device);
         let classifier = Self { net: file.load(fresh, "", file.names().count())?, about };
-        if let Some((name, value)) = classifier.not_finite() {
+        if let Some((name, value)) = classifier.not_finite()? {
             return Err(bad(format!("{name} holds {value}, expected finite numbers")));
         }
         // So the digest of the file is that of the classifier.
-        if classifier.to_bytes() != file.bytes() {
+        if classifier.to_bytes()? != file.bytes() {
             return Err(bad("holds more than a classifier, or the same written in another way".into()));
         }
         Ok(classifier)
     }
 
     /// The SHA-256 of what [`Self::save`] writes, in hexadecimal digits: which network features come from.
-    pub fn digest(&self) -> String {
-        file::hex(&Sha256::digest(self.to_bytes()))
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device cannot give the weights.
+    pub fn digest(&self) -> Result<String> {
+        Ok(file::hex(&Sha256::digest(self.to_bytes()?)))
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    fn to_bytes(&self) -> Result<Vec<u8>> {
         let about = serde_json::to_string(&self.about).expect("plain data");
         let metadata = BTreeMap::from([("format".to_string(), FORMAT.to_string()), ("about".into(), about)]);
-        encode_tensors(&params::to_host(&self.net), &metadata)
+        Ok(encode_tensors(&params::to_host(&self.net)?, &metadata))
     }
 
     /// A weight that is not finite, with its tensor's name.
-    fn not_finite(&self) -> Option<(String, f64)> {
-        params::to_host(&self.net).into_iter().find_map(|(name, tensor)| {
+    fn not_finite(&self) -> Result<Option<(String, f64)>> {
+        Ok(params::to_host(&self.net)?.into_iter().find_map(|(name, tensor)| {
             let value = tensor.values.into_iter().find(|value| !value.is_finite())?;
             Some((name, f64::from(value)))
-        })
+        }))
     }
 }
 
@@ -428,7 +428,7 @@ mod tests {
         let set = digits(Split::Train, 300);
         let bytes = |n_threads: usize, seed: u64| {
             let threads = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
-            threads.install(|| train(4, &set, seed).to_bytes())
+            threads.install(|| train(4, &set, seed).to_bytes().unwrap())
         };
         let one = bytes(1, 5);
         assert!(bytes(3, 5) == one && bytes(2, 5) == one);
@@ -531,8 +531,8 @@ mod tests {
         let of = |classifier: &SmallClassifier| classifier.features_and_logits(test.images().pixels_u8()).unwrap();
         assert!(of(&opened) == of(trained()));
         let file = std::fs::read(&path).unwrap();
-        assert_eq!(opened.digest(), file::hex(&Sha256::digest(&file)));
-        assert_ne!(opened.digest(), trained().digest());
+        assert_eq!(opened.digest().unwrap(), file::hex(&Sha256::digest(&file)));
+        assert_ne!(opened.digest().unwrap(), trained().digest().unwrap());
         assert!(file.len() < MAX_BYTES as usize / 2, "{}", file.len());
     }
 
@@ -546,13 +546,13 @@ mod tests {
             assert!(matches!(&error, Error::Format { path: of, .. } if *of == path), "{error:?}");
             error.to_string()
         };
-        let whole = trained().to_bytes();
+        let whole = trained().to_bytes().unwrap();
         for n_bytes in [0, 7, 8, 300, whole.len() - 1] {
             assert!(message(&whole[..n_bytes]).contains("no complete safetensors file"));
         }
         assert!(message(&vec![0; MAX_BYTES as usize + 1]).contains("found 4194305 bytes, expected at most 4194304"));
 
-        let tensors = params::to_host(&trained().net);
+        let tensors = params::to_host(&trained().net).unwrap();
         let about = serde_json::to_value(trained().about()).unwrap();
         type Tensors = Vec<(String, params::HostTensor)>;
         let with = |change: &dyn Fn(&mut Tensors, &mut serde_json::Value)| {

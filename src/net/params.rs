@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
+use crate::device;
 use crate::error::Result;
 
 /// One parameter on the host.
@@ -151,13 +152,16 @@ pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> V
 }
 
 /// Every parameter with its name, copied to the host.
-pub fn to_host<M: Module>(module: &M) -> Vec<(String, HostTensor)> {
+///
+/// # Errors
+/// [`Error::Device`] when a device cannot give them.
+pub fn to_host<M: Module>(module: &M) -> Result<Vec<(String, HostTensor)>> {
     let mut out = Vec::new();
     visit(module, |name, shape, value| {
-        let values = value.try_into_vec_as::<f32>().expect("parameters are f32");
-        out.push((name.to_string(), HostTensor { shape: shape.to_vec(), values }));
+        let values = device::values(value);
+        out.push(values.map(|values| (name.to_string(), HostTensor { shape: shape.to_vec(), values })));
     });
-    out
+    out.into_iter().collect()
 }
 
 /// The module with the parameters that `get` gives for each name and shape.
@@ -225,9 +229,9 @@ mod tests {
     fn values_are_replaced_all_at_once_and_stay_leaves() {
         let device = Device::flex().autodiff();
         let mut net = Mlp::new(&[2, 3, 1], &mut Noise::new(1).stream("init", 0), &device);
-        let before = to_host(&net);
+        let before = to_host(&net).expect("values");
         map_values(&mut net, |values| values.into_iter().map(|value| value * 2.0).collect());
-        for ((name, before), (_, after)) in before.iter().zip(to_host(&net)) {
+        for ((name, before), (_, after)) in before.iter().zip(to_host(&net).expect("values")) {
             assert_eq!(after.shape, before.shape, "{name}");
             assert_eq!(after.values, before.values.iter().map(|x| 2.0 * x).collect::<Vec<_>>(), "{name}");
         }

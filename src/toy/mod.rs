@@ -8,6 +8,8 @@ pub use train::{ToyTraining, train};
 
 use burn::tensor::{Device, Tensor};
 
+use crate::device;
+use crate::error::Result;
 use crate::net::params::upload;
 use crate::noise::{Noise, Stream};
 use crate::sample::{Langevin, Step};
@@ -71,9 +73,11 @@ impl Estimate {
 }
 
 /// Points of a `[n, 2]` tensor.
-pub fn points(x: Tensor<2>) -> Vec<[f64; 2]> {
-    let values = x.try_into_vec_as::<f32>().expect("points are f32");
-    values.chunks_exact(2).map(|p| [f64::from(p[0]), f64::from(p[1])]).collect()
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) when a device cannot give them.
+pub fn points(x: Tensor<2>) -> Result<Vec<[f64; 2]>> {
+    Ok(device::values(x)?.chunks_exact(2).map(|p| [f64::from(p[0]), f64::from(p[1])]).collect())
 }
 
 /// The share of `points` nearer to the first of [`MODES`] than to the second: the weight that a sampler gives it.
@@ -85,11 +89,14 @@ pub fn first_mode_weight(points: &[[f64; 2]]) -> Estimate {
 
 /// The Fisher divergence E‖ŝ(x) − s(x)‖² of an estimated score, over points of the data: the region of high density. In
 /// the empty space between the modes, where there are no data, the estimate may be anything (§3.2.1).
-pub fn fisher_divergence(estimate: &impl Score<2>, exact: &impl Score<2>, data: Tensor<2>) -> Estimate {
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) when a device cannot compute it.
+pub fn fisher_divergence(estimate: &impl Score<2>, exact: &impl Score<2>, data: Tensor<2>) -> Result<Estimate> {
     let labels = Tensor::zeros([data.dims()[0]], &data.device());
     let error = estimate.score(data.clone(), &labels) - exact.score(data, &labels);
-    let squares = error.square().sum_dim(1).try_into_vec_as::<f32>().expect("scores are f32");
-    Estimate::of(squares.into_iter().map(f64::from))
+    let squares = device::values(error.square().sum_dim(1))?;
+    Ok(Estimate::of(squares.into_iter().map(f64::from)))
 }
 
 /// Centres of the `n`² cells that the figures' square is cut into, x fastest and y from the lowest.

@@ -3,6 +3,8 @@
 use burn::module::Module as _;
 use burn::tensor::{Device, Tensor};
 
+use crate::device;
+use crate::error::Result;
 use crate::loss::{Slicing, ssm_vr};
 use crate::net::Mlp;
 use crate::net::params::{gradients, upload};
@@ -29,13 +31,16 @@ impl Default for ToyTraining {
 
 /// A perceptron 2–128–128–2 with softplus, trained by SSM-VR on points that `sample` draws; `report` hears of every step,
 /// counted from 1, and its loss. The result has no gradients.
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) when the device cannot compute.
 pub fn train(
     options: ToyTraining,
     mut sample: impl FnMut(&mut Stream) -> [f64; 2],
     noise: Noise,
     device: &Device,
     mut report: impl FnMut(usize, f64),
-) -> Mlp {
+) -> Result<Mlp> {
     let ToyTraining { n_steps, batch_size: n, lr } = options;
     let device = device.clone().autodiff();
     let mut net = Mlp::new(&[2, 128, 128, 2], &mut noise.stream("toy/init", 0), &device);
@@ -48,8 +53,8 @@ pub fn train(
         noise.stream("toy/v", step as u64).normal(&mut v);
         let loss = ssm_vr(&net, x, &labels, upload(v, [n, 2], &device), Slicing::Exact).loss();
         let gradients = gradients(&net, &loss.backward()).into_iter().map(|(_, gradient)| gradient).collect();
-        report(step, f64::from(loss.into_scalar::<f32>()));
+        report(step, device::scalar(loss)?);
         net = optimizer.step(net, gradients);
     }
-    net.valid()
+    Ok(net.valid())
 }

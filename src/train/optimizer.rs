@@ -6,6 +6,7 @@ use ncsn_kernels::ops::optimizer::{self as ops, Verdict};
 use ncsn_kernels::optimizer as kernel;
 
 use super::ema::{Ema, blend};
+use crate::device;
 use crate::error::{Error, Result};
 use crate::net::params::{self, HostTensor};
 
@@ -194,15 +195,18 @@ impl Optimizer {
     }
 
     /// The state on the host, as `(state name, parameter name, values)`.
-    pub fn to_host(&self, names: &[(String, Vec<usize>)]) -> Vec<(String, HostTensor)> {
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a device cannot give it.
+    pub fn to_host(&self, names: &[(String, Vec<usize>)]) -> Result<Vec<(String, HostTensor)>> {
         let mut out = Vec::new();
         for (tensors, (name, shape)) in self.state.iter().zip(names) {
             for (state, tensor) in self.rule.state_names().iter().zip(tensors) {
-                let values = tensor.clone().try_into_vec_as::<f32>().expect("state is f32");
+                let values = device::values(tensor.clone())?;
                 out.push((format!("{state}.{name}"), HostTensor { shape: shape.clone(), values }));
             }
         }
-        out
+        Ok(out)
     }
 
     /// An optimiser that has made `n_steps` steps, with the state that `get` gives for each `STATE.PARAMETER`.

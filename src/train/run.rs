@@ -10,7 +10,7 @@ use ncsn_kernels::ops::optimizer::{Verdict, sum_of_squares};
 use super::optimizer::Decision;
 use super::{Ema, Optimizer, Rule};
 use crate::data::Batch;
-use crate::device::values;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::loss::{self, Slicing, annealed_dsm, annealed_ssm_vr};
 use crate::net::params;
@@ -79,7 +79,7 @@ impl Report {
             Outcome::Known(loss) => Ok(*loss),
             Outcome::OnDevice(unread) => {
                 let Unread { numbers, names } = &**unread;
-                let numbers = values(numbers.clone())?;
+                let numbers = device::values(numbers.clone())?;
                 let (&loss, squares) = numbers.split_first().expect("a loss");
                 finite(f64::from(loss), squares.iter().map(|&s| f64::from(s)), names, self.step)
             }
@@ -196,7 +196,7 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
         let outcome = if is_cpu(&device) {
             let squares = gradients.iter().map(|g| g.as_ref().map_or(0.0, |g| sum_of_squares(g.clone())));
             let squares: Vec<f64> = squares.collect();
-            let loss = finite(scalar(loss), squares.iter().copied(), &names, step)?;
+            let loss = finite(device::scalar(loss)?, squares.iter().copied(), &names, step)?;
             let clip = self.options.grad_clip.map_or(1.0, |max_norm| {
                 // PyTorch's clip_grad_norm_.
                 let norm = squares.iter().sum::<f64>().sqrt();
@@ -240,8 +240,11 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
     }
 
     /// The loss of a batch of held-out images, without gradient, perhaps another than the one in training.
-    pub fn test_loss(&self, batch: Batch, objective: Objective) -> f64 {
-        scalar(self.loss(&self.net.valid(), batch, objective, ["test/level", "test/z", "test/v"], self.step))
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it could not be computed.
+    pub fn test_loss(&self, batch: Batch, objective: Objective) -> Result<f64> {
+        device::scalar(self.loss(&self.net.valid(), batch, objective, ["test/level", "test/z", "test/v"], self.step))
     }
 
     /// The loss of a batch, with level, noise and directions of each image from `streams` at `index`.
@@ -271,8 +274,4 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
     fn device(&self) -> Device {
         self.net.devices().into_iter().next().expect("a network lives somewhere")
     }
-}
-
-fn scalar(x: Tensor<1>) -> f64 {
-    f64::from(x.into_scalar::<f32>())
 }

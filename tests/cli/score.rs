@@ -81,7 +81,7 @@ fn weights_alone_can_be_described() {
         input: InputRange::Unit,
     };
     let mut tensors =
-        params::to_host(&RefineNet::new(&net, &mut Noise::new(1).stream("init", 0), &Device::flex()).unwrap());
+        params::to_host(&RefineNet::new(&net, &mut Noise::new(1).stream("init", 0), &Device::flex()).unwrap()).unwrap();
     let described = succeeds(folder.path(), &info(&tensors));
     for needle in ["Ncsn: 1 channels, ngf 2, 3 noise levels", "the file holds weights only"] {
         assert!(described.contains(needle), "{needle} in {described}");

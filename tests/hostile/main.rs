@@ -200,7 +200,7 @@ fn fresh() -> Trainer<Network> {
 /// The weights and the optimiser's state of a run, as we write them.
 fn checkpoint() -> [Vec<u8>; 2] {
     let trainer = fresh();
-    let weights: BTreeMap<_, _> = params::to_host(trainer.net()).into_iter().collect();
+    let weights: BTreeMap<_, _> = params::to_host(trainer.net()).unwrap().into_iter().collect();
     let moments = |key: &str| weights.get(key.split_once('.')?.1).cloned();
     let optimizer = Optimizer::from_host(ADAM, STEP, trainer.net(), moments).unwrap();
     let trainer = trainer.resume(TrainerState { step: STEP, optimizer, ema: None });

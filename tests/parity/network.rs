@@ -20,7 +20,7 @@ pub fn network(params: &Fixture, input: InputRange, device: &Device) -> Network 
     let config =
         NetworkConfig::from_shapes(|name| params.tensors.get(name).map(|(shape, _)| shape.clone()), input).unwrap();
     let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), device).unwrap();
-    assert_eq!(params::to_host(&net).len(), params.tensors.len(), "as many parameters as published");
+    assert_eq!(params::to_host(&net).unwrap().len(), params.tensors.len(), "as many parameters as published");
     params.load(net, "")
 }
 

@@ -122,7 +122,7 @@ fn training([params, batches, last]: &[String; 3], rule: Rule, tolerance: f64) {
         net = optimizer.step(net, gradients.into_iter().map(|(_, g)| g).collect());
     }
     let expected = open(last);
-    for (name, found) in params::to_host(&net) {
+    for (name, found) in params::to_host(&net).unwrap() {
         let worst =
             found.values.iter().zip(expected.f64(&name)).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
         assert!(worst <= tolerance, "{name}: {worst:e}");

@@ -73,7 +73,8 @@ pub fn open(
                 );
                 return Err(Error::Usage(message));
             }
-            Ok(small(&data, common, device, log)?.map(|small| Extractor::Small(SmallExtractor::new(small))))
+            let small = small(&data, common, device, log)?.map(SmallExtractor::new).transpose()?;
+            Ok(small.map(Extractor::Small))
         }
     }
 }

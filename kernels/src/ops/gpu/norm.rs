@@ -1,0 +1,454 @@
+//! Instance norms: statistics by a cube for each image and some of its channels, everything else by a unit for each pixel of a
+//! channel. The composition of Burn's operations would read and write the activation a dozen times, and as often again for the
+//! gradient.
+
+use burn::backend::TensorMetadata;
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::calculate_cube_count_elemwise;
+use cubecl::prelude::{CubeCount, CubeDim};
+
+use super::{laid_out, one_unit_each, unset, unset_like};
+use crate::norm::Activation;
+use crate::ops::norm::NormOps;
+use crate::ops::optimizer::Slot;
+
+/// Units of a cube, as many as every GPU has.
+const UNITS: usize = 256;
+
+/// What the kernels are called with: the sizes, and as many cubes as there are blocks of [`lanes`](Self::lanes) channels.
+struct Launch {
+    n: usize,
+    c: usize,
+    pixels: usize,
+    has_alpha: bool,
+    is_elu: bool,
+}
+
+impl Launch {
+    fn new(x: &CubeTensor, table: &CubeTensor, activation: Activation) -> Self {
+        let [n, c, h, w] = x.shape().dims();
+        let has_alpha = table.shape()[1] == 3 * c;
+        Self { n, c, pixels: h * w, has_alpha, is_elu: activation == Activation::Elu }
+    }
+
+    /// Channels that a cube takes at once: its units are beside each other in memory.
+    fn lanes(&self) -> usize {
+        self.c.next_power_of_two().min(32)
+    }
+
+    /// A cube for each image and block of channels.
+    fn cubes_of_channels(&self, x: &CubeTensor) -> (CubeCount, CubeDim) {
+        self.cubes(x, self.n * self.c.div_ceil(self.lanes()))
+    }
+
+    /// `n` cubes, perhaps more.
+    fn cubes(&self, x: &CubeTensor, n: usize) -> (CubeCount, CubeDim) {
+        let dim = CubeDim::new_1d(UNITS as u32);
+        (calculate_cube_count_elemwise(&x.client, n * UNITS, dim), dim)
+    }
+}
+
+impl NormOps for CubeBackend {
+    fn instance_norm(
+        x: CubeTensor,
+        table: CubeTensor,
+        rows: CubeTensor,
+        activation: Activation,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        let (x, table, rows) = (laid_out(x), into_contiguous(table), into_contiguous(cast(rows, DType::I32)));
+        let launch = Launch::new(&x, &table, activation);
+        let Launch { n, c, pixels, has_alpha, is_elu } = launch;
+        let (out, statistics) = (unset_like(&x), unset(&x, [4, n, c]));
+        if n * c * pixels == 0 {
+            return (out, x, statistics);
+        }
+        let arg = |tensor: &CubeTensor| tensor.clone().into_tensor_arg();
+        let (count, dim) = launch.cubes_of_channels(&x);
+        kernel::moments::launch(&x.client, count, dim, arg(&x), arg(&statistics), n, c, pixels, launch.lanes(), UNITS);
+        let (count, dim) = launch.cubes(&x, n);
+        let (table, rows) = (table.into_tensor_arg(), rows.into_tensor_arg());
+        kernel::scales::launch(&x.client, count, dim, arg(&statistics), table, rows, n, c, has_alpha, UNITS);
+        let (count, dim) = one_unit_each(&x, n * c * pixels);
+        kernel::apply::launch(&x.client, count, dim, arg(&x), arg(&statistics), arg(&out), n, c, pixels, is_elu);
+        (out, x, statistics)
+    }
+
+    fn instance_norm_backward(
+        x: CubeTensor,
+        grad: CubeTensor,
+        table: CubeTensor,
+        statistics: CubeTensor,
+        more: Slot<Self>,
+        rows: CubeTensor,
+        activation: Activation,
+    ) -> (CubeTensor, CubeTensor) {
+        let (x, grad, more) = (laid_out(x), laid_out(grad), more.into_option().map(laid_out));
+        let (table, rows) = (into_contiguous(table), into_contiguous(cast(rows, DType::I32)));
+        let launch = Launch::new(&x, &table, activation);
+        let Launch { n, c, pixels, has_alpha, is_elu } = launch;
+        let [n_rows, columns] = table.shape().dims();
+        let (grad_x, grad_table) = (unset_like(&x), unset(&x, [n_rows, columns]));
+        let (sums, of_images) = (unset(&x, [2, n, c]), unset(&x, [n, columns]));
+        if n * c * pixels == 0 {
+            return (grad_x, CubeBackend::zeros_like(&table));
+        }
+        let (client, arg) = (x.client.clone(), |tensor: &CubeTensor| tensor.clone().into_tensor_arg());
+        let (count, dim) = launch.cubes_of_channels(&x);
+        let (lanes, arguments) = (launch.lanes(), [&x, &grad, &statistics, &sums].map(arg));
+        let [a, b, s, t] = arguments;
+        kernel::sums_of_gradients::launch(&client, count, dim, a, b, s, t, n, c, pixels, is_elu, lanes, UNITS);
+        let (count, dim) = launch.cubes(&x, n);
+        let [a, b, s, t, u] = [&statistics, &sums, &table, &rows, &of_images].map(arg);
+        kernel::gradients_of_scales::launch(&client, count, dim, a, b, s, t, u, n, c, pixels, has_alpha, UNITS);
+        let (count, dim) = one_unit_each(&x, n * c * pixels);
+        let has_more = more.is_some();
+        let [a, b, s, t, m, o] = [&x, &grad, &statistics, &sums, more.as_ref().unwrap_or(&x), &grad_x].map(arg);
+        kernel::gradients_of_pixels::launch(&client, count, dim, a, b, s, t, m, o, n, c, pixels, is_elu, has_more);
+        let (count, dim) = one_unit_each(&x, n_rows * columns);
+        let [a, b, o] = [&of_images, &rows, &grad_table].map(arg);
+        kernel::sums_of_rows::launch(&client, count, dim, a, b, o, n, columns);
+        (grad_x, grad_table)
+    }
+}
+
+/// `statistics` are of `[4, n, c]`: μ, r, and scale and shift of act(scale·(x − μ) + shift). Pixels are `[n, pixels, c]`.
+mod kernel {
+    use cubecl::prelude::*;
+
+    use crate::norm::EPSILON;
+
+    /// The sum over the units of a cube that have the same lane, for each of them.
+    #[cube]
+    fn sum_of_lane(value: f32, #[comptime] lanes: usize, #[comptime] units: usize) -> f32 {
+        let unit = UNIT_POS as usize;
+        let mut shared = Shared::<[f32]>::new_slice(units);
+        shared[unit] = value;
+        sync_cube();
+        let mut half = units / 2;
+        while half >= lanes {
+            if unit < half {
+                shared[unit] += shared[unit + half];
+            }
+            sync_cube();
+            half /= 2;
+        }
+        let sum = shared[unit % lanes];
+        sync_cube();
+        sum
+    }
+
+    #[cube(launch)]
+    pub(super) fn moments(
+        x: &Tensor<f32>,
+        statistics: &mut Tensor<f32>,
+        n: usize,
+        c: usize,
+        pixels: usize,
+        #[comptime] lanes: usize,
+        #[comptime] units: usize,
+    ) {
+        let unit = UNIT_POS as usize;
+        let blocks = c.div_ceil(lanes);
+        let image = CUBE_POS / blocks;
+        if image >= n {
+            terminate!();
+        }
+        let channel = (CUBE_POS % blocks) * lanes + unit % lanes;
+        let is_there = channel < c;
+        let rows = units / lanes;
+        let begin = image * pixels * c + channel;
+        let mut sum = 0.0f32;
+        if is_there {
+            let mut pixel = unit / lanes;
+            while pixel < pixels {
+                sum += x[begin + pixel * c];
+                pixel += rows;
+            }
+        }
+        let mu = sum_of_lane(sum, lanes, units) / f32::cast_from(pixels);
+        let mut squares = 0.0f32;
+        if is_there {
+            let mut pixel = unit / lanes;
+            while pixel < pixels {
+                let centred = x[begin + pixel * c] - mu;
+                squares += centred * centred;
+                pixel += rows;
+            }
+        }
+        let variance = sum_of_lane(squares, lanes, units) / f32::cast_from(pixels);
+        if is_there && unit < lanes {
+            statistics[image * c + channel] = mu;
+            statistics[(n + image) * c + channel] = 1.0f32 / (variance + EPSILON).sqrt();
+        }
+    }
+
+    /// m and 1/√(v + ε) of an image's means.
+    #[cube]
+    fn moments_of_means(
+        statistics: &Tensor<f32>,
+        image: usize,
+        c: usize,
+        #[comptime] units: usize,
+    ) -> (f32, f32) {
+        let unit = UNIT_POS as usize;
+        let mut sum = 0.0f32;
+        let mut channel = unit;
+        while channel < c {
+            sum += statistics[image * c + channel];
+            channel += units;
+        }
+        let m = sum_of_lane(sum, 1usize, units) / f32::cast_from(c);
+        let mut squares = 0.0f32;
+        let mut channel = unit;
+        while channel < c {
+            let centred = statistics[image * c + channel] - m;
+            squares += centred * centred;
+            channel += units;
+        }
+        let v = sum_of_lane(squares, 1usize, units) / (f32::cast_from(c) - 1.0f32);
+        (m, 1.0f32 / (v + EPSILON).sqrt())
+    }
+
+    #[cube(launch)]
+    pub(super) fn scales(
+        statistics: &mut Tensor<f32>,
+        table: &Tensor<f32>,
+        rows: &Tensor<i32>,
+        n: usize,
+        c: usize,
+        #[comptime] has_alpha: bool,
+        #[comptime] units: usize,
+    ) {
+        let image = CUBE_POS;
+        if image >= n {
+            terminate!();
+        }
+        let row = usize::cast_from(rows[image]) * table.stride(0);
+        let mut m = 0.0f32;
+        let mut root = 0.0f32;
+        if has_alpha {
+            let moments = moments_of_means(statistics, image, c, units);
+            m = moments.0;
+            root = moments.1;
+        }
+        let mut channel = UNIT_POS as usize;
+        while channel < c {
+            let at = image * c + channel;
+            let gamma = table[row + channel];
+            let mut shift = table[row + table.stride(0) - c + channel];
+            if has_alpha {
+                shift += gamma * table[row + c + channel] * (statistics[at] - m) * root;
+            }
+            statistics[2 * n * c + at] = gamma * statistics[n * c + at];
+            statistics[3 * n * c + at] = shift;
+            channel += units;
+        }
+    }
+
+    #[cube(launch)]
+    pub(super) fn apply(
+        x: &Tensor<f32>,
+        statistics: &Tensor<f32>,
+        out: &mut Tensor<f32>,
+        n: usize,
+        c: usize,
+        pixels: usize,
+        #[comptime] is_elu: bool,
+    ) {
+        let place = ABSOLUTE_POS;
+        if place >= out.len() {
+            terminate!();
+        }
+        let at = place / (pixels * c) * c + place % c;
+        let u = (x[place] - statistics[at]) * statistics[2 * n * c + at] + statistics[3 * n * c + at];
+        if is_elu {
+            out[place] = crate::ops::gpu::pixels::kernel::elu_of(u);
+        } else {
+            out[place] = u;
+        }
+    }
+
+    /// grad·act′(u) for pixel `place` of the plane whose statistics are `at`.
+    #[cube]
+    fn before_activation(
+        centred: f32,
+        grad: f32,
+        statistics: &Tensor<f32>,
+        at: usize,
+        n_planes: usize,
+        #[comptime] is_elu: bool,
+    ) -> f32 {
+        let mut g = grad;
+        if is_elu {
+            let u = centred * statistics[2 * n_planes + at] + statistics[3 * n_planes + at];
+            // Clamped: a branch that is not taken must not be infinite.
+            g = select(u > 0.0f32, grad, grad * u.min(0.0f32).exp());
+        }
+        g
+    }
+
+    /// S₁ = Σ g and S₂ = Σ g·x̂ of each channel, `[2, n, c]`.
+    #[cube(launch)]
+    pub(super) fn sums_of_gradients(
+        x: &Tensor<f32>,
+        grad: &Tensor<f32>,
+        statistics: &Tensor<f32>,
+        sums: &mut Tensor<f32>,
+        n: usize,
+        c: usize,
+        pixels: usize,
+        #[comptime] is_elu: bool,
+        #[comptime] lanes: usize,
+        #[comptime] units: usize,
+    ) {
+        let unit = UNIT_POS as usize;
+        let blocks = c.div_ceil(lanes);
+        let image = CUBE_POS / blocks;
+        if image >= n {
+            terminate!();
+        }
+        let channel = (CUBE_POS % blocks) * lanes + unit % lanes;
+        let is_there = channel < c;
+        let rows = units / lanes;
+        let begin = image * pixels * c + channel;
+        let at = image * c + channel;
+        let mut s1 = 0.0f32;
+        let mut s2 = 0.0f32;
+        if is_there {
+            let mut pixel = unit / lanes;
+            while pixel < pixels {
+                let centred = x[begin + pixel * c] - statistics[at];
+                let g = before_activation(centred, grad[begin + pixel * c], statistics, at, n * c, is_elu);
+                s1 += g;
+                s2 += g * centred;
+                pixel += rows;
+            }
+        }
+        let s1 = sum_of_lane(s1, lanes, units);
+        let s2 = sum_of_lane(s2, lanes, units);
+        if is_there && unit < lanes {
+            sums[at] = s1;
+            sums[n * c + at] = s2 * statistics[n * c + at];
+        }
+    }
+
+    /// Gradients of each image's γ, α and β, `[n, columns]`. And S₁ and S₂ become a and b of ∂x = scale·g + a + b·(x − μ).
+    #[cube(launch)]
+    pub(super) fn gradients_of_scales(
+        statistics: &Tensor<f32>,
+        sums: &mut Tensor<f32>,
+        table: &Tensor<f32>,
+        rows: &Tensor<i32>,
+        of_images: &mut Tensor<f32>,
+        n: usize,
+        c: usize,
+        pixels: usize,
+        #[comptime] has_alpha: bool,
+        #[comptime] units: usize,
+    ) {
+        let image = CUBE_POS;
+        if image >= n {
+            terminate!();
+        }
+        let columns = table.stride(0);
+        let row = usize::cast_from(rows[image]) * columns;
+        let mut m = 0.0f32;
+        let mut root = 0.0f32;
+        let mut mean = 0.0f32;
+        let mut product = 0.0f32;
+        if has_alpha {
+            let moments = moments_of_means(statistics, image, c, units);
+            m = moments.0;
+            root = moments.1;
+            // ∂μ̂ = γ·α·S₁, its mean, and Σ ∂μ̂·μ̂/(c − 1).
+            let mut sum = 0.0f32;
+            let mut sum_of_products = 0.0f32;
+            let mut channel = UNIT_POS as usize;
+            while channel < c {
+                let at = image * c + channel;
+                let grad = table[row + channel] * table[row + c + channel] * sums[at];
+                sum += grad;
+                sum_of_products += grad * (statistics[at] - m) * root;
+                channel += units;
+            }
+            mean = sum_of_lane(sum, 1usize, units) / f32::cast_from(c);
+            product = sum_of_lane(sum_of_products, 1usize, units) / (f32::cast_from(c) - 1.0f32);
+        }
+        let count = f32::cast_from(pixels);
+        let mut channel = UNIT_POS as usize;
+        while channel < c {
+            let at = image * c + channel;
+            let s1 = sums[at];
+            let s2 = sums[n * c + at];
+            let gamma = table[row + channel];
+            let scale = statistics[2 * n * c + at];
+            let mut grad_gamma = s2;
+            let mut grad_mu = 0.0f32;
+            if has_alpha {
+                let alpha = table[row + c + channel];
+                let mu_hat = (statistics[at] - m) * root;
+                grad_gamma += alpha * mu_hat * s1;
+                of_images[image * columns + c + channel] = gamma * mu_hat * s1;
+                grad_mu = (gamma * alpha * s1 - mean - mu_hat * product) * root;
+            }
+            of_images[image * columns + channel] = grad_gamma;
+            of_images[image * columns + columns - c + channel] = s1;
+            sums[at] = (grad_mu - scale * s1) / count;
+            sums[n * c + at] = -scale * s2 * statistics[n * c + at] / count;
+            channel += units;
+        }
+    }
+
+    #[cube(launch)]
+    pub(super) fn gradients_of_pixels(
+        x: &Tensor<f32>,
+        grad: &Tensor<f32>,
+        statistics: &Tensor<f32>,
+        sums: &Tensor<f32>,
+        more: &Tensor<f32>,
+        out: &mut Tensor<f32>,
+        n: usize,
+        c: usize,
+        pixels: usize,
+        #[comptime] is_elu: bool,
+        #[comptime] has_more: bool,
+    ) {
+        let place = ABSOLUTE_POS;
+        if place >= out.len() {
+            terminate!();
+        }
+        let at = place / (pixels * c) * c + place % c;
+        let centred = x[place] - statistics[at];
+        let g = before_activation(centred, grad[place], statistics, at, n * c, is_elu);
+        let mut sum = statistics[2 * n * c + at] * g + sums[at] + sums[n * c + at] * centred;
+        if has_more {
+            sum += more[place];
+        }
+        out[place] = sum;
+    }
+
+    /// Each row of the table gets the sum of its images' gradients, in their order.
+    #[cube(launch)]
+    pub(super) fn sums_of_rows(
+        of_images: &Tensor<f32>,
+        rows: &Tensor<i32>,
+        out: &mut Tensor<f32>,
+        n: usize,
+        columns: usize,
+    ) {
+        let place = ABSOLUTE_POS;
+        if place >= out.len() {
+            terminate!();
+        }
+        let mut sum = 0.0f32;
+        for image in 0..n {
+            if usize::cast_from(rows[image]) == place / columns {
+                sum += of_images[image * columns + place % columns];
+            }
+        }
+        out[place] = sum;
+    }
+}
