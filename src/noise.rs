@@ -8,7 +8,7 @@
 
 use burn::tensor::{Device, Tensor};
 use ncsn_kernels::cpu::Isa;
-use ncsn_kernels::ops::random::draw;
+use ncsn_kernels::ops::random::{self as ops, draw};
 use ncsn_kernels::random::{self, Position};
 
 pub use ncsn_kernels::ops::random::Distribution;
@@ -108,6 +108,18 @@ pub fn tensor<const D: usize>(
     let numbers = draw(distribution, &at, n_each, &device.clone().without_autodiff());
     let numbers = if device.is_autodiff() { Tensor::from_inner(numbers) } else { numbers };
     numbers.reshape(shape)
+}
+
+/// x + α·s + c·z with standard normal z: each stream gives an equal share of it, as in [`tensor`]. On the processor in one pass.
+pub fn langevin_update<const D: usize>(
+    streams: &mut [Stream],
+    x: Tensor<D>,
+    s: Tensor<D>,
+    factors: [f64; 2],
+) -> Tensor<D> {
+    let n_each = x.dims().iter().product::<usize>() / streams.len().max(1);
+    let at = streams.iter_mut().map(|stream| stream.skip(n_blocks(n_each))).collect();
+    ops::langevin_update(at, x, s, factors)
 }
 
 /// A random order of `0..n` that needs no memory: a Feistel cipher over the next power of four, walked until it falls

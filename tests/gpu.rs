@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use ncsn::data::Batch;
 use ncsn::device::{self, Api, DeviceKind, Precision};
 use ncsn::loss::Slicing;
@@ -19,7 +19,10 @@ use ncsn_kernels::filter::Filter;
 use ncsn_kernels::max_pool::Windows;
 use ncsn_kernels::ops::conv::{Conv, conv_transpose2d, conv2d, linear};
 use ncsn_kernels::ops::max_pool::max_pool_3x3;
+use ncsn_kernels::ops::norm::{Activation, instance_norm};
+use ncsn_kernels::ops::optimizer;
 use ncsn_kernels::ops::pixels::{elu, separable};
+use ncsn_kernels::optimizer as kernel;
 
 fn gpu() -> Device {
     let named = std::env::var("NCSN_TEST_DEVICE").ok().map(|name| name.parse::<DeviceKind>().unwrap());
@@ -196,6 +199,66 @@ fn filters_and_elu_and_their_gradients_are_those_of_the_processor() {
             same_on_both("cells", &inputs, 1e-6, |mut x| {
                 separable(x.pop().unwrap(), Filter::cell_mean(h, 2), Filter::cell_mean(w, 2))
             });
+        }
+    }
+}
+
+#[test]
+fn instance_norms_and_their_gradients_are_those_of_the_processor() {
+    // [images, channels, height, width, columns of a channel]; 40 channels are more than a cube takes at once, and no power of two.
+    for [n, c, h, w, columns] in
+        [[3, 4, 5, 7, 3], [2, 40, 3, 2, 3], [1, 1, 9, 9, 2], [4, 3, 28, 28, 2], [2, 70, 1, 1, 3]]
+    {
+        for activation in [Activation::None, Activation::Elu] {
+            let inputs = [("x", [n, c, h, w]), ("table", [1, 1, 5, columns * c])];
+            same_on_both(&format!("{inputs:?} {activation:?}"), &inputs, 2e-5, |inputs| {
+                let [x, table] = inputs.try_into().unwrap();
+                // Row 3 is of no image, others perhaps of several.
+                let rows = (0..n as i64).map(|i| [4, 0, 4, 1][i as usize]).collect::<Vec<_>>();
+                let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), &x.device());
+                let [out, x] = instance_norm(x, table.reshape([5, columns * c]), rows, activation);
+                // Both results are used.
+                out + x * 0.5
+            });
+        }
+    }
+}
+
+#[test]
+fn steps_of_optimisers_are_those_of_the_processor() {
+    let device = gpu();
+    let adam = kernel::Rule::Adam { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, t: 3 };
+    let rms_prop = kernel::Rule::RmsProp { lr: 0.1, alpha: 0.9, eps: 1e-8 };
+    let sgd = kernel::Rule::Sgd { lr: 0.1, momentum: 0.9 };
+    for (rule, n_states) in [(adam, 2), (adam, 3), (rms_prop, 1), (sgd, 1)] {
+        for has_shadow in [false, true] {
+            let start = |device: &Device| optimizer::Parameter {
+                value: random([1000], "value", device),
+                state: (0..n_states).map(|i| random([1000], ["a", "b", "c"][i], device).square()).collect(),
+                shadow: has_shadow.then(|| random([1000], "shadow", device)),
+            };
+            let all = |p: &optimizer::Parameter| {
+                [&p.value].into_iter().chain(&p.state).chain(&p.shadow).flat_map(values).collect::<Vec<f32>>()
+            };
+            let step = |clip| kernel::Step { rule, clip, weight_decay: 0.1, ema_rate: 0.9 };
+            let gradient = |device| random([1000], "gradient", device);
+            let verdict = |clip: f32, go| {
+                let clip = Tensor::from_data(TensorData::new(vec![clip], [1]), &device);
+                optimizer::Verdict::new(clip, Tensor::from_data([go], &device))
+            };
+            let cpu = Device::flex();
+            let expected = all(&optimizer::step(&step(0.5), None, gradient(&cpu), start(&cpu)));
+            let held = start(&device);
+            let decided = optimizer::step(&step(0.5), None, gradient(&device), held.clone());
+            let by_verdict = optimizer::step(&step(2.0), Some(&verdict(0.25, true)), gradient(&device), held.clone());
+            for found in [decided, by_verdict] {
+                let difference = difference(&all(&found), &expected);
+                assert!(difference <= 1e-5, "{rule:?} {n_states} {has_shadow}: {difference:.1e}");
+            }
+            let stop = verdict(f32::NAN, false);
+            let not_finite = gradient(&device) * f32::NAN;
+            let stays = optimizer::step(&step(1.0), Some(&stop), not_finite, held.clone());
+            assert_eq!([&stays, &held].map(all), [all(&start(&device)), all(&start(&device))], "{rule:?}");
         }
     }
 }

@@ -1,22 +1,6 @@
-//! Memory that is not cleared first, and scratch memory that each thread keeps.
+//! Memory that begins at a cache line, so that whole vectors lie in one line each, and scratch memory that each thread keeps.
 
 use std::cell::RefCell;
-
-/// `n` numbers, every one of which `fill` writes. Clearing them first would cost as much as many kernels.
-///
-/// # Safety
-/// `fill` writes all of them before it reads any.
-pub unsafe fn filled(n: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
-    let mut values = Vec::with_capacity(n);
-    // SAFETY: the capacity is there, every bit pattern is an f32, and the caller promises that they are written before
-    // they are read.
-    #[allow(clippy::uninit_vec, reason = "that is the point; see the contract")]
-    unsafe {
-        values.set_len(n);
-    }
-    fill(&mut values);
-    values
-}
 
 /// A cache line.
 #[derive(Clone, Copy)]
@@ -26,29 +10,18 @@ struct Line(#[allow(dead_code, reason = "read as numbers")] [f32; LINE]);
 /// Numbers of a cache line.
 const LINE: usize = 16;
 
-/// As [`filled`], beginning at a cache line: whole vectors then lie in one line each.
-///
-/// # Safety
-/// As [`filled`].
-pub unsafe fn filled_aligned(n: usize, fill: impl FnOnce(&mut [f32])) -> Aligned {
-    let n_lines = n.div_ceil(LINE);
-    let mut lines = Vec::with_capacity(n_lines);
-    // SAFETY: the capacity is there, every bit pattern is a line, and the caller promises as for `filled`; what is left of
-    // the last line is never read.
-    #[allow(clippy::uninit_vec, reason = "that is the point; see the contract")]
-    unsafe {
-        lines.set_len(n_lines);
-    }
-    let mut aligned = Aligned { lines, len: n };
-    fill(&mut aligned);
-    aligned
-}
-
 /// Numbers that begin at a cache line.
 #[derive(Default)]
 pub struct Aligned {
     lines: Vec<Line>,
     len: usize,
+}
+
+impl Aligned {
+    /// `n` zeros.
+    pub fn zeros(n: usize) -> Self {
+        Self { lines: vec![Line([0.0; LINE]); n.div_ceil(LINE)], len: n }
+    }
 }
 
 impl std::ops::Deref for Aligned {

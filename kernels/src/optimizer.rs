@@ -43,6 +43,16 @@ pub enum Rule {
     },
 }
 
+impl Rule {
+    /// Whether it can have so many states.
+    pub(crate) fn takes(self, n_states: usize) -> bool {
+        match self {
+            Rule::Adam { .. } => matches!(n_states, 2 | 3),
+            Rule::RmsProp { .. } | Rule::Sgd { .. } => n_states == 1,
+        }
+    }
+}
+
 /// What one step does with every parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
@@ -90,8 +100,7 @@ pub fn step(isa: Isa, step: &Step, gradient: &[f32], parameter: Parameter<'_>) {
         return;
     }
     let n_states = parameter.state.iter().take_while(|state| !state.is_empty()).count();
-    let expected = if matches!(step.rule, Rule::Adam { .. }) { 2..=3 } else { 1..=1 };
-    assert!(expected.contains(&n_states), "{n_states} states of {:?}", step.rule);
+    assert!(step.rule.takes(n_states), "{n_states} states of {:?}", step.rule);
     let others = parameter.state.iter().chain([&parameter.shadow]).map(|x| x.len()).filter(|&len| len > 0);
     assert!(others.chain([parameter.value.len()]).all(|len| len == n), "lengths of a parameter of {n} numbers");
 
@@ -178,14 +187,14 @@ fn store<S: Simd>(s: S, x: &mut [f32], v: S::V) {
 }
 
 /// A rule with its constants as they enter. `share` is 1 − decay; `factor` is negative.
-enum Formula {
+pub(crate) enum Formula {
     Adam { decay: [f32; 2], share: [f32; 2], root_correction: f32, eps: f32, factor: f32 },
     RmsProp { decay: f32, share: f32, eps: f32, factor: f32 },
     Sgd { decay: f32, factor: f32 },
 }
 
 impl Formula {
-    fn new(rule: Rule) -> Self {
+    pub(crate) fn new(rule: Rule) -> Self {
         match rule {
             Rule::Adam { lr, betas, eps, t } => {
                 let [correction1, correction2] = betas.map(|beta| 1.0 - beta.powf(t as f64));

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
-use ncsn_kernels::ops::is_for_kernels;
+use ncsn_kernels::ops::has_kernels;
 use ncsn_kernels::ops::norm::{Activation, instance_norm};
 
 use super::params::upload;
@@ -125,7 +125,7 @@ impl Norm {
         labels: &Tensor<1, Int>,
     ) -> (Dual<4>, Dual<4>) {
         let [n, c, ..] = x.dims();
-        if x.tangent.is_none() && is_for_kernels(&x.value) {
+        if x.tangent.is_none() && has_kernels(&x.value) {
             let (table, rows) = self.table(n, labels);
             let [out, x] = instance_norm(x.value, table, rows, activation);
             return (out.into(), x.into());
@@ -136,14 +136,12 @@ impl Norm {
     }
 
     /// Rows (γ, α, β) or (γ, β), and that of each of `n` examples.
-    fn table(&self, n: usize, labels: &Tensor<1, Int>) -> (Tensor<2>, Vec<usize>) {
+    fn table(&self, n: usize, labels: &Tensor<1, Int>) -> (Tensor<2>, Tensor<1, Int>) {
         match self {
-            Self::ByLevel(ByLevel { embed }) => {
-                let labels = labels.clone().try_into_vec_as::<i64>().expect("labels are integers");
-                (embed.weight.val(), labels.into_iter().map(|label| label as usize).collect())
-            }
+            Self::ByLevel(ByLevel { embed }) => (embed.weight.val(), labels.clone()),
             Self::ForAll(ForAll { alpha, gamma, beta }) => {
-                (Tensor::cat(vec![gamma.val(), alpha.val(), beta.val()], 0).unsqueeze(), vec![0; n])
+                let table = Tensor::cat(vec![gamma.val(), alpha.val(), beta.val()], 0).unsqueeze();
+                (table, Tensor::zeros([n], &labels.device()))
             }
         }
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Draw, Inpainting, Langevin, Step};
+use super::{Draw, Inpainting, Langevin, Step, Streams};
 use crate::noise::{self, Distribution, Noise, Stream};
 use crate::score::Score;
 use crate::sde::NoiseLevels;
@@ -22,12 +22,11 @@ pub fn image_chain<S: Score<4>>(
     [channels, height, width]: [usize; 3],
     noise: Noise,
     device: &Device,
-) -> Langevin<4, S, impl FnMut() -> Tensor<4> + use<S>> {
+) -> Langevin<4, S, Streams> {
     let shape = [(numbers.end - numbers.start) as usize, channels, height, width];
     let streams = |name| numbers.clone().map(|k| noise.stream(name, k)).collect::<Vec<_>>();
     let x = noise::tensor(Distribution::Uniform, &mut streams("sample/start"), shape, device);
-    let draw = normals(streams("sample/langevin"), shape, device);
-    Langevin::new(score, steps, x, draw)
+    Langevin::new(score, steps, x, Streams(streams("sample/langevin")))
 }
 
 /// Completions `numbers` of one image, each from U[0, 1) and by its own streams; the streams of image `image` are its own

@@ -67,7 +67,7 @@ impl<const D: usize, S: Score<D>, Z: FnMut(Draw) -> Tensor<D>> Iterator for Inpa
                 self.known.reference.clone() + (self.noise)(Draw::Known) * self.levels.sigmas()[step.level];
             self.x = self.put_back(self.x.clone());
         }
-        let x = update(&self.score, step, self.x.clone(), (self.noise)(Draw::Update));
+        let x = update(&self.score, step, self.x.clone(), &mut || (self.noise)(Draw::Update));
         self.x = self.put_back(x);
         self.n_done += 1;
         Some(State { n_done: self.n_done, step, x: self.x.clone() })

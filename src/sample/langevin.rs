@@ -2,6 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
+use crate::noise::{self, Stream};
 use crate::score::Score;
 use crate::sde::NoiseLevels;
 
@@ -45,6 +46,28 @@ pub struct State<const D: usize> {
     pub x: Tensor<D>,
 }
 
+/// Where the z of updates come from: a function that gives tensors of standard normals shaped as x, or [`Streams`].
+pub trait Updates<const D: usize> {
+    /// x + α·s + c·z.
+    fn update(&mut self, x: Tensor<D>, s: Tensor<D>, factors: [f64; 2]) -> Tensor<D>;
+}
+
+impl<const D: usize, Z: FnMut() -> Tensor<D>> Updates<D> for Z {
+    fn update(&mut self, x: Tensor<D>, s: Tensor<D>, [alpha, c]: [f64; 2]) -> Tensor<D> {
+        x + s * alpha + self() * c
+    }
+}
+
+/// A stream for each example of a batch. On the processor an update is one pass, in which z is never in memory.
+#[derive(Clone, Debug)]
+pub struct Streams(pub Vec<Stream>);
+
+impl<const D: usize> Updates<D> for Streams {
+    fn update(&mut self, x: Tensor<D>, s: Tensor<D>, factors: [f64; 2]) -> Tensor<D> {
+        noise::langevin_update(&mut self.0, x, s, factors)
+    }
+}
+
 /// A chain of Langevin updates, as an iterator of the states after each. The last state is the sample; the published
 /// program returns the state before the last update instead.
 pub struct Langevin<const D: usize, S, Z> {
@@ -55,8 +78,8 @@ pub struct Langevin<const D: usize, S, Z> {
     noise: Z,
 }
 
-impl<const D: usize, S: Score<D>, Z: FnMut() -> Tensor<D>> Langevin<D, S, Z> {
-    /// A chain from `x` through `steps`, by a score or a reference to one; `noise` gives the standard normal z of each update, shaped as `x`.
+impl<const D: usize, S: Score<D>, Z: Updates<D>> Langevin<D, S, Z> {
+    /// A chain from `x` through `steps`, by a score or a reference to one; `noise` gives the standard normal z of each update.
     pub fn new(score: S, steps: Vec<Step>, x: Tensor<D>, noise: Z) -> Self {
         Self { score, steps, n_done: 0, x, noise }
     }
@@ -73,20 +96,26 @@ impl<const D: usize, S: Score<D>, Z: FnMut() -> Tensor<D>> Langevin<D, S, Z> {
     }
 }
 
-impl<const D: usize, S: Score<D>, Z: FnMut() -> Tensor<D>> Iterator for Langevin<D, S, Z> {
+impl<const D: usize, S: Score<D>, Z: Updates<D>> Iterator for Langevin<D, S, Z> {
     type Item = State<D>;
 
     fn next(&mut self) -> Option<State<D>> {
         let step = *self.steps.get(self.n_done)?;
-        self.x = update(&self.score, step, self.x.clone(), (self.noise)());
+        self.x = update(&self.score, step, self.x.clone(), &mut self.noise);
         self.n_done += 1;
         Some(State { n_done: self.n_done, step, x: self.x.clone() })
     }
 }
 
 /// x + α·s(x, i) + √(2α)·z.
-pub(super) fn update<const D: usize>(score: &impl Score<D>, step: Step, x: Tensor<D>, z: Tensor<D>) -> Tensor<D> {
+pub(super) fn update<const D: usize>(
+    score: &impl Score<D>,
+    step: Step,
+    x: Tensor<D>,
+    noise: &mut impl Updates<D>,
+) -> Tensor<D> {
     let Step { level, alpha } = step;
     let labels = Tensor::<1, Int>::full([x.dims()[0]], level as i64, &x.device());
-    x.clone() + score.score(x, &labels) * alpha + z * (2.0 * alpha).sqrt()
+    let s = score.score(x.clone(), &labels);
+    noise.update(x, s, [alpha, (2.0 * alpha).sqrt()])
 }

@@ -6,4 +6,4 @@ mod langevin;
 
 pub use images::{completion_chain, image_chain};
 pub use inpaint::{Draw, Inpainting};
-pub use langevin::{Langevin, State, Step, annealed_steps, plain_steps};
+pub use langevin::{Langevin, State, Step, Streams, Updates, annealed_steps, plain_steps};

@@ -175,15 +175,12 @@ impl Optimizer {
                 if let Some(gradient) = gradient {
                     let state = std::mem::take(&mut self.state[index]);
                     let before = ops::Parameter { value, state, shadow };
-                    let after = match verdict {
-                        None => ops::step(&step, gradient, before),
-                        Some(verdict) => ops::step_if(verdict, &step, gradient, before),
-                    };
+                    let after = ops::step(&step, verdict, gradient, before);
                     (value, self.state[index], shadow) = (after.value, after.state, after.shadow);
                 } else {
                     shadow = shadow.map(|shadow| {
                         let after = blend(step.ema_rate, shadow.clone(), value.clone());
-                        verdict.map_or(after.clone(), |verdict| ops::chosen(&verdict.go, after, shadow))
+                        verdict.map_or(after.clone(), |verdict| verdict.choose(after, shadow))
                     });
                 }
                 shadows_after.extend(shadow);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use ncsn_kernels::ops::is_cpu;
-use ncsn_kernels::ops::optimizer::{Verdict, sum_of_squares};
+use ncsn_kernels::ops::optimizer::{Verdict, sum_of_squares, sums_of_squares_on_gpu};
 
 use super::optimizer::Decision;
 use super::{Ema, Optimizer, Rule};
@@ -215,11 +215,7 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
 
     /// The loss and the sums of squares of gradients as one tensor, and what follows from them, without the host.
     fn judge(&mut self, loss: Tensor<1>, gradients: &[Option<Tensor<1>>]) -> (Tensor<1>, Verdict) {
-        let squares: Vec<_> = gradients
-            .iter()
-            .map(|g| g.as_ref().map_or_else(|| loss.zeros_like(), |g| loss::sum(g.clone().square())))
-            .collect();
-        let squares = Tensor::cat(squares, 0);
+        let squares = sums_of_squares_on_gpu(gradients, &loss.device());
         let clip = match self.options.grad_clip {
             Some(max_norm) => ((loss::sum(squares.clone()).sqrt() + 1e-6).recip() * max_norm).clamp_max(1.0),
             None => loss.ones_like(),
@@ -236,7 +232,7 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
             }
         };
         self.all_finite = Some(go.clone());
-        (numbers, Verdict { clip, go })
+        (numbers, Verdict::new(clip, go))
     }
 
     /// The loss of a batch of held-out images, without gradient, perhaps another than the one in training.

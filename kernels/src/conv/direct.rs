@@ -3,7 +3,7 @@
 use super::ConvShape;
 use super::gemm::{Out, Panel, Rows, balanced, max_rows, multiply, panels};
 use super::layout::{Frame, Weights, padded, unpack};
-use crate::buffer::{Aligned, Scratch, filled_aligned};
+use crate::buffer::{Aligned, Scratch};
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
 
@@ -137,9 +137,7 @@ kernel! {
     fn pack_weights<'a>(s; weights: Weights<'a>, c_in: usize, c_out: usize) -> Aligned {
         let _ = s;
         let n_vectors = padded::<S>(c_out) / S::LANES;
-        // SAFETY: written at once.
-        let mut out =
-            unsafe { filled_aligned(n_vectors * S::LANES * c_in * weights.n_taps(), |values| values.fill(0.0)) };
+        let mut out = Aligned::zeros(n_vectors * S::LANES * c_in * weights.n_taps());
         for (first_vector, n) in panels(n_vectors) {
             let (first, width) = (first_vector * S::LANES, n * S::LANES);
             let panel = &mut out[first * c_in * weights.n_taps()..][..width * c_in * weights.n_taps()];

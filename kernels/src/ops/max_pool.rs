@@ -8,7 +8,7 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn_flex::FlexTensor;
 
-use super::{is_for_kernels, made, whole};
+use super::{has_kernels, made, whole};
 use crate::cpu::Isa;
 use crate::max_pool::{self, Windows};
 
@@ -20,7 +20,7 @@ use crate::max_pool::{self, Windows};
 /// # Panics
 /// If no window fits into the image.
 pub fn max_pool_3x3(x: Tensor<4>, windows: Windows) -> Tensor<4> {
-    if !is_for_kernels(&x) {
+    if !has_kernels(&x) {
         let options = MaxPoolOptions::new([3, 3]);
         return max_pool2d(x, options.with_stride([windows.stride; 2]).with_padding([windows.padding; 2]));
     }
@@ -28,7 +28,7 @@ pub fn max_pool_3x3(x: Tensor<4>, windows: Windows) -> Tensor<4> {
 }
 
 /// What a backend has for maxima.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait MaxPoolOps: Backend {
     /// See [`max_pool_3x3`].
     fn max_pool_3x3(x: FloatTensor<Self>, windows: Windows) -> FloatTensor<Self>;
@@ -41,6 +41,13 @@ impl MaxPoolOps for Flex {
         made([n, c, windows.count(h), windows.count(w)], |out| {
             max_pool::forward(Isa::chosen(), x.storage(), n * c, [h, w], windows, out);
         })
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl MaxPoolOps for burn_cubecl::CubeBackend {
+    fn max_pool_3x3(x: FloatTensor<Self>, Windows { stride, padding }: Windows) -> FloatTensor<Self> {
+        Self::max_pool2d(x, [3, 3], [stride; 2], [padding; 2], [1, 1], false)
     }
 }
 

@@ -15,14 +15,9 @@ use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use burn_flex::{FlexTensor, Layout};
 
-/// Whether the kernels can take `x`: f32 on the CPU. Everything here but instance norms is made of other operations for
-/// anything else.
-pub fn is_for_kernels<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32 && is_cpu(&x.device())
-}
-
-/// The same for convolutions and filters, which have kernels for GPUs too.
-fn has_kernels(x: &Tensor<4>) -> bool {
+/// Whether the kernels can take `x`: f32 on the processor or a GPU. Everything here but instance norms and optimisers is made of
+/// other operations for anything else.
+pub fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && (cfg!(feature = "gpu") || is_cpu(&x.device()))
 }
 
@@ -55,7 +50,6 @@ fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
 /// A tensor whose numbers `fill` writes, all of them.
 fn made(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
     let shape = shape.into();
-    // SAFETY: every kernel that is given an output writes all of it.
-    let bytes = unsafe { pool::filled(shape.num_elements(), fill) };
+    let bytes = pool::filled(shape.num_elements(), fill);
     FlexTensor::new(bytes, Layout::contiguous(shape), DType::F32)
 }

@@ -8,12 +8,15 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
-use burn::backend::{AutodiffBackend, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::backend::{
+    AutodiffBackend, Backend, Dispatch, Flex, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn::tensor::{Int, Tensor};
 use burn_flex::FlexTensor;
 
 use super::optimizer::Slot;
-use super::{is_for_kernels, made, tensor, whole};
+use super::{has_kernels, made, tensor, whole};
 use crate::cpu::Isa;
 pub use crate::norm::Activation;
 use crate::norm::{self, NormShape, Scales, Statistics};
@@ -25,28 +28,28 @@ use crate::norm::{self, NormShape, Scales, Statistics};
 ///
 /// # Shapes
 /// `x`: `[batch, channels, h, w]`, as both results; `table`: `[levels, 3·channels]` with rows (γ, α, β), or
-/// `[levels, 2·channels]` with rows (γ, β) for instance norm; `rows`: that of each image.
+/// `[levels, 2·channels]` with rows (γ, β) for instance norm; `rows`: that of each image, `[batch]`.
 ///
 /// # Panics
-/// If shapes do not fit together, or `x` is not [for the kernels](is_for_kernels).
-pub fn instance_norm(x: Tensor<4>, table: Tensor<2>, rows: Vec<usize>, activation: Activation) -> [Tensor<4>; 2] {
-    assert!(is_for_kernels(&x), "found {:?}, expected f32", x.dtype());
-    let ([n, c, ..], [n_rows, columns]) = (x.dims(), table.dims());
+/// If shapes do not fit together, `x` is not [for the kernels](has_kernels), or, on the processor, there is no such row.
+pub fn instance_norm(x: Tensor<4>, table: Tensor<2>, rows: Tensor<1, Int>, activation: Activation) -> [Tensor<4>; 2] {
+    assert!(has_kernels(&x), "found {:?}, expected f32", x.dtype());
+    let ([n, c, ..], [_, columns]) = (x.dims(), table.dims());
     assert!(columns == 2 * c || columns == 3 * c, "a table of {columns} columns for {c} channels");
-    assert!(rows.len() == n && rows.iter().all(|&row| row < n_rows), "rows of {n} images: {rows:?} of {n_rows}");
-    let (x, table) = (x.into_dispatch(), table.into_dispatch());
+    assert_eq!(rows.dims(), [n], "rows of {n} images");
+    let (x, table, rows) = (x.into_dispatch(), table.into_dispatch(), rows.into_dispatch());
     let (out, x, _) = <Dispatch as NormOps>::instance_norm(x, table, rows, activation);
     [out, x].map(Tensor::from_dispatch)
 }
 
 /// What a backend has for instance norms.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait NormOps: Backend {
-    /// The output, the input again, and the statistics `[2, batch, channels]` for the gradients.
+    /// The output, the input again, and statistics for the gradients.
     fn instance_norm(
         x: FloatTensor<Self>,
         table: FloatTensor<Self>,
-        rows: Vec<usize>,
+        rows: IntTensor<Self>,
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
@@ -57,7 +60,7 @@ pub trait NormOps: Backend {
         table: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
         #[extension_type] more: Slot<Self>,
-        rows: Vec<usize>,
+        rows: IntTensor<Self>,
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
@@ -94,15 +97,25 @@ fn shape_of(x: &FlexTensor) -> ([usize; 4], NormShape) {
     ([n, c, h, w], NormShape { n, c, pixels: h * w })
 }
 
+/// The numbers of rows of `table`.
+fn numbers_of_rows(rows: FlexTensor, table: &FlexTensor) -> Vec<usize> {
+    let [n_rows, _] = table.layout().shape().dims();
+    let rows: Vec<i64> = rows.into_data().iter().collect();
+    let number = |row: i64| usize::try_from(row).ok().filter(|&row| row < n_rows);
+    let numbers: Option<Vec<usize>> = rows.iter().map(|&row| number(row)).collect();
+    numbers.unwrap_or_else(|| panic!("found rows {rows:?} of a table of {n_rows}"))
+}
+
 impl NormOps for Flex {
     fn instance_norm(
         x: FlexTensor,
         table: FlexTensor,
-        rows: Vec<usize>,
+        rows: FlexTensor,
         activation: Activation,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let [x, table] = [x, table].map(whole);
         let (dims, shape) = shape_of(&x);
+        let rows = numbers_of_rows(rows, &table);
         let of_images = OfImages::new(&table, &rows, shape.c);
         let mut statistics = None;
         let out = made(dims, |out| {
@@ -120,12 +133,13 @@ impl NormOps for Flex {
         table: FlexTensor,
         statistics: FlexTensor,
         more: Slot<Self>,
-        rows: Vec<usize>,
+        rows: FlexTensor,
         activation: Activation,
     ) -> (FlexTensor, FlexTensor) {
         let [x, grad, table, statistics] = [x, grad, table, statistics].map(whole);
         let more = more.into_option().map(whole);
         let (dims, shape) = shape_of(&x);
+        let rows = numbers_of_rows(rows, &table);
         let of_images = OfImages::new(&table, &rows, shape.c);
         let (mu, r) = statistics.storage::<f32>().split_at(shape.n * shape.c);
         let statistics = Statistics { mu: mu.to_vec(), r: r.to_vec() };
@@ -156,16 +170,16 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
     fn instance_norm(
         x: FloatTensor<Self>,
         table: FloatTensor<Self>,
-        rows: Vec<usize>,
+        rows: IntTensor<Self>,
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         #[derive(Debug)]
         struct NormStep;
         impl<B: NormOps> Backward<B, 2> for NormStep {
-            type State = ([FloatTensor<B>; 3], Waiting<B>, Vec<usize>, Activation);
+            type State = ([FloatTensor<B>; 3], IntTensor<B>, Waiting<B>, Activation);
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
-                let ([x, table, statistics], more, rows, activation) = ops.state;
+                let ([x, table, statistics], rows, more, activation) = ops.state;
                 let more = more.lock().unwrap_or_else(PoisonError::into_inner).take().into();
                 let (x, table) = B::instance_norm_backward(x, grad, table, statistics, more, rows, activation);
                 for (node, grad) in ops.parents.into_iter().zip([x, table]) {
@@ -192,7 +206,7 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
         let waiting = Waiting::<B>::default();
         let out = match NormStep.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                prep.finish(([x.clone(), table, statistics], waiting.clone(), rows, activation), out)
+                prep.finish(([x.clone(), table, statistics], rows, waiting.clone(), activation), out)
             }
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
@@ -209,7 +223,7 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: Slot<Self>,
-        _: Vec<usize>,
+        _: IntTensor<Self>,
         _: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("first-order gradients only")
@@ -232,16 +246,20 @@ mod tests {
         Tensor::from_data(TensorData::new(values, shape), device)
     }
 
+    fn row_numbers(rows: &[i64], device: &Device) -> Tensor<1, Int> {
+        Tensor::from_data(TensorData::new(rows.to_vec(), [rows.len()]), device)
+    }
+
     #[test]
     fn the_gradient_of_an_input_used_twice_is_the_sum_and_that_of_a_row_the_sum_over_its_images() {
         let device = Device::flex().autodiff();
-        let (shape, rows) = ([3, 4, 5, 2], vec![1, 0, 1]);
+        let (shape, rows) = ([3, 4, 5, 2], [1, 0, 1]);
         let table = numbers([2, 12], 1.5, &device).require_grad();
         let weights = [numbers(shape, 0.7, &device), numbers(shape, -0.4, &device) + 0.3];
         // The second use: through the tensor that the norm gives back, or beside the norm, where Burn adds.
         let gradients = |again: bool| {
             let x = numbers(shape, 2.0, &device).require_grad();
-            let [out, same] = instance_norm(x.clone(), table.clone(), rows.clone(), Activation::Elu);
+            let [out, same] = instance_norm(x.clone(), table.clone(), row_numbers(&rows, &device), Activation::Elu);
             let beside = if again { same } else { x.clone() };
             let [a, b] = weights.clone();
             let loss = (out * a).sum() + (beside.square() * b).sum();
@@ -258,7 +276,7 @@ mod tests {
         let mut sums = vec![0.0f32; 24];
         for (image, &row) in rows.iter().enumerate() {
             let x = numbers(shape, 2.0, &device).narrow(0, image, 1).require_grad();
-            let [out, _] = instance_norm(x, table.clone(), vec![row], Activation::Elu);
+            let [out, _] = instance_norm(x, table.clone(), row_numbers(&[row], &device), Activation::Elu);
             let [a, _] = weights.clone();
             let gradients = (out * a.narrow(0, image, 1)).sum().backward();
             let of_image = values(table.grad(&gradients).expect("a gradient"));
@@ -272,7 +290,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let x = numbers([1, 2, 3, 3], 2.0, &device).require_grad();
         let table = Tensor::from_data(TensorData::new(vec![1.0f32, 2.0, 0.5, -0.5], [1, 4]), &device);
-        let [out, _] = instance_norm(x.clone(), table, vec![0], Activation::None);
+        let [out, _] = instance_norm(x.clone(), table, row_numbers(&[0], &device), Activation::None);
         let weights = numbers([1, 2, 3, 3], 1.0, &device).exp();
         let gradients = (out * weights).sum().backward();
         let gradient = values(x.grad(&gradients).expect("a gradient"));

@@ -10,14 +10,14 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, 
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
-use super::{composed, has_kernels, is_for_kernels, made, whole};
+use super::{composed, has_kernels, made, whole};
 use crate::cpu::Isa;
 use crate::elu;
 use crate::filter::{self, Filter};
 
 /// ELU with α = 1, see [`elu::forward`].
 pub fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !is_for_kernels(&x) {
+    if !has_kernels(&x) {
         return composed::elu(x);
     }
     Tensor::from_dispatch(<Dispatch as PixelOps>::elu(x.into_dispatch()))
@@ -29,7 +29,7 @@ pub fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// If shapes differ.
 pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
     assert_eq!(a.dims(), b.dims(), "shapes of summands");
-    if !(is_for_kernels(&a) && is_for_kernels(&b)) {
+    if !(has_kernels(&a) && has_kernels(&b)) {
         return a + b;
     }
     Tensor::from_dispatch(<Dispatch as PixelOps>::add(a.into_dispatch(), b.into_dispatch()))
@@ -52,7 +52,7 @@ pub fn separable(x: Tensor<4>, rows: Filter, columns: Filter) -> Tensor<4> {
 }
 
 /// What a backend has for ELU and sums.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait PixelOps: Backend {
     /// See [`elu()`].
     fn elu(x: FloatTensor<Self>) -> FloatTensor<Self>;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use burn_std::bytes::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 
-use crate::buffer::{Aligned, filled_aligned};
+use crate::buffer::Aligned;
 
 /// Smaller ones are left to the allocator, which keeps them itself.
 const SMALLEST: usize = 1 << 14;
@@ -86,22 +86,16 @@ impl AllocationController for Pooled {
     }
 }
 
-/// `n` numbers that `fill` writes, in memory that is used again.
-///
-/// # Safety
-/// `fill` writes all of them before it reads any.
-pub unsafe fn filled(n: usize, fill: impl FnOnce(&mut [f32])) -> Bytes {
+/// `n` numbers that `fill` writes, in memory that is used again: `fill` is given what was there before.
+pub fn filled(n: usize, fill: impl FnOnce(&mut [f32])) -> Bytes {
     if n < SMALLEST {
-        // SAFETY: the caller's promise.
-        return Bytes::from_elems(unsafe { crate::buffer::filled(n, fill) });
+        let mut values = vec![0.0; n];
+        fill(&mut values);
+        return Bytes::from_elems(values);
     }
-    let mut pooled = match Pool::with(|pool| pool.take(n)) {
-        Some(buffer) => Pooled(buffer),
-        // SAFETY: the caller's promise, for the call of `fill` below.
-        None => Pooled(unsafe { filled_aligned(n, |_| {}) }),
-    };
+    let mut pooled = Pooled(Pool::with(|pool| pool.take(n)).unwrap_or_else(|| Aligned::zeros(n)));
     fill(&mut pooled.0);
-    // SAFETY: the memory has so many bytes, all of them written.
+    // SAFETY: the memory has so many bytes, all of them initialised.
     unsafe { Bytes::from_controller(Box::new(pooled), n * size_of::<f32>()) }
 }
 
@@ -111,7 +105,7 @@ mod tests {
 
     #[test]
     fn memory_of_a_tensor_that_is_gone_is_used_again() {
-        let make = |value: f32| unsafe { filled(SMALLEST + 5, |values| values.fill(value)) };
+        let make = |value: f32| filled(SMALLEST + 5, |values| values.fill(value));
         let first = make(1.0);
         let place = first.as_ptr();
         let second = make(2.0);
@@ -126,7 +120,7 @@ mod tests {
     #[test]
     fn what_is_kept_stays_below_what_was_needed_at_once() {
         for n in 0..200 {
-            drop(unsafe { filled(2 * SMALLEST + n, |values| values.fill(0.0)) });
+            drop(filled(2 * SMALLEST + n, |values| values.fill(0.0)));
         }
         Pool::with(|pool| assert!(pool.free_len <= pool.most_used, "{} of {}", pool.free_len, pool.most_used));
     }

@@ -3,7 +3,7 @@
 use super::super::ConvShape;
 use super::super::tiles::{Conversion, Products, Unit, Work};
 use super::{TERMS, transpose_rows};
-use crate::buffer::{Aligned, Scratch, filled_aligned};
+use crate::buffer::{Aligned, Scratch};
 use crate::parallel;
 use crate::simd::Simd;
 
@@ -19,12 +19,12 @@ pub fn pack_weights(unit: Unit, weights: &[f32], shape: &ConvShape, exchanged: b
     let panel = |i: usize, out: &mut [f32]| {
         unit.run(WeightPanel { weights, channels: [c_in, c_out], n_taps, exchanged, first: 16 * i, out });
     };
-    let fill = |out: &mut [f32]| match out.len() < FEW_WEIGHTS {
+    let mut out = Aligned::zeros(c_out.div_ceil(16) * len);
+    match out.len() < FEW_WEIGHTS {
         true => out.chunks_mut(len).enumerate().for_each(|(i, out)| panel(i, out)),
-        false => parallel::for_each_part(out, len, panel),
-    };
-    // SAFETY: each part is written whole.
-    unsafe { filled_aligned(c_out.div_ceil(16) * len, fill) }
+        false => parallel::for_each_part(&mut out, len, panel),
+    }
+    out
 }
 
 /// The weights to 16 output channels.

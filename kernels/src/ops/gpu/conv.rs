@@ -1,14 +1,15 @@
 //! Convolutions by Burn's kernels, with the arithmetic that a precision asks for.
 
+use burn::backend::cubecl::dtype_to_storage_type;
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::DType;
 use burn::tensor::ops::ConvOptions;
 use burn_cubecl::CubeBackend;
-use burn_cubecl::kernel::cast;
 use burn_cubecl::kernel::conv::{ConvStrategy, conv_data_backward, conv_forward, conv_weight_backward};
+use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 
-use super::unset;
+use super::{laid_out, laid_out_unset, one_unit_each, unset};
 use crate::cpu::Precision;
 use crate::ops::conv::{Conv, ConvOps, Setting};
 
@@ -35,16 +36,51 @@ fn factors(a: CubeTensor, b: CubeTensor) -> [CubeTensor; 2] {
     [a, b].map(|t| cast(t, dtype))
 }
 
-/// The product in f32, plus a bias `[channels]` or a residual, which may have been left out.
-fn plus(product: CubeTensor, summand: CubeTensor) -> CubeTensor {
-    let shape = summand.shape();
-    let product = cast(product, DType::F32);
-    match shape.num_elements() {
-        0 => product,
-        c if shape.num_dims() == 1 => {
-            CubeBackend::float_add(product, CubeBackend::float_reshape(summand, [1, c, 1, 1].into()))
+/// The product in f32, plus a bias `[channels]` and a residual, which may have been left out, in one pass.
+fn plus(product: CubeTensor, bias: CubeTensor, residual: CubeTensor) -> CubeTensor {
+    let [has_bias, has_residual] = [&bias, &residual].map(|summand| summand.shape().num_elements() > 0);
+    let n = product.shape().num_elements();
+    if n == 0 || !(has_bias || has_residual) {
+        return cast(product, DType::F32);
+    }
+    let product = laid_out(product);
+    let out = laid_out_unset(&product, product.shape());
+    // In the place of what was left out is anything of its type.
+    let bias = if has_bias { into_contiguous(bias) } else { out.clone() };
+    let residual = if has_residual { laid_out(residual) } else { out.clone() };
+    let ((count, dim), client) = (one_unit_each(&product, n), product.client.clone());
+    let (channels, dtype) = (product.shape()[1], dtype_to_storage_type(product.dtype));
+    let [product, bias, residual, target] = [product, bias, residual, out.clone()].map(CubeTensor::into_tensor_arg);
+    kernel::plus::launch(&client, count, dim, product, bias, residual, target, channels, has_bias, has_residual, dtype);
+    out
+}
+
+mod kernel {
+    use cubecl::prelude::*;
+
+    #[cube(launch)]
+    pub(super) fn plus<F: Float>(
+        product: &Tensor<F>,
+        bias: &Tensor<f32>,
+        residual: &Tensor<f32>,
+        out: &mut Tensor<f32>,
+        channels: usize,
+        #[comptime] has_bias: bool,
+        #[comptime] has_residual: bool,
+        #[define(F)] _dtype: ElemType,
+    ) {
+        let place = ABSOLUTE_POS;
+        if place >= out.len() {
+            terminate!();
         }
-        _ => CubeBackend::float_add(product, summand),
+        let mut sum = f32::cast_from(product[place]);
+        if has_bias {
+            sum += bias[place % channels];
+        }
+        if has_residual {
+            sum += residual[place];
+        }
+        out[place] = sum;
     }
 }
 
@@ -52,7 +88,7 @@ impl ConvOps for CubeBackend {
     fn conv(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, residual: CubeTensor, setting: Setting) -> CubeTensor {
         let [x, weight] = factors(x, weight);
         let out = conv_forward(x, weight, None, setting.options(), setting.strategy()).expect(ANY_SHAPE);
-        plus(plus(out, bias), residual)
+        plus(out, bias, residual)
     }
 
     fn conv_transposed(
@@ -64,7 +100,9 @@ impl ConvOps for CubeBackend {
     ) -> CubeTensor {
         let [x, weight] = factors(x, weight);
         let shape = [x.shape()[0], weight.shape()[1], h, w].into();
-        plus(conv_data_backward(x, weight, shape, setting.options(), setting.strategy()).expect(ANY_SHAPE), bias)
+        let out = conv_data_backward(x, weight, shape, setting.options(), setting.strategy()).expect(ANY_SHAPE);
+        let nothing = Self::conv_nothing(out.clone());
+        plus(out, bias, nothing)
     }
 
     fn conv_weight_gradient(x: CubeTensor, grad: CubeTensor, [kh, kw]: [usize; 2], setting: Setting) -> CubeTensor {

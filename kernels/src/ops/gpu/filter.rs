@@ -1,4 +1,4 @@
-//! Separable filters: a unit for each output pixel, which sums over its few input pixels.
+//! Separable filters: a unit for each output pixel of a channel, which sums over its few input pixels.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
 
-use super::{one_unit_each, unset};
+use super::{laid_out, laid_out_unset, one_unit_each};
 use crate::filter::Filter;
 use crate::ops::pixels::FilterOps;
 
@@ -35,11 +35,11 @@ fn table(filter: &Filter, device: &CubeDevice) -> CubeTensor {
 
 impl FilterOps for CubeBackend {
     fn separable(x: CubeTensor, rows: Filter, columns: Filter) -> CubeTensor {
-        let x = into_contiguous(x);
+        let x = laid_out(x);
         let [images, channels, h, w] = x.shape().dims();
         let (h_out, w_out) = (rows.n_out(), columns.n_out());
         let n = images * channels * h_out * w_out;
-        let out = unset(&x, [images, channels, h_out, w_out]);
+        let out = laid_out_unset(&x, [images, channels, h_out, w_out].into());
         if n == 0 {
             return out;
         }
@@ -53,6 +53,7 @@ impl FilterOps for CubeBackend {
             rows.into_tensor_arg(),
             columns.into_tensor_arg(),
             out.clone().into_tensor_arg(),
+            channels,
             h,
             w,
             h_out,
@@ -71,6 +72,7 @@ mod kernel {
         rows: &Tensor<f32>,
         columns: &Tensor<f32>,
         out: &mut Tensor<f32>,
+        channels: usize,
         h: usize,
         w: usize,
         h_out: usize,
@@ -80,17 +82,18 @@ mod kernel {
         if place >= out.len() {
             terminate!();
         }
-        let (plane, pixel) = (place / (h_out * w_out), place % (h_out * w_out));
+        let (channel, pixel) = (place % channels, place / channels);
+        let (image, pixel) = (pixel / (h_out * w_out), pixel % (h_out * w_out));
         let row = (pixel / w_out) * rows.stride(0);
         let column = (pixel % w_out) * columns.stride(0);
         let (first_row, n_rows) = (usize::cast_from(rows[row]), usize::cast_from(rows[row + 1]));
         let (first_column, n_columns) = (usize::cast_from(columns[column]), usize::cast_from(columns[column + 1]));
         let mut sum = 0.0f32;
         for i in 0..n_rows {
-            let begin = plane * h * w + (first_row + i) * w + first_column;
+            let begin = ((image * h + first_row + i) * w + first_column) * channels + channel;
             let mut sum_of_row = 0.0f32;
             for j in 0..n_columns {
-                sum_of_row += x[begin + j] * columns[column + 2 + j];
+                sum_of_row += x[begin + j * channels] * columns[column + 2 + j];
             }
             sum += sum_of_row * rows[row + 2 + i];
         }

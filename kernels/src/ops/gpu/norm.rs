@@ -2,21 +2,17 @@
 //! channel. The composition of Burn's operations would read and write the activation a dozen times, and as often again for the
 //! gradient.
 
-use burn::backend::TensorMetadata;
-use burn::tensor::DType;
+use burn::backend::{TensorMetadata, ops::FloatTensorOps};
+use burn::tensor::{DType, FloatDType};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::calculate_cube_count_elemwise;
 use cubecl::prelude::{CubeCount, CubeDim};
 
-use super::{laid_out, one_unit_each, unset, unset_like};
+use super::{UNITS, cubes, laid_out, laid_out_unset, one_unit_each, unset};
 use crate::norm::Activation;
 use crate::ops::norm::NormOps;
 use crate::ops::optimizer::Slot;
-
-/// Units of a cube, as many as every GPU has.
-const UNITS: usize = 256;
 
 /// What the kernels are called with: the sizes, and as many cubes as there are blocks of [`lanes`](Self::lanes) channels.
 struct Launch {
@@ -41,13 +37,7 @@ impl Launch {
 
     /// A cube for each image and block of channels.
     fn cubes_of_channels(&self, x: &CubeTensor) -> (CubeCount, CubeDim) {
-        self.cubes(x, self.n * self.c.div_ceil(self.lanes()))
-    }
-
-    /// `n` cubes, perhaps more.
-    fn cubes(&self, x: &CubeTensor, n: usize) -> (CubeCount, CubeDim) {
-        let dim = CubeDim::new_1d(UNITS as u32);
-        (calculate_cube_count_elemwise(&x.client, n * UNITS, dim), dim)
+        cubes(x, self.n * self.c.div_ceil(self.lanes()))
     }
 }
 
@@ -61,16 +51,17 @@ impl NormOps for CubeBackend {
         let (x, table, rows) = (laid_out(x), into_contiguous(table), into_contiguous(cast(rows, DType::I32)));
         let launch = Launch::new(&x, &table, activation);
         let Launch { n, c, pixels, has_alpha, is_elu } = launch;
-        let (out, statistics) = (unset_like(&x), unset(&x, [4, n, c]));
+        let (out, statistics) = (laid_out_unset(&x, x.shape()), unset(&x, [4, n, c]));
         if n * c * pixels == 0 {
             return (out, x, statistics);
         }
         let arg = |tensor: &CubeTensor| tensor.clone().into_tensor_arg();
         let (count, dim) = launch.cubes_of_channels(&x);
         kernel::moments::launch(&x.client, count, dim, arg(&x), arg(&statistics), n, c, pixels, launch.lanes(), UNITS);
-        let (count, dim) = launch.cubes(&x, n);
+        let (count, dim) = cubes(&x, n);
         let (table, rows) = (table.into_tensor_arg(), rows.into_tensor_arg());
-        kernel::scales::launch(&x.client, count, dim, arg(&statistics), table, rows, n, c, has_alpha, UNITS);
+        let [read, written] = [&statistics; 2].map(arg);
+        kernel::scales::launch(&x.client, count, dim, read, written, table, rows, n, c, has_alpha, UNITS);
         let (count, dim) = one_unit_each(&x, n * c * pixels);
         kernel::apply::launch(&x.client, count, dim, arg(&x), arg(&statistics), arg(&out), n, c, pixels, is_elu);
         (out, x, statistics)
@@ -90,17 +81,17 @@ impl NormOps for CubeBackend {
         let launch = Launch::new(&x, &table, activation);
         let Launch { n, c, pixels, has_alpha, is_elu } = launch;
         let [n_rows, columns] = table.shape().dims();
-        let (grad_x, grad_table) = (unset_like(&x), unset(&x, [n_rows, columns]));
+        let (grad_x, grad_table) = (laid_out_unset(&x, x.shape()), unset(&x, [n_rows, columns]));
         let (sums, of_images) = (unset(&x, [2, n, c]), unset(&x, [n, columns]));
         if n * c * pixels == 0 {
-            return (grad_x, CubeBackend::zeros_like(&table));
+            return (grad_x, CubeBackend::float_zeros(table.shape(), &table.device, FloatDType::F32));
         }
         let (client, arg) = (x.client.clone(), |tensor: &CubeTensor| tensor.clone().into_tensor_arg());
         let (count, dim) = launch.cubes_of_channels(&x);
         let (lanes, arguments) = (launch.lanes(), [&x, &grad, &statistics, &sums].map(arg));
         let [a, b, s, t] = arguments;
         kernel::sums_of_gradients::launch(&client, count, dim, a, b, s, t, n, c, pixels, is_elu, lanes, UNITS);
-        let (count, dim) = launch.cubes(&x, n);
+        let (count, dim) = cubes(&x, n);
         let [a, b, s, t, u] = [&statistics, &sums, &table, &rows, &of_images].map(arg);
         kernel::gradients_of_scales::launch(&client, count, dim, a, b, s, t, u, n, c, pixels, has_alpha, UNITS);
         let (count, dim) = one_unit_each(&x, n * c * pixels);
@@ -119,26 +110,8 @@ mod kernel {
     use cubecl::prelude::*;
 
     use crate::norm::EPSILON;
-
-    /// The sum over the units of a cube that have the same lane, for each of them.
-    #[cube]
-    fn sum_of_lane(value: f32, #[comptime] lanes: usize, #[comptime] units: usize) -> f32 {
-        let unit = UNIT_POS as usize;
-        let mut shared = Shared::<[f32]>::new_slice(units);
-        shared[unit] = value;
-        sync_cube();
-        let mut half = units / 2;
-        while half >= lanes {
-            if unit < half {
-                shared[unit] += shared[unit + half];
-            }
-            sync_cube();
-            half /= 2;
-        }
-        let sum = shared[unit % lanes];
-        sync_cube();
-        sum
-    }
+    use crate::ops::gpu::pixels::kernel::elu_of;
+    use crate::ops::gpu::sum_of_lane;
 
     #[cube(launch)]
     pub(super) fn moments(
@@ -187,22 +160,16 @@ mod kernel {
 
     /// m and 1/√(v + ε) of an image's means.
     #[cube]
-    fn moments_of_means(
-        statistics: &Tensor<f32>,
-        image: usize,
-        c: usize,
-        #[comptime] units: usize,
-    ) -> (f32, f32) {
-        let unit = UNIT_POS as usize;
+    fn moments_of_means(statistics: &Tensor<f32>, image: usize, c: usize, #[comptime] units: usize) -> (f32, f32) {
         let mut sum = 0.0f32;
-        let mut channel = unit;
+        let mut channel = UNIT_POS as usize;
         while channel < c {
             sum += statistics[image * c + channel];
             channel += units;
         }
         let m = sum_of_lane(sum, 1usize, units) / f32::cast_from(c);
         let mut squares = 0.0f32;
-        let mut channel = unit;
+        let mut channel = UNIT_POS as usize;
         while channel < c {
             let centred = statistics[image * c + channel] - m;
             squares += centred * centred;
@@ -212,9 +179,11 @@ mod kernel {
         (m, 1.0f32 / (v + EPSILON).sqrt())
     }
 
+    /// `out` is `statistics` again, of which other parts are written than are read.
     #[cube(launch)]
     pub(super) fn scales(
-        statistics: &mut Tensor<f32>,
+        statistics: &Tensor<f32>,
+        out: &mut Tensor<f32>,
         table: &Tensor<f32>,
         rows: &Tensor<i32>,
         n: usize,
@@ -242,8 +211,8 @@ mod kernel {
             if has_alpha {
                 shift += gamma * table[row + c + channel] * (statistics[at] - m) * root;
             }
-            statistics[2 * n * c + at] = gamma * statistics[n * c + at];
-            statistics[3 * n * c + at] = shift;
+            out[2 * n * c + at] = gamma * statistics[n * c + at];
+            out[3 * n * c + at] = shift;
             channel += units;
         }
     }
@@ -265,7 +234,7 @@ mod kernel {
         let at = place / (pixels * c) * c + place % c;
         let u = (x[place] - statistics[at]) * statistics[2 * n * c + at] + statistics[3 * n * c + at];
         if is_elu {
-            out[place] = crate::ops::gpu::pixels::kernel::elu_of(u);
+            out[place] = elu_of(u);
         } else {
             out[place] = u;
         }
@@ -284,8 +253,7 @@ mod kernel {
         let mut g = grad;
         if is_elu {
             let u = centred * statistics[2 * n_planes + at] + statistics[3 * n_planes + at];
-            // Clamped: a branch that is not taken must not be infinite.
-            g = select(u > 0.0f32, grad, grad * u.min(0.0f32).exp());
+            g = select(u <= 0.0f32, grad * u.min(0.0f32).exp(), grad);
         }
         g
     }

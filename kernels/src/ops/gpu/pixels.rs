@@ -5,13 +5,13 @@ use burn::backend::ops::FloatTensorOps;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{laid_out, one_unit_each, unset_like};
+use super::{laid_out, laid_out_unset, one_unit_each};
 use crate::ops::pixels::PixelOps;
 
 impl PixelOps for CubeBackend {
     fn elu(x: CubeTensor) -> CubeTensor {
         let x = laid_out(x);
-        let (n, out) = (x.shape().num_elements(), unset_like(&x));
+        let (n, out) = (x.shape().num_elements(), laid_out_unset(&x, x.shape()));
         if n > 0 {
             let (count, dim) = one_unit_each(&x, n);
             kernel::elu::launch(&x.client.clone(), count, dim, x.into_tensor_arg(), out.clone().into_tensor_arg());
@@ -21,7 +21,7 @@ impl PixelOps for CubeBackend {
 
     fn elu_backward(y: CubeTensor, grad: CubeTensor) -> CubeTensor {
         let [y, grad] = [y, grad].map(laid_out);
-        let (n, out) = (y.shape().num_elements(), unset_like(&y));
+        let (n, out) = (y.shape().num_elements(), laid_out_unset(&y, y.shape()));
         if n > 0 {
             let ((count, dim), client) = (one_unit_each(&y, n), y.client.clone());
             let [y, grad, target] = [y, grad, out.clone()].map(CubeTensor::into_tensor_arg);
@@ -38,10 +38,11 @@ impl PixelOps for CubeBackend {
 pub(super) mod kernel {
     use cubecl::prelude::*;
 
+    /// ELU of a number.
     #[cube]
-    pub(crate) fn elu_of(x: f32) -> f32 {
-        // Clamped: a branch that is not taken must not be infinite. Near 0 the difference loses what PyTorch's does too.
-        select(x > 0.0f32, x, x.min(0.0f32).exp() - 1.0f32)
+    pub(in crate::ops::gpu) fn elu_of(x: f32) -> f32 {
+        // What is not a number is not below 0, and stays.
+        select(x <= 0.0f32, x.min(0.0f32).exp_m1(), x)
     }
 
     #[cube(launch)]
@@ -51,7 +52,7 @@ pub(super) mod kernel {
         }
     }
 
-    /// From the output: its derivative is 1 above 0, and one more than it below.
+    /// From the output: the derivative is 1 above 0, and one more than the output below.
     #[cube(launch)]
     pub(super) fn elu_backward(y: &Tensor<f32>, grad: &Tensor<f32>, out: &mut Tensor<f32>) {
         if ABSOLUTE_POS < out.len() {
