@@ -259,6 +259,10 @@ fn steps_of_optimisers_are_those_of_the_processor() {
             let not_finite = gradient(&device) * f32::NAN;
             let stays = optimizer::step(&step(1.0), Some(&stop), not_finite, held.clone());
             assert_eq!([&stays, &held].map(all), [all(&start(&device)), all(&start(&device))], "{rule:?}");
+            let kept = stop.choose(gradient(&device) * f32::NAN, held.value.clone());
+            assert_eq!(values(&kept), values(&held.value));
+            let taken = verdict(1.0, true).choose(gradient(&device), held.value * f32::NAN);
+            assert_eq!(values(&taken), values(&gradient(&device)));
         }
     }
 }
