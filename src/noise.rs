@@ -111,6 +111,9 @@ pub fn tensor<const D: usize>(
 }
 
 /// x + α·s + c·z with standard normal z: each stream gives an equal share of it, as in [`tensor`]. On the processor in one pass.
+///
+/// # Panics
+/// If shapes differ, or there are no equal shares.
 pub fn langevin_update<const D: usize>(
     streams: &mut [Stream],
     x: Tensor<D>,

@@ -207,7 +207,7 @@ fn filters_and_elu_and_their_gradients_are_those_of_the_processor() {
 fn instance_norms_and_their_gradients_are_those_of_the_processor() {
     // [images, channels, height, width, columns of a channel]; 40 channels are more than a cube takes at once, and no power of two.
     for [n, c, h, w, columns] in
-        [[3, 4, 5, 7, 3], [2, 40, 3, 2, 3], [1, 1, 9, 9, 2], [4, 3, 28, 28, 2], [2, 70, 1, 1, 3]]
+        [[3, 4, 5, 7, 3], [2, 40, 3, 2, 3], [1, 1, 9, 9, 2], [4, 3, 28, 28, 2], [2, 70, 1, 1, 3], [1, 3, 4, 4, 3]]
     {
         for activation in [Activation::None, Activation::Elu] {
             let inputs = [("x", [n, c, h, w]), ("table", [1, 1, 5, columns * c])];

@@ -105,7 +105,7 @@ impl Checkpoints {
     /// from, and they are twice as large as the weights.
     ///
     /// # Errors
-    /// When a file cannot be written; the earlier checkpoints are then untouched.
+    /// When a file cannot be written, or a device cannot give the weights; the earlier checkpoints are then untouched.
     pub fn save<N: Module + Differentiable<4> + Sync>(&self, trainer: &Trainer<N>, header: &Header) -> Result<PathBuf> {
         let weights = params::to_host(trainer.net())?;
         let names: Vec<_> = weights.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();

@@ -70,7 +70,13 @@ impl Iterator for Batches {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Result<Batch>> {
-        self.receiver.as_ref()?.recv().ok()
+        let batch = self.receiver.as_ref()?.recv();
+        if batch.is_err()
+            && let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+        {
+            std::panic::resume_unwind(panic);
+        }
+        batch.ok()
     }
 }
 

@@ -269,7 +269,7 @@ impl SmallClassifier {
     /// Writes it to `path`, whole or not at all: a safetensors file with [`About`] in its header.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`] when the file cannot be written; [`Error::Device`] when the device cannot give the weights.
     pub fn save(&self, path: &Path) -> Result<()> {
         let bytes = self.to_bytes()?;
         file::write_atomically(path, |out| out.write_all(&bytes))

@@ -154,7 +154,7 @@ pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> V
 /// Every parameter with its name, copied to the host.
 ///
 /// # Errors
-/// [`Error::Device`] when a device cannot give them.
+/// [`Error::Device`](crate::Error::Device) when a device cannot give them.
 pub fn to_host<M: Module>(module: &M) -> Result<Vec<(String, HostTensor)>> {
     let mut out = Vec::new();
     visit(module, |name, shape, value| {

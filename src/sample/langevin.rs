@@ -101,7 +101,10 @@ impl<const D: usize, S: Score<D>, Z: Updates<D>> Iterator for Langevin<D, S, Z> 
 
     fn next(&mut self) -> Option<State<D>> {
         let step = *self.steps.get(self.n_done)?;
-        self.x = update(&self.score, step, self.x.clone(), &mut self.noise);
+        // Held nowhere else, so that the update can be in place.
+        let nothing = Tensor::empty([0; D], &self.x.device());
+        let x = std::mem::replace(&mut self.x, nothing);
+        self.x = update(&self.score, step, x, &mut self.noise);
         self.n_done += 1;
         Some(State { n_done: self.n_done, step, x: self.x.clone() })
     }

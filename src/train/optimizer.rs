@@ -121,6 +121,9 @@ impl Optimizer {
 
     /// One step: every parameter of `module` moves against its gradient, given in registration order. A parameter
     /// without a gradient stays.
+    ///
+    /// # Panics
+    /// If there are not as many gradients as parameters, or they are not f32.
     pub fn step<M: Module>(&mut self, mut module: M, gradients: Vec<Option<Tensor<1>>>) -> M {
         self.advance(&mut module, gradients, Decision::Go { clip: 1.0 }, None);
         module

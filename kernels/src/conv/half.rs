@@ -19,14 +19,15 @@ use super::direct::Plan;
 use super::layout::{Frame, load_some};
 use super::tiles::{BLOCK, Block, Conversion, Products, Rows, Work};
 use crate::amx::TILE;
-use crate::buffer::{Aligned, Scratch};
+use crate::buffer::Scratch;
 use crate::parallel;
 use crate::simd::Simd;
 use output::{Destination, Outputs, write};
-use weights::pack_weights;
+use weights::{pack_weights, packed_len};
 
 /// Terms of a sum in a tile: what channels are padded to.
 const TERMS: usize = 32;
+
 /// The output of a convolution, see [`super::forward`].
 #[allow(clippy::too_many_arguments, reason = "a kernel")]
 pub fn forward(
@@ -38,45 +39,43 @@ pub fn forward(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    let channels = [shape.c_in, shape.c_out];
-    run(
-        unit,
-        &Plan::forward(shape),
-        x,
-        channels,
-        shape.size,
-        pack_weights(unit, weights, shape, false),
-        bias,
-        residual,
-        out,
-    );
+    run(unit, &Plan::forward(shape), shape, false, x, weights, bias, residual, out);
 }
 
 /// The gradient of its input, or the transposed convolution, see [`super::transposed`].
 pub fn transposed(unit: Unit, shape: &ConvShape, grad: &[f32], weights: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let channels = [shape.c_out, shape.c_in];
-    let weights = pack_weights(unit, weights, shape, true);
-    run(unit, &Plan::transposed(shape), grad, channels, shape.out_size(), weights, bias, None, out);
+    run(unit, &Plan::transposed(shape), shape, true, grad, weights, bias, None, out);
 }
+
+/// With `exchanged` channels and sizes the shape's output is the input.
 #[allow(clippy::too_many_arguments, reason = "a kernel")]
 fn run(
     unit: Unit,
     plan: &Plan,
+    shape: &ConvShape,
+    exchanged: bool,
     x: &[f32],
-    [c_in, c_out]: [usize; 2],
-    size: [usize; 2],
-    weights: Aligned,
+    weights: &[f32],
     bias: Option<&[f32]>,
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    let c = c_in.next_multiple_of(TERMS);
-    let outputs = Outputs::of(plan, c, unit);
+    let (channels, size) = match exchanged {
+        false => ([shape.c_in, shape.c_out], shape.size),
+        true => ([shape.c_out, shape.c_in], shape.out_size()),
+    };
+    let [c_in, c_out] = channels;
+    let lens = [packed_len(shape.kernel, channels)];
+    let mut scratch = Scratch::take(lens);
+    let [packed] = scratch.pieces(lens);
+    pack_weights(unit, weights, shape.kernel, channels, exchanged, packed);
+    let packed = &*packed;
+    let outputs = Outputs::of(plan, c_in.next_multiple_of(TERMS), unit);
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * plan.out_size[0] * plan.out_size[1]);
     parallel::for_each_part(out, out_len, |i, out| {
         let x = &x[i * in_len..][..in_len];
         let residual = residual.map(|r| &r[i * out_len..][..out_len]);
-        unit.run(Image { plan, outputs: &outputs, x, channels: [c_in, c_out], weights: &weights, bias, residual, out });
+        unit.run(Image { plan, outputs: &outputs, x, channels, weights: packed, bias, residual, out });
     });
 }
 

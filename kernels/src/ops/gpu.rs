@@ -58,9 +58,9 @@ fn cubes(tensor: &CubeTensor, n: usize) -> (CubeCount, CubeDim) {
 
 /// The sum over the units of a cube that have the same lane, for each of them.
 #[cube]
-fn sum_of_lane(value: f32, #[comptime] lanes: usize, #[comptime] units: usize) -> f32 {
+fn sum_of_lane(value: f32, #[comptime] lanes: usize) -> f32 {
     let unit = UNIT_POS as usize;
-    let mut shared = Shared::<[f32]>::new_slice(units);
+    let mut shared = Shared::<[f32]>::new_slice(UNITS);
     shared[unit] = value;
     sync_cube();
     let mut half = CUBE_DIM as usize / 2;

@@ -4,7 +4,7 @@ use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension, t
 use burn::tensor::{Bool, Device, Tensor};
 use burn_flex::FlexTensor;
 
-use super::{has_kernels, whole};
+use super::{has_kernels, is_cpu, whole};
 use crate::cpu::Isa;
 use crate::optimizer::{self, Step};
 
@@ -76,8 +76,12 @@ pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> f64 {
     <Dispatch as OptimizerOps>::sum_of_squares(x.into_dispatch())
 }
 
-/// The sum of squares of each of some tensors of one GPU, in f32: `[xs.len()]`, on it. There, nobody waits for it.
+/// The sum of squares of each of some tensors of one GPU, `[xs.len()]`, on it: nobody waits for it. 0 of none.
+///
+/// # Panics
+/// If numbers are not f32, or the processor's.
 pub fn sums_of_squares_on_gpu(xs: &[Option<Tensor<1>>], device: &Device) -> Tensor<1> {
+    assert!(xs.iter().flatten().all(|x| has_kernels(x) && !is_cpu(&x.device())), "expected f32 of a GPU");
     let mut parts = Tensor::<2>::zeros([xs.len(), N_PARTS], device).into_dispatch();
     for (row, x) in xs.iter().enumerate() {
         if let Some(x) = x {

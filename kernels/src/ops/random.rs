@@ -55,7 +55,8 @@ pub fn langevin_update<const D: usize>(
     assert!(n == 0 || n.is_multiple_of(at.len()), "{n} numbers in {} equal shares", at.len());
     if x.dtype() != DType::F32 || !is_cpu(&device) || device.is_autodiff() || n == 0 {
         let z = draw(Distribution::Normal, &at, n / at.len().max(1), &device.without_autodiff());
-        return x.clone() + s * alpha + z.reshape(x.dims()) * c;
+        let shape = x.dims();
+        return x + s * alpha + z.reshape(shape) * c;
     }
     let (x, s) = (x.into_dispatch(), s.into_dispatch());
     Tensor::from_dispatch(<Dispatch as LangevinOps>::langevin_update(x, s, at, [alpha, c]))

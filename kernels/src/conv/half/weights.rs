@@ -1,30 +1,42 @@
 //! Weights as the second operand of the products.
 
-use super::super::ConvShape;
 use super::super::tiles::{Conversion, Products, Unit, Work};
 use super::{TERMS, transpose_rows};
-use crate::buffer::{Aligned, Scratch};
+use crate::buffer::Scratch;
 use crate::parallel;
 use crate::simd::Simd;
 
 /// Weights that are laid out faster than other threads begin to help.
 const FEW_WEIGHTS: usize = 1 << 15;
 
-/// Weights as B: bf16 `[16 output channels][tap][input channel / 2][output channel][2]`, the input's channels padded. With
-/// `exchanged` channels the shape's output is the input.
-pub fn pack_weights(unit: Unit, weights: &[f32], shape: &ConvShape, exchanged: bool) -> Aligned {
-    let n_taps = shape.kernel[0] * shape.kernel[1];
-    let (c_in, c_out) = if exchanged { (shape.c_out, shape.c_in) } else { (shape.c_in, shape.c_out) };
-    let len = n_taps * c_in.next_multiple_of(TERMS) * 16 / 2;
+/// Numbers of the memory that [`pack_weights`] fills, of two bf16 each, from `c_in` to `c_out` channels.
+pub fn packed_len(kernel: [usize; 2], [c_in, c_out]: [usize; 2]) -> usize {
+    c_out.div_ceil(16) * panel_len(kernel, c_in)
+}
+
+/// The same of 16 output channels.
+fn panel_len(kernel: [usize; 2], c_in: usize) -> usize {
+    kernel[0] * kernel[1] * c_in.next_multiple_of(TERMS) * 16 / 2
+}
+
+/// Weights as B: bf16 `[16 output channels][tap][input channel / 2][output channel][2]`, the input's channels padded. `exchanged`:
+/// the weights are those to `c_in` channels from `c_out`.
+pub fn pack_weights(
+    unit: Unit,
+    weights: &[f32],
+    kernel: [usize; 2],
+    channels: [usize; 2],
+    exchanged: bool,
+    out: &mut [f32],
+) {
+    let (len, n_taps) = (panel_len(kernel, channels[0]), kernel[0] * kernel[1]);
     let panel = |i: usize, out: &mut [f32]| {
-        unit.run(WeightPanel { weights, channels: [c_in, c_out], n_taps, exchanged, first: 16 * i, out });
+        unit.run(WeightPanel { weights, channels, n_taps, exchanged, first: 16 * i, out });
     };
-    let mut out = Aligned::zeros(c_out.div_ceil(16) * len);
     match out.len() < FEW_WEIGHTS {
         true => out.chunks_mut(len).enumerate().for_each(|(i, out)| panel(i, out)),
-        false => parallel::for_each_part(&mut out, len, panel),
+        false => parallel::for_each_part(out, len, panel),
     }
-    out
 }
 
 /// The weights to 16 output channels.

@@ -9,7 +9,7 @@ use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
-use super::{UNITS, cubes, laid_out, laid_out_unset, one_unit_each, unset};
+use super::{cubes, laid_out, laid_out_unset, one_unit_each, unset};
 use crate::norm::Activation;
 use crate::ops::norm::NormOps;
 use crate::ops::optimizer::Slot;
@@ -19,15 +19,16 @@ struct Launch {
     n: usize,
     c: usize,
     pixels: usize,
-    has_alpha: bool,
+    /// Of a row of the table: γ, perhaps α, and β.
+    parts: usize,
     is_elu: bool,
 }
 
 impl Launch {
     fn new(x: &CubeTensor, table: &CubeTensor, activation: Activation) -> Self {
         let [n, c, h, w] = x.shape().dims();
-        let has_alpha = table.shape()[1] == 3 * c;
-        Self { n, c, pixels: h * w, has_alpha, is_elu: activation == Activation::Elu }
+        let is_elu = activation == Activation::Elu;
+        Self { n, c, pixels: h * w, parts: table.shape()[1] / c.max(1), is_elu }
     }
 
     /// Channels that a cube takes at once: its units are beside each other in memory.
@@ -41,6 +42,11 @@ impl Launch {
     }
 }
 
+/// The table with the numbers of each row in order. Between rows may be more: CUDA aligns them.
+fn rows_in_order(table: CubeTensor) -> CubeTensor {
+    if table.meta.strides()[1] == 1 { table } else { into_contiguous(table) }
+}
+
 impl NormOps for CubeBackend {
     fn instance_norm(
         x: CubeTensor,
@@ -48,20 +54,20 @@ impl NormOps for CubeBackend {
         rows: CubeTensor,
         activation: Activation,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        let (x, table, rows) = (laid_out(x), into_contiguous(table), into_contiguous(cast(rows, DType::I32)));
+        let (x, table, rows) = (laid_out(x), rows_in_order(table), into_contiguous(cast(rows, DType::I32)));
         let launch = Launch::new(&x, &table, activation);
-        let Launch { n, c, pixels, has_alpha, is_elu } = launch;
+        let Launch { n, c, pixels, parts, is_elu } = launch;
         let (out, statistics) = (laid_out_unset(&x, x.shape()), unset(&x, [4, n, c]));
         if n * c * pixels == 0 {
             return (out, x, statistics);
         }
         let arg = |tensor: &CubeTensor| tensor.clone().into_tensor_arg();
         let (count, dim) = launch.cubes_of_channels(&x);
-        kernel::moments::launch(&x.client, count, dim, arg(&x), arg(&statistics), n, c, pixels, launch.lanes(), UNITS);
+        kernel::moments::launch(&x.client, count, dim, arg(&x), arg(&statistics), n, c, pixels, launch.lanes());
         let (count, dim) = cubes(&x, n);
         let (table, rows) = (table.into_tensor_arg(), rows.into_tensor_arg());
         let [read, written] = [&statistics; 2].map(arg);
-        kernel::scales::launch(&x.client, count, dim, read, written, table, rows, n, c, has_alpha, UNITS);
+        kernel::scales::launch(&x.client, count, dim, read, written, table, rows, n, c, parts);
         let (count, dim) = one_unit_each(&x, n * c * pixels);
         kernel::apply::launch(&x.client, count, dim, arg(&x), arg(&statistics), arg(&out), n, c, pixels, is_elu);
         (out, x, statistics)
@@ -77,9 +83,9 @@ impl NormOps for CubeBackend {
         activation: Activation,
     ) -> (CubeTensor, CubeTensor) {
         let (x, grad, more) = (laid_out(x), laid_out(grad), more.into_option().map(laid_out));
-        let (table, rows) = (into_contiguous(table), into_contiguous(cast(rows, DType::I32)));
+        let (table, rows) = (rows_in_order(table), into_contiguous(cast(rows, DType::I32)));
         let launch = Launch::new(&x, &table, activation);
-        let Launch { n, c, pixels, has_alpha, is_elu } = launch;
+        let Launch { n, c, pixels, parts, is_elu } = launch;
         let [n_rows, columns] = table.shape().dims();
         let (grad_x, grad_table) = (laid_out_unset(&x, x.shape()), unset(&x, [n_rows, columns]));
         let (sums, of_images) = (unset(&x, [2, n, c]), unset(&x, [n, columns]));
@@ -90,10 +96,10 @@ impl NormOps for CubeBackend {
         let (count, dim) = launch.cubes_of_channels(&x);
         let (lanes, arguments) = (launch.lanes(), [&x, &grad, &statistics, &sums].map(arg));
         let [a, b, s, t] = arguments;
-        kernel::sums_of_gradients::launch(&client, count, dim, a, b, s, t, n, c, pixels, is_elu, lanes, UNITS);
+        kernel::sums_of_gradients::launch(&client, count, dim, a, b, s, t, n, c, pixels, is_elu, lanes);
         let (count, dim) = cubes(&x, n);
         let [a, b, s, t, u] = [&statistics, &sums, &table, &rows, &of_images].map(arg);
-        kernel::gradients_of_scales::launch(&client, count, dim, a, b, s, t, u, n, c, pixels, has_alpha, UNITS);
+        kernel::gradients_of_scales::launch(&client, count, dim, a, b, s, t, u, n, c, pixels, parts);
         let (count, dim) = one_unit_each(&x, n * c * pixels);
         let has_more = more.is_some();
         let [a, b, s, t, m, o] = [&x, &grad, &statistics, &sums, more.as_ref().unwrap_or(&x), &grad_x].map(arg);
@@ -105,13 +111,21 @@ impl NormOps for CubeBackend {
     }
 }
 
-/// `statistics` are of `[4, n, c]`: μ, r, and scale and shift of act(scale·(x − μ) + shift). Pixels are `[n, pixels, c]`.
+/// `statistics` are of `[4, n, c]`: μ, r, and scale and shift of act(scale·(x − μ) + shift). Pixels are `[n, pixels, c]`. `parts` are 3
+/// of a row (γ, α, β) and 2 of (γ, β).
 mod kernel {
     use cubecl::prelude::*;
 
     use crate::norm::EPSILON;
     use crate::ops::gpu::pixels::kernel::elu_of;
-    use crate::ops::gpu::sum_of_lane;
+    use crate::ops::gpu::{UNITS, sum_of_lane};
+
+    /// Which image and channel a unit is for, perhaps beyond the last.
+    #[cube]
+    fn place_of_unit(c: usize, #[comptime] lanes: usize) -> (usize, usize) {
+        let blocks = c.div_ceil(lanes);
+        (CUBE_POS / blocks, (CUBE_POS % blocks) * lanes + UNIT_POS as usize % lanes)
+    }
 
     #[cube(launch)]
     pub(super) fn moments(
@@ -121,18 +135,15 @@ mod kernel {
         c: usize,
         pixels: usize,
         #[comptime] lanes: usize,
-        #[comptime] units: usize,
     ) {
-        let unit = UNIT_POS as usize;
-        let blocks = c.div_ceil(lanes);
-        let image = CUBE_POS / blocks;
+        let (image, channel) = place_of_unit(c, lanes);
         if image >= n {
             terminate!();
         }
-        let channel = (CUBE_POS % blocks) * lanes + unit % lanes;
         let is_there = channel < c;
-        let rows = units / lanes;
         let begin = image * pixels * c + channel;
+        let unit = UNIT_POS as usize;
+        let rows = comptime!(UNITS / lanes);
         let mut sum = 0.0f32;
         if is_there {
             let mut pixel = unit / lanes;
@@ -141,7 +152,7 @@ mod kernel {
                 pixel += rows;
             }
         }
-        let mu = sum_of_lane(sum, lanes, units) / f32::cast_from(pixels);
+        let mu = sum_of_lane(sum, lanes) / f32::cast_from(pixels);
         let mut squares = 0.0f32;
         if is_there {
             let mut pixel = unit / lanes;
@@ -151,7 +162,7 @@ mod kernel {
                 pixel += rows;
             }
         }
-        let variance = sum_of_lane(squares, lanes, units) / f32::cast_from(pixels);
+        let variance = sum_of_lane(squares, lanes) / f32::cast_from(pixels);
         if is_there && unit < lanes {
             statistics[image * c + channel] = mu;
             statistics[(n + image) * c + channel] = 1.0f32 / (variance + EPSILON).sqrt();
@@ -160,22 +171,22 @@ mod kernel {
 
     /// m and 1/√(v + ε) of an image's means.
     #[cube]
-    fn moments_of_means(statistics: &Tensor<f32>, image: usize, c: usize, #[comptime] units: usize) -> (f32, f32) {
+    fn moments_of_means(statistics: &Tensor<f32>, image: usize, c: usize) -> (f32, f32) {
         let mut sum = 0.0f32;
         let mut channel = UNIT_POS as usize;
         while channel < c {
             sum += statistics[image * c + channel];
-            channel += units;
+            channel += UNITS;
         }
-        let m = sum_of_lane(sum, 1usize, units) / f32::cast_from(c);
+        let m = sum_of_lane(sum, 1usize) / f32::cast_from(c);
         let mut squares = 0.0f32;
         let mut channel = UNIT_POS as usize;
         while channel < c {
             let centred = statistics[image * c + channel] - m;
             squares += centred * centred;
-            channel += units;
+            channel += UNITS;
         }
-        let v = sum_of_lane(squares, 1usize, units) / (f32::cast_from(c) - 1.0f32);
+        let v = sum_of_lane(squares, 1usize) / (f32::cast_from(c) - 1.0f32);
         (m, 1.0f32 / (v + EPSILON).sqrt())
     }
 
@@ -188,8 +199,7 @@ mod kernel {
         rows: &Tensor<i32>,
         n: usize,
         c: usize,
-        #[comptime] has_alpha: bool,
-        #[comptime] units: usize,
+        #[comptime] parts: usize,
     ) {
         let image = CUBE_POS;
         if image >= n {
@@ -198,8 +208,8 @@ mod kernel {
         let row = usize::cast_from(rows[image]) * table.stride(0);
         let mut m = 0.0f32;
         let mut root = 0.0f32;
-        if has_alpha {
-            let moments = moments_of_means(statistics, image, c, units);
+        if comptime!(parts == 3usize) {
+            let moments = moments_of_means(statistics, image, c);
             m = moments.0;
             root = moments.1;
         }
@@ -207,13 +217,13 @@ mod kernel {
         while channel < c {
             let at = image * c + channel;
             let gamma = table[row + channel];
-            let mut shift = table[row + table.stride(0) - c + channel];
-            if has_alpha {
+            let mut shift = table[row + (parts - 1usize) * c + channel];
+            if comptime!(parts == 3usize) {
                 shift += gamma * table[row + c + channel] * (statistics[at] - m) * root;
             }
             out[2 * n * c + at] = gamma * statistics[n * c + at];
             out[3 * n * c + at] = shift;
-            channel += units;
+            channel += UNITS;
         }
     }
 
@@ -270,18 +280,15 @@ mod kernel {
         pixels: usize,
         #[comptime] is_elu: bool,
         #[comptime] lanes: usize,
-        #[comptime] units: usize,
     ) {
-        let unit = UNIT_POS as usize;
-        let blocks = c.div_ceil(lanes);
-        let image = CUBE_POS / blocks;
+        let (image, channel) = place_of_unit(c, lanes);
         if image >= n {
             terminate!();
         }
-        let channel = (CUBE_POS % blocks) * lanes + unit % lanes;
         let is_there = channel < c;
-        let rows = units / lanes;
         let begin = image * pixels * c + channel;
+        let unit = UNIT_POS as usize;
+        let rows = comptime!(UNITS / lanes);
         let at = image * c + channel;
         let mut s1 = 0.0f32;
         let mut s2 = 0.0f32;
@@ -295,8 +302,8 @@ mod kernel {
                 pixel += rows;
             }
         }
-        let s1 = sum_of_lane(s1, lanes, units);
-        let s2 = sum_of_lane(s2, lanes, units);
+        let s1 = sum_of_lane(s1, lanes);
+        let s2 = sum_of_lane(s2, lanes);
         if is_there && unit < lanes {
             sums[at] = s1;
             sums[n * c + at] = s2 * statistics[n * c + at];
@@ -314,21 +321,20 @@ mod kernel {
         n: usize,
         c: usize,
         pixels: usize,
-        #[comptime] has_alpha: bool,
-        #[comptime] units: usize,
+        #[comptime] parts: usize,
     ) {
         let image = CUBE_POS;
         if image >= n {
             terminate!();
         }
-        let columns = table.stride(0);
-        let row = usize::cast_from(rows[image]) * columns;
+        let columns = parts * c;
+        let row = usize::cast_from(rows[image]) * table.stride(0);
         let mut m = 0.0f32;
         let mut root = 0.0f32;
         let mut mean = 0.0f32;
         let mut product = 0.0f32;
-        if has_alpha {
-            let moments = moments_of_means(statistics, image, c, units);
+        if comptime!(parts == 3usize) {
+            let moments = moments_of_means(statistics, image, c);
             m = moments.0;
             root = moments.1;
             // ∂μ̂ = γ·α·S₁, its mean, and Σ ∂μ̂·μ̂/(c − 1).
@@ -340,10 +346,10 @@ mod kernel {
                 let grad = table[row + channel] * table[row + c + channel] * sums[at];
                 sum += grad;
                 sum_of_products += grad * (statistics[at] - m) * root;
-                channel += units;
+                channel += UNITS;
             }
-            mean = sum_of_lane(sum, 1usize, units) / f32::cast_from(c);
-            product = sum_of_lane(sum_of_products, 1usize, units) / (f32::cast_from(c) - 1.0f32);
+            mean = sum_of_lane(sum, 1usize) / f32::cast_from(c);
+            product = sum_of_lane(sum_of_products, 1usize) / (f32::cast_from(c) - 1.0f32);
         }
         let count = f32::cast_from(pixels);
         let mut channel = UNIT_POS as usize;
@@ -355,7 +361,7 @@ mod kernel {
             let scale = statistics[2 * n * c + at];
             let mut grad_gamma = s2;
             let mut grad_mu = 0.0f32;
-            if has_alpha {
+            if comptime!(parts == 3usize) {
                 let alpha = table[row + c + channel];
                 let mu_hat = (statistics[at] - m) * root;
                 grad_gamma += alpha * mu_hat * s1;
@@ -366,7 +372,7 @@ mod kernel {
             of_images[image * columns + columns - c + channel] = s1;
             sums[at] = (grad_mu - scale * s1) / count;
             sums[n * c + at] = -scale * s2 * statistics[n * c + at] / count;
-            channel += units;
+            channel += UNITS;
         }
     }
 

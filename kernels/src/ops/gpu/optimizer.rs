@@ -5,7 +5,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{UNITS, cubes, one_unit_each};
+use super::{cubes, one_unit_each};
 use crate::ops::optimizer::{N_PARTS, OptimizerOps, Primitives, Slot};
 use crate::optimizer::{Formula, Step};
 
@@ -99,7 +99,7 @@ impl OptimizerOps for CubeBackend {
         let (parts, x) = (owned(parts), into_contiguous(x));
         let (count, dim) = cubes(&x, N_PARTS);
         let arg = parts.clone().into_tensor_arg();
-        kernel::parts_of_squares::launch(&parts.client, count, dim, x.into_tensor_arg(), arg, row, N_PARTS, UNITS);
+        kernel::parts_of_squares::launch(&parts.client, count, dim, x.into_tensor_arg(), arg, row);
         parts
     }
 }
@@ -107,30 +107,25 @@ impl OptimizerOps for CubeBackend {
 mod kernel {
     use cubecl::prelude::*;
 
-    use crate::ops::gpu::sum_of_lane;
+    use crate::ops::gpu::{UNITS, sum_of_lane};
+    use crate::ops::optimizer::N_PARTS;
     use crate::optimizer::Rule;
 
     #[cube(launch)]
-    pub(super) fn parts_of_squares(
-        x: &Tensor<f32>,
-        parts: &mut Tensor<f32>,
-        row: usize,
-        #[comptime] n_parts: usize,
-        #[comptime] units: usize,
-    ) {
+    pub(super) fn parts_of_squares(x: &Tensor<f32>, parts: &mut Tensor<f32>, row: usize) {
         let part = CUBE_POS;
-        if part >= n_parts {
+        if part >= N_PARTS {
             terminate!();
         }
         let mut sum = 0.0f32;
-        let mut i = part * units + UNIT_POS as usize;
+        let mut i = part * UNITS + UNIT_POS as usize;
         while i < x.len() {
             sum += x[i] * x[i];
-            i += n_parts * units;
+            i += N_PARTS * UNITS;
         }
-        let sum = sum_of_lane(sum, 1usize, units);
+        let sum = sum_of_lane(sum, 1usize);
         if UNIT_POS == 0 {
-            parts[row * n_parts + part] = sum;
+            parts[row * N_PARTS + part] = sum;
         }
     }
 
