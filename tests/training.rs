@@ -59,6 +59,27 @@ fn flips_mirror_about_half_of_the_images() {
     assert!(n_flipped.abs_diff(500) < 80, "{n_flipped}");
 }
 
+#[test]
+fn a_panic_of_the_data_s_thread_goes_on_where_batches_are_taken() {
+    /// Whose images cannot even be tried.
+    struct Broken;
+    impl Source for Broken {
+        fn len(&self) -> usize {
+            2
+        }
+        fn shape(&self) -> [usize; 3] {
+            [1, 1, 1]
+        }
+        fn read(&self, _: usize, _: &mut [u8]) -> ncsn::Result<()> {
+            panic!("a broken source")
+        }
+    }
+    let mut batches = Batches::new(Arc::new(Broken), options(1), Noise::new(1), "train", 0);
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| batches.next())).unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"a broken source"));
+    assert!(batches.next().is_none());
+}
+
 fn trainer(rule: Rule, options: TrainingOptions) -> Trainer<RefineNet> {
     let config = NetworkConfig {
         architecture: Architecture::Ncsn,

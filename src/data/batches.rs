@@ -34,6 +34,8 @@ pub struct Batch {
 ///
 /// Batch b holds the items `b·batch_size ..` of the epochs' orders laid end to end: each image comes once an epoch, and
 /// no batch is short. Any batch can be the first, which is how a resumed run finds its place.
+///
+/// They are made on a thread of their own; if it panics, whoever takes the next batch does.
 pub struct Batches {
     receiver: Option<Receiver<Result<Batch>>>,
     thread: Option<JoinHandle<()>>,

@@ -94,9 +94,8 @@ impl NormOps for CubeBackend {
         }
         let (client, arg) = (x.client.clone(), |tensor: &CubeTensor| tensor.clone().into_tensor_arg());
         let (count, dim) = launch.cubes_of_channels(&x);
-        let (lanes, arguments) = (launch.lanes(), [&x, &grad, &statistics, &sums].map(arg));
-        let [a, b, s, t] = arguments;
-        kernel::sums_of_gradients::launch(&client, count, dim, a, b, s, t, n, c, pixels, is_elu, lanes);
+        let [a, b, s, t] = [&x, &grad, &statistics, &sums].map(arg);
+        kernel::sums_of_gradients::launch(&client, count, dim, a, b, s, t, n, c, pixels, is_elu, launch.lanes());
         let (count, dim) = cubes(&x, n);
         let [a, b, s, t, u] = [&statistics, &sums, &table, &rows, &of_images].map(arg);
         kernel::gradients_of_scales::launch(&client, count, dim, a, b, s, t, u, n, c, pixels, parts);
