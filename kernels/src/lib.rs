@@ -1,4 +1,4 @@
-//! Fast CPU kernels for score networks, and the same as Burn operations with their own gradients.
+//! Fast CPU kernels for score networks, and the same as Burn operations with their own gradients, on GPUs too.
 //!
 //! The modules hold plain functions on slices, each for every instruction set of [`cpu::Isa`]. Their results do not depend on
 //! the number of threads: work is cut by the shapes alone, and sums are taken in one order.

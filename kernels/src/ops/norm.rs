@@ -31,7 +31,8 @@ use crate::norm::{self, NormShape, Scales, Statistics};
 /// `[levels, 2·channels]` with rows (γ, β) for instance norm; `rows`: that of each image, `[batch]`.
 ///
 /// # Panics
-/// If shapes do not fit together, `x` is not [for the kernels](has_kernels), norm++ has one channel, or, on the processor, there is no such row.
+/// If shapes do not fit together, `x` is not [for the kernels](has_kernels), norm++ has one channel, or, on the processor, there is no
+/// such row.
 pub fn instance_norm(x: Tensor<4>, table: Tensor<2>, rows: Tensor<1, Int>, activation: Activation) -> [Tensor<4>; 2] {
     assert!(has_kernels(&x), "found {:?}, expected f32", x.dtype());
     let ([n, c, ..], [_, columns]) = (x.dims(), table.dims());

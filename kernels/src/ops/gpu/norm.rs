@@ -119,11 +119,23 @@ mod kernel {
     use crate::ops::gpu::pixels::kernel::elu_of;
     use crate::ops::gpu::{UNITS, sum_of_lane};
 
-    /// Which image and channel a unit is for, perhaps beyond the last.
+    /// Where the statistics of a unit's channel are, the first of its pixels and the end of them; none beyond the last channel.
+    /// Pixels are [`step`] apart.
     #[cube]
-    fn place_of_unit(c: usize, #[comptime] lanes: usize) -> (usize, usize) {
+    fn place_of_unit(n: usize, c: usize, pixels: usize, #[comptime] lanes: usize) -> (usize, usize, usize) {
+        let unit = UNIT_POS as usize;
         let blocks = c.div_ceil(lanes);
-        (CUBE_POS / blocks, (CUBE_POS % blocks) * lanes + UNIT_POS as usize % lanes)
+        let image = CUBE_POS / blocks;
+        let channel = (CUBE_POS % blocks) * lanes + unit % lanes;
+        let first = (image * pixels + unit / lanes) * c + channel;
+        let end = select(image < n && channel < c, (image + 1) * pixels * c, 0);
+        (image * c + channel, first, end)
+    }
+
+    /// From one pixel of a unit to the next.
+    #[cube]
+    fn step(c: usize, #[comptime] lanes: usize) -> usize {
+        comptime!(UNITS / lanes) * c
     }
 
     #[cube(launch)]
@@ -135,36 +147,25 @@ mod kernel {
         pixels: usize,
         #[comptime] lanes: usize,
     ) {
-        let (image, channel) = place_of_unit(c, lanes);
-        if image >= n {
-            terminate!();
-        }
-        let is_there = channel < c;
-        let begin = image * pixels * c + channel;
-        let unit = UNIT_POS as usize;
-        let rows = comptime!(UNITS / lanes);
+        let (at, first, end) = place_of_unit(n, c, pixels, lanes);
         let mut sum = 0.0f32;
-        if is_there {
-            let mut pixel = unit / lanes;
-            while pixel < pixels {
-                sum += x[begin + pixel * c];
-                pixel += rows;
-            }
+        let mut pixel = first;
+        while pixel < end {
+            sum += x[pixel];
+            pixel += step(c, lanes);
         }
         let mu = sum_of_lane(sum, lanes) / f32::cast_from(pixels);
         let mut squares = 0.0f32;
-        if is_there {
-            let mut pixel = unit / lanes;
-            while pixel < pixels {
-                let centred = x[begin + pixel * c] - mu;
-                squares += centred * centred;
-                pixel += rows;
-            }
+        let mut pixel = first;
+        while pixel < end {
+            let centred = x[pixel] - mu;
+            squares += centred * centred;
+            pixel += step(c, lanes);
         }
         let variance = sum_of_lane(squares, lanes) / f32::cast_from(pixels);
-        if is_there && unit < lanes {
-            statistics[image * c + channel] = mu;
-            statistics[(n + image) * c + channel] = 1.0f32 / (variance + EPSILON).sqrt();
+        if end > 0 && (UNIT_POS as usize) < lanes {
+            statistics[at] = mu;
+            statistics[n * c + at] = 1.0f32 / (variance + EPSILON).sqrt();
         }
     }
 
@@ -280,30 +281,20 @@ mod kernel {
         #[comptime] is_elu: bool,
         #[comptime] lanes: usize,
     ) {
-        let (image, channel) = place_of_unit(c, lanes);
-        if image >= n {
-            terminate!();
-        }
-        let is_there = channel < c;
-        let begin = image * pixels * c + channel;
-        let unit = UNIT_POS as usize;
-        let rows = comptime!(UNITS / lanes);
-        let at = image * c + channel;
+        let (at, first, end) = place_of_unit(n, c, pixels, lanes);
         let mut s1 = 0.0f32;
         let mut s2 = 0.0f32;
-        if is_there {
-            let mut pixel = unit / lanes;
-            while pixel < pixels {
-                let centred = x[begin + pixel * c] - statistics[at];
-                let g = before_activation(centred, grad[begin + pixel * c], statistics, at, n * c, is_elu);
-                s1 += g;
-                s2 += g * centred;
-                pixel += rows;
-            }
+        let mut pixel = first;
+        while pixel < end {
+            let centred = x[pixel] - statistics[at];
+            let g = before_activation(centred, grad[pixel], statistics, at, n * c, is_elu);
+            s1 += g;
+            s2 += g * centred;
+            pixel += step(c, lanes);
         }
         let s1 = sum_of_lane(s1, lanes);
         let s2 = sum_of_lane(s2, lanes);
-        if is_there && unit < lanes {
+        if end > 0 && (UNIT_POS as usize) < lanes {
             sums[at] = s1;
             sums[n * c + at] = s2 * statistics[n * c + at];
         }
