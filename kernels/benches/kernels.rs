@@ -136,7 +136,7 @@ fn filters(criterion: &mut Criterion) {
         ] {
             let mut out = vec![0.0; N * c * filter.n_out() * filter.n_out()];
             group.bench_function(format!("{name}/{c}x{side}x{side}"), |bencher| {
-                bencher.iter(|| filter::apply(isa, &x, N * c, &filter, &filter, &mut out));
+                bencher.iter(|| filter::apply(isa, &x, [N, c], &filter, &filter, &mut out));
             });
         }
     }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 struct Line(#[allow(dead_code, reason = "read as numbers")] [f32; LINE]);
 
 /// Numbers of a cache line.
-const LINE: usize = 16;
+pub const LINE: usize = 16;
 
 /// Numbers that begin at a cache line.
 #[derive(Default)]

@@ -106,7 +106,7 @@ kernel! {
 
 kernel! {
     /// a ← a + b, on one thread.
-    pub(crate) fn add_to_part<'a>(s; a: &'a mut [f32], b: &'a [f32]) {
+    fn add_to_part<'a>(s; a: &'a mut [f32], b: &'a [f32]) {
         let mut lefts = a.chunks_exact_mut(S::LANES);
         let rights = b.chunks_exact(S::LANES);
         let rest = rights.remainder();

@@ -5,8 +5,8 @@ use crate::cpu::{Isa, kernel};
 use crate::parallel;
 use crate::simd::Simd;
 
-/// Planes that are one piece of work: a multiple of every vector's length.
-const PLANES: usize = 64;
+/// Numbers that are one piece of work, if a row is not more.
+const PART: usize = 1 << 14;
 
 /// A linear map along one side of an image: each output pixel is a weighted sum of a few neighbouring input pixels.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,89 +101,42 @@ impl Filter {
     }
 }
 
-/// R·x·Cᵀ for each plane, with the matrices R of `rows` (the filter along the height) and C of `columns` (along the width).
-/// The gradient for x is the same of the gradient for the output, with both filters transposed.
+/// R·x·Cᵀ for each channel of each image, with the matrices R of `rows` (the filter along the height) and C of `columns` (along
+/// the width). The gradient for x is the same of the gradient for the output, with both filters transposed.
 ///
 /// # Shapes
-/// `x`: `[planes, rows.n_in(), columns.n_in()]` → `out`: `[planes, rows.n_out(), columns.n_out()]`
-pub fn apply(isa: Isa, x: &[f32], planes: usize, rows: &Filter, columns: &Filter, out: &mut [f32]) {
-    let (len_in, len_out) = (rows.n_in() * columns.n_in(), rows.n_out() * columns.n_out());
-    assert_eq!(x.len(), planes * len_in, "found an input of another length than {planes} planes of {len_in}");
-    assert_eq!(out.len(), planes * len_out, "found an output of another length than {planes} planes of {len_out}");
+/// `x`: `[n, rows.n_in(), columns.n_in(), c]` → `out`: `[n, rows.n_out(), columns.n_out(), c]`
+pub fn apply(isa: Isa, x: &[f32], [n, c]: [usize; 2], rows: &Filter, columns: &Filter, out: &mut [f32]) {
+    let [in_row, out_row] = [columns.n_in(), columns.n_out()].map(|pixels| pixels * c);
+    assert_eq!(x.len(), n * rows.n_in() * in_row, "numbers of {n} images of {c} channels");
+    assert_eq!(out.len(), n * rows.n_out() * out_row, "numbers of {n} images of {c} channels");
     if out.is_empty() {
         return;
     }
-    parallel::for_each_part(out, PLANES * len_out, |i, out| {
-        let x = &x[i * PLANES * len_in..][..out.len() / len_out * len_in];
-        filter_planes(isa, x, rows, columns, out);
-    });
+    let at_once = (PART / out_row).max(1);
+    parallel::for_each_part(out, at_once * out_row, |i, out| filter_rows(isa, x, c, rows, columns, i * at_once, out));
 }
 
 kernel! {
-    /// Each lane is a plane: planes are transposed so that a pixel of `LANES` planes is one vector, and back. So filters
-    /// need no shuffles, whatever their stride, and small planes fill the vectors as well as large ones.
-    fn filter_planes<'a>(s; x: &'a [f32], rows: &'a Filter, columns: &'a Filter, out: &'a mut [f32]) {
-        let (w, w_out) = (columns.n_in(), columns.n_out());
-        let (len_in, len_out) = (rows.n_in() * w, rows.n_out() * w_out);
-        let lens = [len_in * S::LANES, w * S::LANES, len_out * S::LANES];
-        let mut scratch = Scratch::take(lens);
-        let [pixels, row, pixels_out] = scratch.pieces(lens);
-        for (x, out) in x.chunks(S::LANES * len_in).zip(out.chunks_mut(S::LANES * len_out)) {
-            planes_to_lanes(s, x, len_in, pixels);
-            for (band, out) in rows.bands.iter().zip(pixels_out.chunks_exact_mut(w_out * S::LANES)) {
-                let pixels = &pixels[band.first * w * S::LANES..];
-                weighted_sums(s, pixels, row.len(), rows.weights(band), row);
-                for (band, out) in columns.bands.iter().zip(out.chunks_exact_mut(S::LANES)) {
-                    weighted_sums(s, &row[band.first * S::LANES..], S::LANES, columns.weights(band), out);
-                }
-            }
-            lanes_to_planes(s, pixels_out, len_out, out);
-        }
-    }
-}
-
-/// `x`: at most `LANES` planes of `len` → `pixels`: `[len, LANES]`, arbitrary in the lanes of missing planes.
-#[inline(always)]
-fn planes_to_lanes<S: Simd>(s: S, x: &[f32], len: usize, pixels: &mut [f32]) {
-    let last_plane = x.len() / len - 1;
-    let mut square = [s.splat(0.0); 16];
-    // Loops over the square have fixed lengths, so that it stays in registers.
-    for (i, pixels) in pixels.chunks_mut(S::LANES * S::LANES).enumerate() {
-        let n = pixels.len() / S::LANES;
-        for (k, v) in square.iter_mut().enumerate().take(S::LANES) {
-            let plane = &x[k.min(last_plane) * len + i * S::LANES..][..n];
-            *v = if n == S::LANES { s.load(plane) } else { s.load_first(plane) };
-        }
-        s.transpose(&mut square);
-        for (k, &v) in square.iter().enumerate().take(S::LANES) {
-            if k < n {
-                s.store(&mut pixels[k * S::LANES..], v);
+    /// The rows from `first` of all images' rows.
+    fn filter_rows<'a>(
+        s; x: &'a [f32], c: usize, rows: &'a Filter, columns: &'a Filter, first: usize, out: &'a mut [f32]
+    ) {
+        let in_row = columns.n_in() * c;
+        let mut scratch = Scratch::take([in_row]);
+        let [row] = scratch.pieces([in_row]);
+        for (i, out) in out.chunks_exact_mut(columns.n_out() * c).enumerate() {
+            let (image, y) = ((first + i) / rows.n_out(), (first + i) % rows.n_out());
+            let band = &rows.bands[y];
+            weighted_sums(s, &x[(image * rows.n_in() + band.first) * in_row..], in_row, rows.weights(band), row);
+            for (band, out) in columns.bands.iter().zip(out.chunks_exact_mut(c)) {
+                weighted_sums(s, &row[band.first * c..], c, columns.weights(band), out);
             }
         }
     }
 }
 
-/// The inverse of [`planes_to_lanes`].
-#[inline(always)]
-fn lanes_to_planes<S: Simd>(s: S, pixels: &[f32], len: usize, out: &mut [f32]) {
-    let planes = out.len() / len;
-    let mut square = [s.splat(0.0); 16];
-    for (i, pixels) in pixels.chunks(S::LANES * S::LANES).enumerate() {
-        let n = pixels.len() / S::LANES;
-        for (k, v) in square.iter_mut().enumerate().take(S::LANES) {
-            *v = s.load(&pixels[k.min(n - 1) * S::LANES..]);
-        }
-        s.transpose(&mut square);
-        for (k, &v) in square.iter().enumerate().take(S::LANES) {
-            if k < planes {
-                let plane = &mut out[k * len + i * S::LANES..][..n];
-                if n == S::LANES { s.store(plane, v) } else { s.store_first(plane, v) }
-            }
-        }
-    }
-}
-
-/// Σₖ weights[k]·x[k·stride + i] for each `i` of `out`, a multiple of `LANES`; the weights in their order.
+/// Σₖ weights[k]·x[k·stride + i] for each `i` of `out`; the weights in their order.
 #[inline(always)]
 fn weighted_sums<S: Simd>(s: S, x: &[f32], stride: usize, weights: &[f32], out: &mut [f32]) {
     // The lengths of the usual filters, so that their sums are straight lines of code.
@@ -193,12 +146,12 @@ fn weighted_sums<S: Simd>(s: S, x: &[f32], stride: usize, weights: &[f32], out: 
         [a, b, c] => sums_of(s, x, stride, [a, b, c], out),
         [a, b, c, d, e] => sums_of(s, x, stride, [a, b, c, d, e], out),
         _ => {
-            for (i, out) in out.chunks_exact_mut(S::LANES).enumerate() {
+            for (i, out) in out.chunks_mut(S::LANES).enumerate() {
                 let mut sum = s.splat(0.0);
                 for (k, &weight) in weights.iter().enumerate() {
-                    sum = s.fma(s.load(&x[k * stride + i * S::LANES..]), s.splat(weight), sum);
+                    sum = s.fma(s.load_some(&x[k * stride + i * S::LANES..][..out.len()]), s.splat(weight), sum);
                 }
-                s.store(out, sum);
+                s.store_some(out, sum);
             }
         }
     }
@@ -208,14 +161,24 @@ fn weighted_sums<S: Simd>(s: S, x: &[f32], stride: usize, weights: &[f32], out: 
 #[inline(always)]
 fn sums_of<S: Simd, const K: usize>(s: S, x: &[f32], stride: usize, weights: [f32; K], out: &mut [f32]) {
     assert!(x.len() >= (K - 1) * stride + out.len());
-    for (i, out) in out.chunks_exact_mut(S::LANES).enumerate() {
+    let n = out.len();
+    let mut vectors = out.chunks_exact_mut(S::LANES);
+    for (i, out) in (&mut vectors).enumerate() {
         let mut sum = s.splat(0.0);
         for (k, weight) in weights.into_iter().enumerate() {
-            // SAFETY: the largest index of a lane is (K − 1)·stride + out.len() − 1, which is below the length of x.
+            // SAFETY: the largest index of a lane is (K − 1)·stride + n − 1, which is below the length of x.
             let x = unsafe { s.load_ptr(x.as_ptr().add(k * stride + i * S::LANES)) };
             sum = s.fma(x, s.splat(weight), sum);
         }
         s.store(out, sum);
+    }
+    let rest = vectors.into_remainder();
+    if !rest.is_empty() {
+        let mut sum = s.splat(0.0);
+        for (k, weight) in weights.into_iter().enumerate() {
+            sum = s.fma(s.load_first(&x[k * stride + n - rest.len()..][..rest.len()]), s.splat(weight), sum);
+        }
+        s.store_first(rest, sum);
     }
 }
 
@@ -232,14 +195,18 @@ mod tests {
         (0..filter.n_out()).map(|i| (0..filter.n_in()).map(|j| f64::from(filter.weight(i, j))).collect()).collect()
     }
 
-    /// R·x·Cᵀ of one plane, dense and in f64.
-    fn reference(x: &[f32], rows: &Filter, columns: &Filter) -> Vec<f64> {
+    /// R·x·Cᵀ of each of `n` channels of one image, dense and in f64.
+    fn reference(x: &[f32], n: usize, rows: &Filter, columns: &Filter) -> Vec<f64> {
         let (r, c, w) = (matrix(rows), matrix(columns), columns.n_in());
-        let pixel = |i: usize, j: usize| -> f64 {
-            let products = x.iter().enumerate().map(|(k, &x)| r[i][k / w] * c[j][k % w] * f64::from(x));
-            products.sum()
+        let pixel = |i: usize, j: usize, channel: usize| -> f64 {
+            let channel = x.iter().skip(channel).step_by(n);
+            channel.enumerate().map(|(k, &x)| r[i][k / w] * c[j][k % w] * f64::from(x)).sum()
         };
-        (0..rows.n_out()).flat_map(|i| (0..columns.n_out()).map(move |j| (i, j))).map(|(i, j)| pixel(i, j)).collect()
+        let mut out = Vec::new();
+        for (i, j) in (0..rows.n_out()).flat_map(|i| (0..columns.n_out()).map(move |j| (i, j))) {
+            out.extend((0..n).map(|channel| pixel(i, j, channel)));
+        }
+        out
     }
 
     fn filters() -> Vec<Filter> {
@@ -260,9 +227,9 @@ mod tests {
         filters
     }
 
-    fn applied(isa: Isa, x: &[f32], planes: usize, rows: &Filter, columns: &Filter) -> Vec<f32> {
-        let mut out = vec![f32::NAN; planes * rows.n_out() * columns.n_out()];
-        apply(isa, x, planes, rows, columns, &mut out);
+    fn applied(isa: Isa, x: &[f32], [n, c]: [usize; 2], rows: &Filter, columns: &Filter) -> Vec<f32> {
+        let mut out = vec![f32::NAN; n * c * rows.n_out() * columns.n_out()];
+        apply(isa, x, [n, c], rows, columns, &mut out);
         out
     }
 
@@ -284,11 +251,11 @@ mod tests {
         for isa in Isa::available() {
             for (i, rows) in filters().iter().enumerate() {
                 for (j, columns) in filters().iter().enumerate() {
-                    // Whole vectors of planes, and a few.
-                    let (planes, len) = ([1, 16, 19, 67][(i + j) % 4], rows.n_in() * columns.n_in());
-                    let x = numbers(planes * len, i + j);
-                    let found = applied(isa, &x, planes, rows, columns);
-                    let expected: Vec<f64> = x.chunks(len).flat_map(|x| reference(x, rows, columns)).collect();
+                    // Whole vectors of channels, and a few.
+                    let (c, len) = ([1, 16, 19, 67][(i + j) % 4], rows.n_in() * columns.n_in());
+                    let x = numbers(2 * c * len, i + j);
+                    let found = applied(isa, &x, [2, c], rows, columns);
+                    let expected: Vec<f64> = x.chunks(c * len).flat_map(|x| reference(x, c, rows, columns)).collect();
                     for (found, expected) in found.iter().zip(expected) {
                         // At most 5 + 5 roundings of sums up to 5 (the weights of a transposed interpolation).
                         let error = (f64::from(*found) - expected).abs();
@@ -306,8 +273,8 @@ mod tests {
             for (rows, columns) in filters().iter().zip(filters().iter().rev()) {
                 let (x, y) =
                     (numbers(20 * rows.n_in() * columns.n_in(), 1), numbers(20 * rows.n_out() * columns.n_out(), 2));
-                let forward = dot(&applied(isa, &x, 20, rows, columns), &y);
-                let backward = dot(&x, &applied(isa, &y, 20, &rows.transposed(), &columns.transposed()));
+                let forward = dot(&applied(isa, &x, [4, 5], rows, columns), &y);
+                let backward = dot(&x, &applied(isa, &y, [4, 5], &rows.transposed(), &columns.transposed()));
                 // f32 products of some thousand numbers below 5.
                 assert!((forward - backward).abs() < 1e-6 * (x.len() + y.len()) as f64, "{forward}, {backward}");
             }
@@ -315,15 +282,15 @@ mod tests {
     }
 
     #[test]
-    fn a_plane_does_not_depend_on_the_others_or_on_threads() {
+    fn an_image_does_not_depend_on_the_others_or_on_threads() {
         let (rows, columns) = (Filter::window_mean(9, 5), Filter::window_mean(7, 5));
-        let x = numbers(150 * 63, 3);
+        let x = numbers(150 * 63 * 20, 3);
         for isa in Isa::available() {
             let pools = [1, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("threads"));
-            let [one, three] = pools.map(|pool| pool.install(|| applied(isa, &x, 150, &rows, &columns)));
+            let [one, three] = pools.map(|pool| pool.install(|| applied(isa, &x, [150, 20], &rows, &columns)));
             assert_eq!(one, three, "{isa}");
-            for (x, plane) in x.chunks(63).zip(one.chunks(63)) {
-                assert_eq!(applied(isa, x, 1, &rows, &columns), plane, "{isa}");
+            for (x, image) in x.chunks(63 * 20).zip(one.chunks(63 * 20)) {
+                assert_eq!(applied(isa, x, [1, 20], &rows, &columns), image, "{isa}");
             }
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod amx;
 pub mod buffer;
+mod channels;
 pub mod conv;
 pub mod cpu;
 pub mod elu;
@@ -14,6 +15,7 @@ pub mod norm;
 #[cfg(feature = "burn")]
 pub mod ops;
 pub mod optimizer;
+pub mod order;
 pub mod parallel;
 pub mod random;
 pub mod simd;

@@ -1,11 +1,12 @@
 //! Maxima over 3×3 pixels.
 
-use crate::buffer::Scratch;
+use std::ops::Range;
+
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
 
-/// Planes that are one piece of work.
-const PLANES: usize = 16;
+/// Numbers that are one piece of work, if a row is not more.
+const PART: usize = 1 << 14;
 
 /// How far apart the windows are, and whether they reach beyond the border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,55 +28,44 @@ impl Windows {
     }
 
     /// The pixels of window `i`.
-    fn pixels(self, i: usize, n: usize) -> std::ops::Range<usize> {
+    fn pixels(self, i: usize, n: usize) -> Range<usize> {
         let first = i * self.stride;
         first.saturating_sub(self.padding)..(first + 3 - self.padding).min(n)
     }
 }
 
-/// The largest pixel of each window: `x` `[planes, h, w]` → `out` `[planes, h′, w′]`, see [`Windows::count`]. Where a pixel is not a
-/// number, it or another one of the window may come out.
+/// The largest pixel of each window, for each channel: `x` `[n, h, w, c]` → `out` `[n, h′, w′, c]`, see [`Windows::count`]. Where a
+/// pixel is not a number, it or another one of the window may come out.
 ///
 /// # Panics
 /// If a length is another.
-pub fn forward(isa: Isa, x: &[f32], planes: usize, [h, w]: [usize; 2], windows: Windows, out: &mut [f32]) {
-    let len_out = windows.count(h) * windows.count(w);
-    assert_eq!([x.len(), out.len()], [planes * h * w, planes * len_out], "{planes} planes of {h}×{w} by {windows:?}");
-    parallel::for_each_part(out, PLANES * len_out, |i, out| {
-        let x = &x[i * PLANES * h * w..];
-        let planes = x.chunks_exact(h * w).zip(out.chunks_exact_mut(len_out));
-        planes.for_each(|(x, out)| plane(isa, x, [h, w], windows, out));
+pub fn forward(isa: Isa, x: &[f32], [n, c]: [usize; 2], [h, w]: [usize; 2], windows: Windows, out: &mut [f32]) {
+    let (rows, row) = (windows.count(h), windows.count(w) * c);
+    assert_eq!([x.len(), out.len()], [n * h * w * c, n * rows * row], "{n} images of {h}×{w}×{c} by {windows:?}");
+    let at_once = (PART / row.max(1)).max(1);
+    parallel::for_each_part(out, at_once * row, |i, out| {
+        for (i, out) in (i * at_once..).zip(out.chunks_exact_mut(row)) {
+            max_row(isa, &x[i / rows * h * w * c..][..h * w * c], c, windows.pixels(i % rows, h), w, windows, out);
+        }
     });
 }
 
 kernel! {
-    fn plane<'a>(s; x: &'a [f32], size: [usize; 2], windows: Windows, out: &'a mut [f32]) {
-        let [h, w] = size;
-        let (n_y, n_x) = (windows.count(h), windows.count(w));
-        let mut scratch = Scratch::take([w]);
-        let [columns] = scratch.pieces([w]);
-        for y in 0..n_y {
-            let rows = windows.pixels(y, h);
-            // The maxima of the columns first.
-            columns.copy_from_slice(&x[rows.start * w..][..w]);
-            for row in rows.start + 1..rows.end {
-                let row = &x[row * w..][..w];
-                let (mut maxima, pixels) = (columns.chunks_exact_mut(S::LANES), row.chunks_exact(S::LANES));
-                let rest = pixels.remainder();
-                for (maximum, pixel) in (&mut maxima).zip(pixels) {
-                    s.store(maximum, s.max(s.load(maximum), s.load(pixel)));
+    /// The windows that cover `rows` of an image.
+    fn max_row<'a>(
+        s; x: &'a [f32], c: usize, rows: Range<usize>, w: usize, windows: Windows, out: &'a mut [f32]
+    ) {
+        for (i, out) in out.chunks_exact_mut(c).enumerate() {
+            let columns = windows.pixels(i, w);
+            for channel in (0..c).step_by(S::LANES) {
+                let n = S::LANES.min(c - channel);
+                let mut largest = s.splat(f32::NEG_INFINITY);
+                for y in rows.clone() {
+                    for pixel in columns.clone() {
+                        largest = s.max(largest, s.load_some(&x[(y * w + pixel) * c + channel..][..n]));
+                    }
                 }
-                let maximum = maxima.into_remainder();
-                s.store_first(maximum, s.max(s.load_first(maximum), s.load_first(rest)));
-            }
-            let out = &mut out[y * n_x..][..n_x];
-            for (i, out) in out.iter_mut().enumerate() {
-                let pixels = &columns[windows.pixels(i, w)];
-                let mut largest = pixels[0];
-                for &pixel in pixels {
-                    largest = if pixel > largest { pixel } else { largest };
-                }
-                *out = largest;
+                s.store_some(&mut out[channel..channel + n], largest);
             }
         }
     }
@@ -99,18 +89,19 @@ mod tests {
                 ([4, 150], 1, 0),
             ] {
                 let windows = Windows { stride, padding };
-                let planes = 3;
-                let x: Vec<f32> = (0..planes * h * w).map(|i| ((i * 7919) % 1009) as f32 - 700.0).collect();
+                // Whole vectors of channels, and a few.
+                let (n, c) = (2, [3, 16, 21][h % 3]);
+                let x: Vec<f32> = (0..n * h * w * c).map(|i| ((i * 7919) % 1009) as f32 - 700.0).collect();
                 let (n_y, n_x) = (windows.count(h), windows.count(w));
-                let mut found = vec![f32::NAN; planes * n_y * n_x];
-                forward(isa, &x, planes, [h, w], windows, &mut found);
+                let mut found = vec![f32::NAN; n * n_y * n_x * c];
+                forward(isa, &x, [n, c], [h, w], windows, &mut found);
                 for (at, found) in found.into_iter().enumerate() {
-                    let (plane, y, i) = (at / (n_y * n_x), at / n_x % n_y, at % n_x);
+                    let (channel, i, y, image) = (at % c, at / c % n_x, at / c / n_x % n_y, at / c / n_x / n_y);
                     let mut expected = f32::NEG_INFINITY;
                     for (dy, dx) in (0..3).flat_map(|dy| (0..3).map(move |dx| (dy, dx))) {
                         let place = (y * stride + dy).checked_sub(padding).zip((i * stride + dx).checked_sub(padding));
                         if let Some((y, x_at)) = place.filter(|&(y, x)| y < h && x < w) {
-                            expected = expected.max(x[(plane * h + y) * w + x_at]);
+                            expected = expected.max(x[((image * h + y) * w + x_at) * c + channel]);
                         }
                     }
                     assert_eq!(found, expected, "{isa}: {h}×{w} by {windows:?}, {at}");

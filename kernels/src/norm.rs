@@ -1,5 +1,7 @@
 //! Instance normalisation, plain or ++, with the activation behind it.
 
+use crate::buffer::Scratch;
+use crate::channels::{Terms, Values, load, store, sum_terms};
 use crate::cpu::{Isa, kernel};
 use crate::elu;
 use crate::parallel::for_each_of;
@@ -8,7 +10,7 @@ use crate::simd::Simd;
 /// Added to variances.
 pub const EPSILON: f32 = 1e-5;
 
-/// The sizes of `[n, c, h, w]`.
+/// The sizes of `[n, h, w, c]`: the channels of a pixel lie beside each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormShape {
     /// Images.
@@ -65,7 +67,7 @@ pub struct Statistics {
 /// their own mean m and unbiased variance v. Each image is computed by itself.
 ///
 /// # Shapes
-/// `x`, `out`: `[n, c, pixels]`.
+/// `x`, `out`: `[n, pixels, c]`.
 pub fn forward(
     isa: Isa,
     shape: NormShape,
@@ -94,7 +96,7 @@ pub fn forward(
 /// ∂μ = (∂μ̂ − mean ∂μ̂ − μ̂·Σ ∂μ̂·μ̂/(c − 1))/√(v + ε), mean and sum over the channels.
 ///
 /// # Shapes
-/// `x`, `grad_out`, `grad_x`: `[n, c, pixels]`.
+/// `x`, `grad_out`, `grad_x`: `[n, pixels, c]`.
 #[allow(clippy::too_many_arguments, reason = "all that the forward pass had, its result and the gradient's two ends")]
 pub fn backward(
     isa: Isa,
@@ -133,11 +135,8 @@ pub fn backward_plus(
         let pixels = i * shape.image()..(i + 1) * shape.image();
         let (mu, r) = (&statistics.mu[i * c..][..c], &statistics.r[i * c..][..c]);
         let image = Image { x: &x[pixels.clone()], scales: scales.of_image(i, c), mu, r };
-        backward_image(isa, image, &grad_out[pixels.clone()], act, grad_x, [gamma, alpha, beta]);
-        if let Some(more) = more {
-            // While the image is in the second cache.
-            elu::add_to_part(isa, grad_x, &more[pixels]);
-        }
+        let more = more.map(|more| &more[pixels.clone()]);
+        backward_image(isa, image, &grad_out[pixels], act, more, grad_x, [gamma, alpha, beta]);
     });
     ScalesGradient { gamma, alpha: scales.alpha.map(|_| alpha), beta }
 }
@@ -179,20 +178,22 @@ struct Image<'a> {
     r: &'a [f32],
 }
 
-/// The activation's input u = a·(x − μ) + b of one channel.
+/// u = a·(x − μ) + b of each channel, of which μ is known: `[c]` each.
 #[derive(Clone, Copy)]
-struct Line {
-    mu: f32,
-    a: f32,
-    b: f32,
+struct Lines<'a> {
+    mu: &'a [f32],
+    a: &'a [f32],
+    b: &'a [f32],
 }
 
 impl Image<'_> {
-    fn line(&self, channel: usize, mu_hat: &[f64]) -> Line {
+    /// Those that give the activation's input.
+    fn set_lines(&self, mu_hat: &[f64], a: &mut [f32], b: &mut [f32]) {
         let Scales { gamma, alpha, beta } = self.scales;
-        let shift = alpha.map_or(0.0, |alpha| alpha[channel] * mu_hat[channel] as f32);
-        let b = gamma[channel] * shift + beta[channel];
-        Line { mu: self.mu[channel], a: gamma[channel] * self.r[channel], b }
+        for (channel, (a, b)) in a.iter_mut().zip(b).enumerate() {
+            let shift = alpha.map_or(0.0, |alpha| alpha[channel] * mu_hat[channel] as f32);
+            (*a, *b) = (gamma[channel] * self.r[channel], gamma[channel] * shift + beta[channel]);
+        }
     }
 
     /// μ̂ (zeros for plain instance norm) and 1/√(v + ε).
@@ -211,177 +212,202 @@ impl Image<'_> {
 }
 
 kernel! {
-    /// The image stays in the second cache between the two passes.
+    /// The image stays in the second cache between the passes.
     fn normalise_image<'a>(
         s; x: &'a [f32], scales: Scales<'a>, act: Activation, mu: &'a mut [f32], r: &'a mut [f32], out: &'a mut [f32]
     ) {
-        let pixels = x.len() / mu.len();
-        for ((x, mu), r) in x.chunks_exact(pixels).zip(&mut *mu).zip(&mut *r) {
-            *mu = sum(s, x) / pixels as f32;
-            *r = 1.0 / (sum_of_squares(s, x, *mu) / pixels as f32 + EPSILON).sqrt();
-        }
+        let c = mu.len();
+        let pixels = x.len() / c;
+        // SAFETY: x has so many pixels and channels.
+        unsafe { sum_terms(s, [pixels, c], &mut Values(x), mu) };
+        mu.iter_mut().for_each(|mu| *mu /= pixels as f32);
+        // SAFETY: as above, and μ has so many channels.
+        unsafe { sum_terms(s, [pixels, c], &mut Squares { x, mu }, r) };
+        r.iter_mut().for_each(|r| *r = 1.0 / (*r / pixels as f32 + EPSILON).sqrt());
         let image = Image { x, scales, mu, r };
         let (mu_hat, _) = image.standardised_means();
-        for (channel, (x, out)) in x.chunks_exact(pixels).zip(out.chunks_exact_mut(pixels)).enumerate() {
-            let line = image.line(channel, &mu_hat);
-            match act {
-                Activation::None => normalise_channel::<S, false>(s, x, line, out),
-                Activation::Elu => normalise_channel::<S, true>(s, x, line, out),
+        let mut scratch = Scratch::take([c, c]);
+        let [a, b] = scratch.pieces([c, c]);
+        image.set_lines(&mu_hat, a, b);
+        let lines = Lines { mu, a, b };
+        match act {
+            Activation::None => normalise_pixels::<S, false>(s, x, lines, out),
+            Activation::Elu => normalise_pixels::<S, true>(s, x, lines, out),
+        }
+    }
+}
+
+/// (x − μ)²
+struct Squares<'a> {
+    x: &'a [f32],
+    mu: &'a [f32],
+}
+
+impl<S: Simd> Terms<S, 1> for Squares<'_> {
+    #[inline(always)]
+    unsafe fn terms<const WHOLE: bool>(&mut self, s: S, at: usize, channel: usize, n: usize) -> [S::V; 1] {
+        // SAFETY: the caller's promise.
+        let d = unsafe { s.sub(load::<S, WHOLE>(s, self.x, at, n), load::<S, WHOLE>(s, self.mu, channel, n)) };
+        [s.mul(d, d)]
+    }
+}
+
+/// Calls `$body` for each vector of channels of each pixel, whole ones first: `$at` is where it is in an image of `$pixels` times
+/// `$c`, `$n` how many channels there are from `$channel`, `$WHOLE` whether that is a whole vector.
+macro_rules! for_each_vector {
+    ($S:ident, [$pixels:expr, $c:expr], |$at:ident, $channel:ident, $n:ident, $WHOLE:ident| $body:block) => {
+        for pixel in 0..$pixels {
+            let mut $channel = 0;
+            while $channel + $S::LANES <= $c {
+                const $WHOLE: bool = true;
+                let ($at, $n) = (pixel * $c + $channel, $S::LANES);
+                $body
+                $channel += $S::LANES;
+            }
+            if $channel < $c {
+                const $WHOLE: bool = false;
+                let ($at, $n) = (pixel * $c + $channel, $c - $channel);
+                $body
             }
         }
-    }
-}
-
-/// Σ x
-#[inline(always)]
-fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
-    // Four sums, so that an addition need not wait for the last one.
-    let mut sums = [s.splat(0.0); 4];
-    let blocks = x.chunks_exact(4 * S::LANES);
-    let vectors = blocks.remainder().chunks_exact(S::LANES);
-    let rest = vectors.remainder();
-    for block in blocks {
-        for (sum, x) in sums.iter_mut().zip(block.chunks_exact(S::LANES)) {
-            *sum = s.add(*sum, s.load(x));
-        }
-    }
-    for x in vectors {
-        sums[0] = s.add(sums[0], s.load(x));
-    }
-    sums[1] = s.add(sums[1], s.load_first(rest));
-    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
-}
-
-/// Σ (x − μ)²
-#[inline(always)]
-fn sum_of_squares<S: Simd>(s: S, x: &[f32], mu: f32) -> f32 {
-    let mu = s.splat(mu);
-    let mut sums = [s.splat(0.0); 4];
-    let blocks = x.chunks_exact(4 * S::LANES);
-    let vectors = blocks.remainder().chunks_exact(S::LANES);
-    let rest = vectors.remainder();
-    for block in blocks {
-        for (sum, x) in sums.iter_mut().zip(block.chunks_exact(S::LANES)) {
-            let d = s.sub(s.load(x), mu);
-            *sum = s.fma(d, d, *sum);
-        }
-    }
-    for x in vectors {
-        let d = s.sub(s.load(x), mu);
-        sums[0] = s.fma(d, d, sums[0]);
-    }
-    if !rest.is_empty() {
-        // The lanes beyond the end are to count 0, not μ².
-        let inside = s.load_first(&[1.0; 16][..rest.len()]);
-        let d = s.mul(s.sub(s.load_first(rest), mu), inside);
-        sums[1] = s.fma(d, d, sums[1]);
-    }
-    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
+    };
 }
 
 /// act(a·(x − μ) + b)
 #[inline(always)]
-fn normalise_channel<S: Simd, const ELU: bool>(s: S, x: &[f32], line: Line, out: &mut [f32]) {
-    let (xs, mut outs) = (x.chunks_exact(S::LANES), out.chunks_exact_mut(S::LANES));
-    let rest = xs.remainder();
-    for (x, out) in xs.zip(&mut outs) {
-        let u = line.at(s, s.load(x));
-        s.store(out, if ELU { elu::activate(s, u) } else { u });
-    }
-    if !rest.is_empty() {
-        let u = line.at(s, s.load_first(rest));
-        s.store_first(outs.into_remainder(), if ELU { elu::activate(s, u) } else { u });
-    }
+fn normalise_pixels<S: Simd, const ELU: bool>(s: S, x: &[f32], lines: Lines<'_>, out: &mut [f32]) {
+    let c = lines.check();
+    assert!(x.len() == out.len() && x.len().is_multiple_of(c));
+    for_each_vector!(S, [x.len() / c, c], |at, channel, n, WHOLE| {
+        // SAFETY: all have so many pixels and channels, as asserted.
+        unsafe {
+            let u = lines.at::<S, WHOLE>(s, load::<S, WHOLE>(s, x, at, n), channel, n);
+            store::<S, WHOLE>(s, out, at, n, if ELU { elu::activate(s, u) } else { u });
+        }
+    });
 }
 
-impl Line {
+impl Lines<'_> {
+    /// The number of channels, of which all parts have as many.
+    fn check(&self) -> usize {
+        assert_eq!([self.a.len(), self.b.len()], [self.mu.len(); 2]);
+        self.mu.len()
+    }
+
+    /// u of `n` channels from `channel`, see [`load`].
+    ///
+    /// # Safety
+    /// There are so many channels.
     #[inline(always)]
-    fn at<S: Simd>(self, s: S, x: S::V) -> S::V {
-        s.fma(s.sub(x, s.splat(self.mu)), s.splat(self.a), s.splat(self.b))
+    unsafe fn at<S: Simd, const WHOLE: bool>(self, s: S, x: S::V, channel: usize, n: usize) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let d = s.sub(x, load::<S, WHOLE>(s, self.mu, channel, n));
+            s.fma(d, load::<S, WHOLE>(s, self.a, channel, n), load::<S, WHOLE>(s, self.b, channel, n))
+        }
     }
 }
 
 kernel! {
     /// `grads`: for γ, α and β.
     fn backward_image<'a>(
-        s; image: Image<'a>, grad_out: &'a [f32], act: Activation, grad_x: &'a mut [f32], grads: [&'a mut [f32]; 3]
+        s; image: Image<'a>, grad_out: &'a [f32], act: Activation, more: Option<&'a [f32]>, grad_x: &'a mut [f32],
+        grads: [&'a mut [f32]; 3]
     ) {
         let Image { x, scales: Scales { gamma, alpha, .. }, mu, r } = image;
         let (c, pixels) = (mu.len(), x.len() / mu.len());
         let (mu_hat, mu_scale) = image.standardised_means();
         let [grad_gamma, grad_alpha, grad_beta] = grads;
+        let lens = [c, c, 2 * c, c];
+        let mut scratch = Scratch::take(lens);
+        let [a, b, sums, scale] = scratch.pieces(lens);
+        image.set_lines(&mu_hat, a, b);
         // The first pass leaves g in grad_x, where the second finds it in the cache: cheaper than another exponential.
-        let mut sums = vec![[0.0; 2]; c];
-        let channels = x.chunks_exact(pixels).zip(grad_out.chunks_exact(pixels)).zip(grad_x.chunks_exact_mut(pixels));
-        for (i, ((x, grad_out), g)) in channels.enumerate() {
-            let line = image.line(i, &mu_hat);
-            let [s_1, s_d] = match act {
-                Activation::None => sums_of_channel::<S, false>(s, x, grad_out, line, g),
-                Activation::Elu => sums_of_channel::<S, true>(s, x, grad_out, line, g),
-            };
-            sums[i] = [s_1, s_d * r[i]];
+        let lines = Lines { mu, a, b };
+        lines.check();
+        assert_eq!([grad_out.len(), grad_x.len()], [x.len(); 2]);
+        // SAFETY: all have so many pixels and channels, as asserted.
+        unsafe {
+            match act {
+                Activation::None => {
+                    sum_terms(s, [pixels, c], &mut Gradients::<false> { x, grad_out, lines, g: grad_x }, sums);
+                }
+                Activation::Elu => {
+                    sum_terms(s, [pixels, c], &mut Gradients::<true> { x, grad_out, lines, g: grad_x }, sums);
+                }
+            }
         }
+        let (s_1, s_2) = sums.split_at_mut(c);
+        s_2.iter_mut().zip(r).for_each(|(sum, r)| *sum *= r);
         let mut grad_mu_hat = vec![0.0; c];
-        for (i, &[s_1, s_2]) in sums.iter().enumerate() {
+        for i in 0..c {
             let (alpha, mu_hat) = (alpha.map_or(0.0, |alpha| alpha[i]), mu_hat[i] as f32);
-            grad_gamma[i] = s_2 + alpha * mu_hat * s_1;
-            grad_alpha[i] = gamma[i] * mu_hat * s_1;
-            grad_beta[i] = s_1;
-            grad_mu_hat[i] = f64::from(gamma[i]) * f64::from(alpha) * f64::from(s_1);
+            grad_gamma[i] = s_2[i] + alpha * mu_hat * s_1[i];
+            grad_alpha[i] = gamma[i] * mu_hat * s_1[i];
+            grad_beta[i] = s_1[i];
+            grad_mu_hat[i] = f64::from(gamma[i]) * f64::from(alpha) * f64::from(s_1[i]);
         }
         let mean = grad_mu_hat.iter().sum::<f64>() / c as f64;
         let dot = grad_mu_hat.iter().zip(&mu_hat).map(|(grad, mu_hat)| grad * mu_hat).sum::<f64>();
         // Of a single channel, which has no α, 0/0 would be none.
         let slope = if c > 1 { dot / (c as f64 - 1.0) } else { 0.0 };
-        for (i, (x, g)) in x.chunks_exact(pixels).zip(grad_x.chunks_exact_mut(pixels)).enumerate() {
+        for i in 0..c {
             let grad_mu = mu_scale * (grad_mu_hat[i] - mean - mu_hat[i] * slope);
-            let [mean_g, mean_g_x_hat] = sums[i].map(|sum| sum / pixels as f32);
-            let scale = gamma[i] * r[i];
-            let line = Line { mu: mu[i], a: -scale * r[i] * mean_g_x_hat, b: (grad_mu / pixels as f64) as f32 };
-            gradient_of_channel(s, x, line, [scale, mean_g], g);
+            let [mean_g, mean_g_x_hat] = [s_1[i], s_2[i]].map(|sum| sum / pixels as f32);
+            scale[i] = gamma[i] * r[i];
+            (a[i], b[i]) = (-scale[i] * r[i] * mean_g_x_hat, (grad_mu / pixels as f64) as f32);
+            s_1[i] = mean_g;
+        }
+        gradient_of_pixels(s, x, Lines { mu, a, b }, [scale, s_1], more, grad_x);
+    }
+}
+
+/// g = grad_out·act′(u), which is written, and g·(x − μ).
+struct Gradients<'a, const ELU: bool> {
+    x: &'a [f32],
+    grad_out: &'a [f32],
+    lines: Lines<'a>,
+    g: &'a mut [f32],
+}
+
+impl<S: Simd, const ELU: bool> Terms<S, 2> for Gradients<'_, ELU> {
+    #[inline(always)]
+    unsafe fn terms<const WHOLE: bool>(&mut self, s: S, at: usize, channel: usize, n: usize) -> [S::V; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (x, grad) = (load::<S, WHOLE>(s, self.x, at, n), load::<S, WHOLE>(s, self.grad_out, at, n));
+            let g = if ELU { s.mul(grad, elu::slope(s, self.lines.at::<S, WHOLE>(s, x, channel, n))) } else { grad };
+            store::<S, WHOLE>(s, self.g, at, n, g);
+            [g, s.mul(g, s.sub(x, load::<S, WHOLE>(s, self.lines.mu, channel, n)))]
         }
     }
 }
 
-/// Writes g = grad_out·act′(u); gives Σ g and Σ g·(x − μ).
+/// scale·(g − mean) + a·(x − μ) + b, plus `more`, in place of g.
 #[inline(always)]
-fn sums_of_channel<S: Simd, const ELU: bool>(s: S, x: &[f32], grad_out: &[f32], line: Line, g: &mut [f32]) -> [f32; 2] {
-    let mu = s.splat(line.mu);
-    let mut sums = [s.splat(0.0); 2];
-    let (xs, grads) = (x.chunks_exact(S::LANES), grad_out.chunks_exact(S::LANES));
-    let (x_rest, grad_rest) = (xs.remainder(), grads.remainder());
-    let mut gs = g.chunks_exact_mut(S::LANES);
-    for ((x, grad), out) in xs.zip(grads).zip(&mut gs) {
-        let (x, grad) = (s.load(x), s.load(grad));
-        let g = if ELU { s.mul(grad, elu::slope(s, line.at(s, x))) } else { grad };
-        sums = [s.add(sums[0], g), s.fma(g, s.sub(x, mu), sums[1])];
-        s.store(out, g);
-    }
-    if !x_rest.is_empty() {
-        // Beyond the end grad_out is 0, and so is g.
-        let (x, grad) = (s.load_first(x_rest), s.load_first(grad_rest));
-        let g = if ELU { s.mul(grad, elu::slope(s, line.at(s, x))) } else { grad };
-        sums = [s.add(sums[0], g), s.fma(g, s.sub(x, mu), sums[1])];
-        s.store_first(gs.into_remainder(), g);
-    }
-    [s.sum(sums[0]), s.sum(sums[1])]
-}
-
-/// scale·(g − mean) + a·(x − μ) + b, in place of g.
-#[inline(always)]
-fn gradient_of_channel<S: Simd>(s: S, x: &[f32], line: Line, [scale, mean]: [f32; 2], g: &mut [f32]) {
-    let (scale, mean) = (s.splat(scale), s.splat(mean));
-    let (xs, mut gs) = (x.chunks_exact(S::LANES), g.chunks_exact_mut(S::LANES));
-    let rest = xs.remainder();
-    for (x, g) in xs.zip(&mut gs) {
-        let grad = s.fma(s.sub(s.load(g), mean), scale, line.at(s, s.load(x)));
-        s.store(g, grad);
-    }
-    if !rest.is_empty() {
-        let g = gs.into_remainder();
-        let grad = s.fma(s.sub(s.load_first(g), mean), scale, line.at(s, s.load_first(rest)));
-        s.store_first(g, grad);
-    }
+fn gradient_of_pixels<S: Simd>(
+    s: S,
+    x: &[f32],
+    lines: Lines<'_>,
+    [scale, mean]: [&[f32]; 2],
+    more: Option<&[f32]>,
+    g: &mut [f32],
+) {
+    let c = lines.check();
+    assert!(scale.len() == c && mean.len() == c && x.len().is_multiple_of(c));
+    assert!(g.len() == x.len() && more.is_none_or(|more| more.len() == x.len()));
+    for_each_vector!(S, [x.len() / c, c], |at, channel, n, WHOLE| {
+        // SAFETY: all have so many pixels and channels, as asserted.
+        unsafe {
+            let line = lines.at::<S, WHOLE>(s, load::<S, WHOLE>(s, x, at, n), channel, n);
+            let centred = s.sub(load::<S, WHOLE>(s, g, at, n), load::<S, WHOLE>(s, mean, channel, n));
+            let mut grad = s.fma(centred, load::<S, WHOLE>(s, scale, channel, n), line);
+            if let Some(more) = more {
+                grad = s.add(grad, load::<S, WHOLE>(s, more, at, n));
+            }
+            store::<S, WHOLE>(s, g, at, n, grad);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -416,7 +442,7 @@ mod tests {
                 shape: NormShape { n, c, pixels },
                 act,
                 // Channels with different means.
-                x: numbers(len, seed).iter().enumerate().map(|(i, x)| x + (i / pixels % 5) as f32 * 0.3).collect(),
+                x: numbers(len, seed).iter().enumerate().map(|(i, x)| x + (i % c % 5) as f32 * 0.3).collect(),
                 gamma: numbers(n * c, seed + 1).iter().map(|x| 1.0 + x).collect(),
                 alpha: plus.then(|| numbers(n * c, seed + 2)),
                 beta: numbers(n * c, seed + 3),
@@ -426,7 +452,17 @@ mod tests {
 
         /// Every kind of case: one pixel, whole vectors and rests, odd numbers of channels, one image and several.
         fn all() -> Vec<Self> {
-            let shapes = [[1, 2, 1], [3, 5, 1], [2, 3, 7], [1, 4, 16], [2, 2, 49], [2, 7, 35], [1, 3, 64], [1, 2, 196]];
+            let shapes = [
+                [1, 2, 1],
+                [3, 5, 1],
+                [2, 3, 7],
+                [1, 16, 4],
+                [2, 17, 9],
+                [2, 7, 35],
+                [1, 67, 3],
+                [1, 2, 196],
+                [1, 64, 2],
+            ];
             let shapes = shapes.into_iter().flat_map(|shape| [(shape, true), (shape, false)]);
             let cases = shapes.chain([([2, 1, 9], false)]);
             let both = |(shape, plus)| [(shape, plus, Activation::None), (shape, plus, Activation::Elu)];
@@ -473,16 +509,17 @@ mod tests {
         let (gamma, alpha, beta) = (&scales[..c], &scales[c..2 * c], &scales[2 * c..]);
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
         let squares = |x: &[f64]| x.iter().map(|v| (v - mean(x)).powi(2)).sum::<f64>();
-        let mu: Vec<f64> = x.chunks(pixels).map(mean).collect();
+        let channel = |i: usize| x.iter().skip(i).step_by(c).copied().collect::<Vec<f64>>();
+        let mu: Vec<f64> = (0..c).map(|i| mean(&channel(i))).collect();
         let spread = (squares(&mu) / (c as f64 - 1.0) + 1e-5).sqrt();
-        let mut out = Vec::new();
-        for (i, x) in x.chunks(pixels).enumerate() {
-            let r = 1.0 / (squares(x) / pixels as f64 + 1e-5).sqrt();
+        let mut out = vec![0.0; x.len()];
+        for i in 0..c {
+            let r = 1.0 / (squares(&channel(i)) / pixels as f64 + 1e-5).sqrt();
             let shift = if case.alpha.is_some() { alpha[i] * (mu[i] - mean(&mu)) / spread } else { 0.0 };
-            out.extend(x.iter().map(|x| {
+            for (out, x) in out.iter_mut().zip(x).skip(i).step_by(c) {
                 let u = gamma[i] * ((x - mu[i]) * r + shift) + beta[i];
-                if case.act == Activation::Elu && u <= 0.0 { u.exp_m1() } else { u }
-            }));
+                *out = if case.act == Activation::Elu && u <= 0.0 { u.exp_m1() } else { u };
+            }
         }
         out
     }

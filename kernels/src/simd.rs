@@ -82,19 +82,22 @@ pub trait Simd: Copy + Send + Sync {
         x[..n].copy_from_slice(&buffer[..n]);
     }
 
-    /// The sum of all lanes, in one order on every instruction set with as many lanes.
+    /// Asks for the cache line at `p` to be brought near: a hint, for which nothing needs to be there.
     #[inline(always)]
-    fn sum(self, v: Self::V) -> f32 {
-        let mut lanes = [0.0f32; 16];
-        self.store(&mut lanes, v);
-        let mut width = Self::LANES;
-        while width > 1 {
-            width /= 2;
-            for i in 0..width {
-                lanes[i] += lanes[i + width];
-            }
-        }
-        lanes[0]
+    fn prefetch(self, p: *const f32) {
+        let _ = p;
+    }
+
+    /// The numbers of `x`, at most `LANES`, then zeros: as [`Self::load_first`], but fastest for whole vectors.
+    #[inline(always)]
+    fn load_some(self, x: &[f32]) -> Self::V {
+        if x.len() >= Self::LANES { self.load(x) } else { self.load_first(x) }
+    }
+
+    /// Writes as many numbers as `x` has room for, at most `LANES`: as [`Self::store_first`], but fastest for whole vectors.
+    #[inline(always)]
+    fn store_some(self, x: &mut [f32], v: Self::V) {
+        if x.len() >= Self::LANES { self.store(x, v) } else { self.store_first(x, v) }
     }
 
     /// eˣ, relative error below 2e-7; 0 below −87, the value at 88 above it.
@@ -262,6 +265,11 @@ mod x86 {
             // SAFETY: `self` proves that the processor has the instruction.
             unsafe { _mm256_set1_ps(x) }
         }
+        #[inline(always)]
+        fn prefetch(self, p: *const f32) {
+            // SAFETY: a hint, which no address makes fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
         intrinsics! { __m256;
             add(a, b) = _mm256_add_ps;
             sub(a, b) = _mm256_sub_ps;
@@ -367,6 +375,11 @@ mod x86 {
         fn splat(self, x: f32) -> __m512 {
             // SAFETY: `self` proves that the processor has the instruction.
             unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        fn prefetch(self, p: *const f32) {
+            // SAFETY: a hint, which no address makes fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
         intrinsics! { __m512;
             add(a, b) = _mm512_add_ps;

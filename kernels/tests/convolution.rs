@@ -83,7 +83,7 @@ fn check(isa: Isa, precision: Precision, shape: &ConvShape, random: &mut Random)
     conv::forward(isa, precision, shape, &x, &weights, None, None, &mut out);
     within("output", &out, &plain);
     let n_pixels = shape.out_size().iter().product::<usize>();
-    let with_bias = plain.iter().enumerate().map(|(i, x)| x + f64::from(bias[i / n_pixels % shape.c_out]));
+    let with_bias = plain.iter().enumerate().map(|(i, x)| x + f64::from(bias[i % shape.c_out]));
     let with_both: Vec<f64> = with_bias.zip(&residual).map(|(x, &r)| x + f64::from(r)).collect();
     conv::forward(isa, precision, shape, &x, &weights, Some(&bias), Some(&residual), &mut out);
     within("output with bias and residual", &out, &with_both);
@@ -95,16 +95,15 @@ fn check(isa: Isa, precision: Precision, shape: &ConvShape, random: &mut Random)
     let bias = random.values(shape.c_in);
     let mut with_bias = vec![f32::NAN; shape.input_len()];
     conv::transposed(isa, precision, shape, &grad, &weights, Some(&bias), &mut with_bias);
-    let in_pixels = shape.size[0] * shape.size[1];
-    let expected: Vec<f32> = grad_x.iter().enumerate().map(|(i, x)| x + bias[i / in_pixels % shape.c_in]).collect();
+    let expected: Vec<f32> = grad_x.iter().enumerate().map(|(i, x)| x + bias[i % shape.c_in]).collect();
     assert_eq!(with_bias, expected, "transposed convolution of {shape:?} on {isa}");
 
     let mut found = vec![f32::NAN; shape.weight_len()];
     conv::weight_gradient(isa, precision, shape, &x, &grad, &mut found);
     within("gradient of the weights", &found, &reference::weight_gradient(shape, &x, &grad));
-    let found = conv::bias_gradient(&grad, shape.c_out, n_pixels);
+    let found = conv::bias_gradient(isa, &grad, shape.c_out, n_pixels);
     let mut expected = vec![0.0; shape.c_out];
-    grad.iter().enumerate().for_each(|(i, &g)| expected[i / n_pixels % shape.c_out] += f64::from(g));
+    grad.iter().enumerate().for_each(|(i, &g)| expected[i % shape.c_out] += f64::from(g));
     within("gradient of the bias", &found, &expected);
 }
 
@@ -153,10 +152,9 @@ fn check_half(unit: Unit, shape: &ConvShape, random: &mut Random) {
     half::forward(unit, shape, &x, &weights, None, None, &mut out);
     within("output", &out, &plain, &size);
     let bias = random.values(shape.c_out);
-    let n_pixels = shape.out_size().iter().product::<usize>();
     let mut with_both = vec![f32::NAN; shape.output_len()];
     half::forward(unit, shape, &x, &weights, Some(&bias), Some(&residual), &mut with_both);
-    let added = |(i, x): (usize, &f32)| x + bias[i / n_pixels % shape.c_out] + residual[i];
+    let added = |(i, x): (usize, &f32)| x + bias[i % shape.c_out] + residual[i];
     assert_eq!(with_both, out.iter().enumerate().map(added).collect::<Vec<_>>(), "bias and residual of {shape:?}");
 
     let mut grad_x = vec![f32::NAN; shape.input_len()];
@@ -166,8 +164,7 @@ fn check_half(unit: Unit, shape: &ConvShape, random: &mut Random) {
     let bias = random.values(shape.c_in);
     let mut with_bias = vec![f32::NAN; shape.input_len()];
     half::transposed(unit, shape, &grad, &weights, Some(&bias), &mut with_bias);
-    let in_pixels = shape.size[0] * shape.size[1];
-    let added = |(i, x): (usize, &f32)| x + bias[i / in_pixels % shape.c_in];
+    let added = |(i, x): (usize, &f32)| x + bias[i % shape.c_in];
     assert_eq!(with_bias, grad_x.iter().enumerate().map(added).collect::<Vec<_>>(), "bias of {shape:?}");
 
     if shape.stride == 1 {
@@ -254,7 +251,7 @@ fn threads_do_not_change_a_bit() {
                 conv::forward(isa, precision, &shape, &x, &weights, Some(&bias), Some(&residual), &mut out);
                 conv::transposed(isa, precision, &shape, &grad, &weights, None, &mut grad_x);
                 conv::weight_gradient(isa, precision, &shape, &x, &grad, &mut grad_weights);
-                let grad_bias = conv::bias_gradient(&grad, shape.c_out, shape.out_size().iter().product());
+                let grad_bias = conv::bias_gradient(isa, &grad, shape.c_out, shape.out_size().iter().product());
                 vec![out, grad_x, grad_weights, grad_bias]
             });
         }

@@ -10,8 +10,10 @@ use ncsn_kernels::conv::{self, ConvShape};
 use ncsn_kernels::cpu::{Isa, Kernel, Precision};
 use ncsn_kernels::elu;
 use ncsn_kernels::filter::{self, Filter};
+use ncsn_kernels::max_pool::{self, Windows};
 use ncsn_kernels::norm::{self, Activation, NormShape, Scales};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
+use ncsn_kernels::order;
 use ncsn_kernels::random::{self, Position};
 use ncsn_kernels::simd::Simd;
 
@@ -202,7 +204,7 @@ fn convolutions_stay_inside_their_slices() {
                 conv::transposed(isa, precision, &shape, &grad, &weights, Some(&bias_in), &mut with_bias);
                 let mut grad_weights = edge.output(shape.weight_len());
                 conv::weight_gradient(isa, precision, &shape, &x, &grad, &mut grad_weights);
-                let grad_bias = conv::bias_gradient(&grad, shape.c_out, shape.out_size().iter().product());
+                let grad_bias = conv::bias_gradient(isa, &grad, shape.c_out, shape.out_size().iter().product());
                 let outputs = [out, with_both, grad_x, with_bias, grad_weights];
                 outputs.iter().map(|out| out.to_vec()).chain([grad_bias]).collect()
             });
@@ -267,7 +269,7 @@ fn tiles_stay_inside_their_slices() {
 
 #[test]
 fn norms_stay_inside_their_slices() {
-    let shapes = [[1, 2, 1], [1, 1, 1], [2, 3, 7], [1, 5, 17], [1, 2, 49], [3, 2, 64], [1, 3, 131]];
+    let shapes = [[1, 2, 1], [1, 1, 1], [2, 7, 3], [1, 17, 5], [1, 49, 2], [3, 64, 2], [1, 131, 3], [1, 3, 131]];
     for ([n, c, pixels], isa) in shapes.into_iter().flat_map(|s| Isa::available().into_iter().map(move |i| (s, i))) {
         let shape = NormShape { n, c, pixels };
         for act in [Activation::None, Activation::Elu] {
@@ -326,11 +328,44 @@ fn filters_stay_inside_their_slices() {
         [Filter::cell_mean(5, 2).transposed(), Filter::cell_mean(4, 4).transposed()],
     ];
     for ([rows, columns], isa) in filters.iter().flat_map(|f| Isa::available().into_iter().map(move |isa| (f, isa))) {
-        for planes in [0, 1, 3, 16, 17, 70] {
-            at_every_edge(&format!("{planes} planes of {rows:?} and {columns:?} on {isa}"), |edge, random| {
-                let x = edge.input(random, planes * rows.n_in() * columns.n_in());
-                let mut out = edge.output(planes * rows.n_out() * columns.n_out());
-                filter::apply(isa, &x, planes, rows, columns, &mut out);
+        for [n, c] in [[0, 1], [1, 1], [2, 3], [1, 16], [3, 17], [1, 70]] {
+            at_every_edge(
+                &format!("{n} images of {c} channels by {rows:?} and {columns:?} on {isa}"),
+                |edge, random| {
+                    let x = edge.input(random, n * c * rows.n_in() * columns.n_in());
+                    let mut out = edge.output(n * c * rows.n_out() * columns.n_out());
+                    filter::apply(isa, &x, [n, c], rows, columns, &mut out);
+                    vec![out.to_vec()]
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn changes_of_order_stay_inside_their_slices() {
+    let all = [[1, 1, 1], [2, 3, 70], [1, 16, 17], [1, 40, 33]].into_iter();
+    for (shape, isa) in all.flat_map(|s| Isa::available().into_iter().map(move |i| (s, i))) {
+        at_every_edge(&format!("{shape:?} on {isa}"), |edge, random| {
+            let n = shape.iter().product();
+            let (x, mut out) = (edge.input(random, n), edge.output(n));
+            order::exchange(isa, &x, shape, &mut out);
+            vec![out.to_vec()]
+        });
+    }
+}
+
+#[test]
+fn maxima_stay_inside_their_slices() {
+    let all =
+        [[1, 1], [1, 16], [2, 17], [1, 35]].into_iter().flat_map(|s| Isa::available().into_iter().map(move |i| (s, i)));
+    for ([n, c], isa) in all {
+        for (size, stride, padding) in [([3, 3], 1, 0), ([1, 2], 1, 1), ([7, 6], 2, 0), ([5, 9], 2, 1)] {
+            let windows = Windows { stride, padding };
+            at_every_edge(&format!("{n} images of {c} channels, {size:?} by {windows:?} on {isa}"), |edge, random| {
+                let x = edge.input(random, n * c * size[0] * size[1]);
+                let mut out = edge.output(n * c * windows.count(size[0]) * windows.count(size[1]));
+                max_pool::forward(isa, &x, [n, c], size, windows, &mut out);
                 vec![out.to_vec()]
             });
         }

@@ -98,9 +98,15 @@ impl MeanPoolConv {
     /// # Shapes
     /// `[batch, in, height, width]` → `[batch, out, height/2, width/2]`; height and width must be even.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
-        self.conv.forward(x).linear(|h| {
-            let [.., height, width] = h.dims();
-            separable(h, Filter::cell_mean(height, 2), Filter::cell_mean(width, 2))
-        })
+        match self.conv.weight.dims() {
+            // Means and mixtures of channels can be exchanged, and of means there are four times fewer.
+            [.., 1, 1] => self.conv.forward(x.linear(mean_of_cells)),
+            _ => self.conv.forward(x).linear(mean_of_cells),
+        }
     }
+}
+
+fn mean_of_cells(x: Tensor<4>) -> Tensor<4> {
+    let [.., height, width] = x.dims();
+    separable(x, Filter::cell_mean(height, 2), Filter::cell_mean(width, 2))
 }

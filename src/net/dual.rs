@@ -8,7 +8,7 @@
 use std::ops::{Add, Mul, Sub};
 
 use burn::tensor::Tensor;
-use ncsn_kernels::ops::pixels::add;
+use ncsn_kernels::ops::pixels::{add, twice};
 
 /// A value, and perhaps its derivative along one direction.
 #[derive(Clone, Debug)]
@@ -39,6 +39,15 @@ impl<const D: usize> Dual<D> {
     /// The value's shape.
     pub fn dims(&self) -> [usize; D] {
         self.value.dims()
+    }
+
+    /// The same, to be used twice, see [`twice`]: whoever uses the second must use the first too.
+    pub fn twice(self) -> [Self; 2] {
+        let [value, again] = twice(self.value);
+        match self.tangent.map(twice) {
+            None => [value.into(), again.into()],
+            Some([tangent, again_tangent]) => [Self::along(value, tangent), Self::along(again, again_tangent)],
+        }
     }
 
     /// f(x) for a linear f, which is its own derivative.

@@ -8,7 +8,7 @@ use ncsn_kernels::filter::Filter;
 use ncsn_kernels::max_pool::Windows;
 use ncsn_kernels::ops::conv::{Conv, conv2d};
 use ncsn_kernels::ops::max_pool::max_pool_3x3;
-use ncsn_kernels::ops::pixels::separable;
+use ncsn_kernels::ops::pixels::{channels_last, separable};
 
 use super::params::upload;
 use crate::error::Result;
@@ -88,7 +88,7 @@ impl Inception {
     /// # Shapes
     /// `x`: `[batch, 3, 299, 299]` with values in [−1, 1], see [`crate::eval::ResizeRule`]; other sides from 75 on are possible.
     pub fn forward(&self, x: Tensor<4>) -> InceptionMaps {
-        graph(&mut Runner { units: self.units.iter() }, &x)
+        graph(&mut Runner { units: self.units.iter() }, &channels_last(x))
     }
 
     /// The logits without bias, which the inception score is of: `[batch, 2048]` → `[batch, 1008]`.
@@ -294,7 +294,8 @@ impl Parts for Runner<'_> {
     fn unit(&mut self, _: &str, x: &Tensor<4>, _: usize, laid: Laid) -> Tensor<4> {
         let Unit { weight, bias } = self.units.next().expect("as many units as were loaded").clone();
         let conv = Conv { stride: laid.stride, padding: laid.padding, dilation: 1 };
-        relu(conv2d(x.clone(), weight, Some(bias), None, conv))
+        // In place: Burn does so for tensors in the order of their axes only.
+        images(relu(pixels(conv2d(x.clone(), weight, Some(bias), None, conv))))
     }
 
     fn mean(&mut self, x: &Tensor<4>) -> Tensor<4> {
@@ -307,6 +308,16 @@ impl Parts for Runner<'_> {
     }
 
     fn join(&mut self, maps: Vec<Tensor<4>>) -> Tensor<4> {
-        Tensor::cat(maps, 1)
+        images(Tensor::cat(maps.into_iter().map(pixels).collect(), 3))
     }
+}
+
+/// `[n, c, h, w]` as `[n, h, w, c]`, the order in which kernels leave numbers.
+fn pixels(x: Tensor<4>) -> Tensor<4> {
+    x.permute([0, 2, 3, 1])
+}
+
+/// The inverse of [`pixels`].
+fn images(x: Tensor<4>) -> Tensor<4> {
+    x.permute([0, 3, 1, 2])
 }

@@ -3,6 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
+use ncsn_kernels::ops::pixels::channels_last;
 
 use super::{
     Architecture, Conv2d, Dual, InputRange, NetworkConfig, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock,
@@ -106,12 +107,18 @@ impl RefineNet {
             InputRange::Unit => x * 2.0 + -1.0,
             InputRange::Logit => x,
         };
-        let mut h = self.begin_conv.forward(x);
+        // All that follows is made of kernels.
+        let mut h = self.begin_conv.forward(x.linear(channels_last));
         let mut layers = Vec::with_capacity(self.res.len());
-        for blocks in &self.res {
+        for (i, blocks) in self.res.iter().enumerate() {
+            if i > 0 {
+                let [next, layer] = h.twice();
+                layers.push(layer);
+                h = next;
+            }
             h = blocks.iter().fold(h, |h, block| block.forward(h, labels));
-            layers.push(h.clone());
         }
+        layers.push(h);
         let mut below = None;
         for (block, layer) in self.refine.iter().zip(layers.into_iter().rev()) {
             let [_, _, height, width] = layer.dims();

@@ -1,11 +1,12 @@
 //! Any convolution as sums of products over taps: the padded image is read in place, nothing is unfolded.
 
 use super::ConvShape;
-use super::gemm::{Out, Panel, Rows, balanced, max_rows, multiply, panels};
-use super::layout::{Frame, Weights, padded, unpack};
+use super::gemm::{MAX_VECTORS, Out, Panel, Rows, balanced, max_rows, multiply, panels};
+use super::layout::{Frame, Weights, padded};
 use crate::buffer::{Aligned, Scratch};
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
+use crate::simd::Simd;
 
 /// Outputs that look at the same taps, every `every`-th in both directions.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ fn frame(image: [usize; 2], before: [usize; 2], reach: [usize; 2], n_x: usize) -
     let behind = reach[1].saturating_sub(before[1] + image[1]);
     let shared = before[1].min(behind).min(reach[1].saturating_sub(n_x));
     // What is behind the last row is at the beginning of one more.
-    Frame::new(image, before.map(|zeros| zeros as isize), [reach[0] + usize::from(shared > 0), reach[1] - shared])
+    Frame::new(image, before, [reach[0] + usize::from(shared > 0), reach[1] - shared])
 }
 
 impl Plan {
@@ -90,7 +91,7 @@ impl Plan {
     }
 }
 
-/// The output of a convolution: `x` `[n, c_in, h, w]` → `out` `[n, c_out, h_out, w_out]`.
+/// The output of a convolution: `x` `[n, h, w, c_in]` → `out` `[n, h_out, w_out, c_out]`.
 pub fn forward(
     isa: Isa,
     shape: &ConvShape,
@@ -105,7 +106,7 @@ pub fn forward(
 }
 
 /// The gradient of its input from that of its output, which also is the transposed convolution: `grad`
-/// `[n, c_out, h_out, w_out]` → `out` `[n, c_in, h, w]`.
+/// `[n, h_out, w_out, c_out]` → `out` `[n, h, w, c_in]`.
 pub fn transposed(isa: Isa, shape: &ConvShape, grad: &[f32], weights: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
     let weights = Weights::exchanged(weights, shape);
     let plan = Plan::transposed(shape);
@@ -158,37 +159,64 @@ kernel! {
         residual: Option<&'a [f32]>, out: &'a mut [f32],
     ) {
         let [c_in, c_out] = channels;
-        let (c, stride) = (padded::<S>(c_in), padded::<S>(c_out));
-        let out_pixels = plan.out_size[0] * plan.out_size[1];
-        let lens = [plan.frame.n_pixels() * c, out_pixels * stride];
+        let lens = [plan.frame.n_pixels() * c_in, max_rows::<S>(1) * MAX_VECTORS * S::LANES];
         let mut scratch = Scratch::take(lens);
-        let [padded_x, pixels] = scratch.pieces(lens);
-            plan.frame.pack(s, x, c_in, c, padded_x);
-            for (first_vector, n) in panels(stride / S::LANES) {
-                let (first, width) = (first_vector * S::LANES, n * S::LANES);
-                let panel = &weights[first * c_in * n_taps..][..width * c_in * n_taps];
-                for phase in &plan.phases {
-                    let segments: Vec<[usize; 2]> =
-                        phase.taps.iter().map(|&(offset, tap)| [offset * c, tap * c_in * width]).collect();
-                    let last_offset = segments.iter().map(|&[offset, _]| offset).max().unwrap_or(0);
-                    for y in 0..phase.count[0] {
-                        for (x, n_rows) in balanced(phase.count[1], max_rows::<S>(n)) {
-                            let from = phase.base + (y * plan.frame.size[1] + x) * plan.stride;
-                            let a = &padded_x[from * c..];
-                            assert!(a.len() >= last_offset + (n_rows - 1) * plan.stride * c + c_in);
-                            let out_y = phase.first[0] + y * plan.every;
-                            let to = out_y * plan.out_size[1] + phase.first[1] + x * plan.every;
-                            let to = &mut pixels[to * stride + first..][..(n_rows - 1) * plan.every * stride + width];
-                            let a = Rows { at: a.as_ptr(), row: plan.stride * c, step: 1 };
-                            let b = Panel { at: panel.as_ptr(), step: width };
-                            let to = Out { at: to.as_mut_ptr(), row: plan.every * stride, add: false };
-                            // SAFETY: A as asserted; each tap's weights are in the panel; C as sliced.
-                            unsafe { multiply(s, [n_rows, n], a, b, &segments, c_in, to) };
-                        }
+        let [copy, sums] = scratch.pieces(lens);
+        let padded_x = plan.frame.pack(x, c_in, c_in, copy);
+        for (first_vector, n) in panels(padded::<S>(c_out) / S::LANES) {
+            let (first, width) = (first_vector * S::LANES, n * S::LANES);
+            let panel = &weights[first * c_in * n_taps..][..width * c_in * n_taps];
+            for phase in &plan.phases {
+                let segments: Vec<[usize; 2]> =
+                    phase.taps.iter().map(|&(offset, tap)| [offset * c_in, tap * c_in * width]).collect();
+                let last_offset = segments.iter().map(|&[offset, _]| offset).max().unwrap_or(0);
+                for y in 0..phase.count[0] {
+                    for (x, n_rows) in balanced(phase.count[1], max_rows::<S>(n)) {
+                        let from = phase.base + (y * plan.frame.size[1] + x) * plan.stride;
+                        let a = &padded_x[from * c_in..];
+                        assert!(a.len() >= last_offset + (n_rows - 1) * plan.stride * c_in + c_in);
+                        let sums = &mut sums[..n_rows * width];
+                        let a = Rows { at: a.as_ptr(), row: plan.stride * c_in, step: 1 };
+                        let b = Panel { at: panel.as_ptr(), step: width };
+                        let to = Out { at: sums.as_mut_ptr(), row: width, add: false };
+                        // SAFETY: A as asserted; each tap's weights are in the panel; C as sliced.
+                        unsafe { multiply(s, [n_rows, n], a, b, &segments, c_in, to) };
+                        let out_y = phase.first[0] + y * plan.every;
+                        let pixel = out_y * plan.out_size[1] + phase.first[1] + x * plan.every;
+                        write_rows(s, sums, width, [pixel, plan.every], [first, c_out], [bias, residual], out);
                     }
                 }
             }
-            unpack(s, pixels, stride, out_pixels, bias, residual, out);
+        }
+    }
+}
+
+/// Writes rows of sums, `width` channels from `first` each, to pixels `every` apart, as far as the channels exist, plus bias and
+/// residual.
+#[inline(always)]
+fn write_rows<S: Simd>(
+    s: S,
+    sums: &[f32],
+    width: usize,
+    [pixel, every]: [usize; 2],
+    [first, c_out]: [usize; 2],
+    [bias, residual]: [Option<&[f32]>; 2],
+    out: &mut [f32],
+) {
+    for (row, sums) in sums.chunks_exact(width).enumerate() {
+        for (vector, sum) in sums.chunks_exact(S::LANES).enumerate() {
+            let channel = first + vector * S::LANES;
+            let n = S::LANES.min(c_out - channel);
+            let at = (pixel + row * every) * c_out + channel;
+            let mut v = s.load(sum);
+            if let Some(bias) = bias {
+                v = s.add(v, s.load_some(&bias[channel..channel + n]));
+            }
+            if let Some(residual) = residual {
+                v = s.add(v, s.load_some(&residual[at..at + n]));
+            }
+            s.store_some(&mut out[at..at + n], v);
+        }
     }
 }
 
@@ -241,45 +269,46 @@ kernel! {
         s; plan: &'a Plan, x: &'a [f32], grad: &'a [f32], channels: [usize; 2], exchange: bool, sum: &'a mut [f32],
     ) {
         let [c_in, c_out] = channels;
-        let (c, k) = (padded::<S>(c_in), padded::<S>(c_out));
-        let out_frame = Frame::plain(plan.out_size);
+        // Scalars of the rows' operand are read, and whole vectors of the columns'.
+        let [c, k] = if exchange { [padded::<S>(c_in), c_out] } else { [c_in, padded::<S>(c_out)] };
+        let out_frame = Frame::new(plan.out_size, [0, 0], plan.out_size);
         let [height, width] = plan.out_size;
         let taps = &plan.phases[0].taps;
         let lens = [plan.frame.n_pixels() * c, out_frame.n_pixels() * k];
         let mut scratch = Scratch::take(lens);
-        let [padded_x, pixels] = scratch.pieces(lens);
-            plan.frame.pack(s, x, c_in, c, padded_x);
-            out_frame.pack(s, grad, c_out, k, pixels);
-            let (n_rows, n_columns) = if exchange { (c_out, c) } else { (c_in, k) };
-            for &(offset, tap) in taps {
-                // Of row y of the output: its pixels in the padded image and in the gradient.
-                let segments: Vec<[usize; 2]> = (0..height)
-                    .map(|y| {
-                        let (x_at, grad_at) = ((y * plan.stride * plan.frame.size[1] + offset) * c, y * width * k);
-                        if exchange { [grad_at, x_at] } else { [x_at, grad_at] }
-                    })
-                    .collect();
-                for (first_vector, n) in panels(n_columns / S::LANES) {
-                    let first = first_vector * S::LANES;
-                    for (row, rows) in balanced(n_rows, max_rows::<S>(n)) {
-                        let (x_step, grad_step) = (plan.stride * c, k);
-                        let (a, b, step) = match exchange {
-                            true => (&pixels[row..], &padded_x[first..], [grad_step, x_step]),
-                            false => (&padded_x[row..], &pixels[first..], [x_step, grad_step]),
-                        };
-                        for &[a_at, b_at] in &segments[height - 1..] {
-                            assert!(a.len() >= a_at + (width - 1) * step[0] + rows);
-                            assert!(b.len() >= b_at + (width - 1) * step[1] + n * S::LANES);
-                        }
-                        let to = &mut sum[(tap * n_rows + row) * n_columns + first..];
-                        assert!(to.len() >= (rows - 1) * n_columns + n * S::LANES);
-                        let a = Rows { at: a.as_ptr(), row: 1, step: step[0] };
-                        let b = Panel { at: b.as_ptr(), step: step[1] };
-                        let to = Out { at: to.as_mut_ptr(), row: n_columns, add: true };
-                        // SAFETY: the last row's places are inside, as asserted, and those of the others come before.
-                        unsafe { multiply(s, [rows, n], a, b, &segments, width, to) };
+        let [copy, pixels] = scratch.pieces(lens);
+        let padded_x = plan.frame.pack(x, c_in, c, copy);
+        let pixels = out_frame.pack(grad, c_out, k, pixels);
+        let (n_rows, n_columns) = if exchange { (c_out, c) } else { (c_in, k) };
+        for &(offset, tap) in taps {
+            // Of row y of the output: its pixels in the padded image and in the gradient.
+            let segments: Vec<[usize; 2]> = (0..height)
+                .map(|y| {
+                    let (x_at, grad_at) = ((y * plan.stride * plan.frame.size[1] + offset) * c, y * width * k);
+                    if exchange { [grad_at, x_at] } else { [x_at, grad_at] }
+                })
+                .collect();
+            for (first_vector, n) in panels(n_columns / S::LANES) {
+                let first = first_vector * S::LANES;
+                for (row, rows) in balanced(n_rows, max_rows::<S>(n)) {
+                    let (x_step, grad_step) = (plan.stride * c, k);
+                    let (a, b, step) = match exchange {
+                        true => (&pixels[row..], &padded_x[first..], [grad_step, x_step]),
+                        false => (&padded_x[row..], &pixels[first..], [x_step, grad_step]),
+                    };
+                    for &[a_at, b_at] in &segments[height - 1..] {
+                        assert!(a.len() >= a_at + (width - 1) * step[0] + rows);
+                        assert!(b.len() >= b_at + (width - 1) * step[1] + n * S::LANES);
                     }
+                    let to = &mut sum[(tap * n_rows + row) * n_columns + first..];
+                    assert!(to.len() >= (rows - 1) * n_columns + n * S::LANES);
+                    let a = Rows { at: a.as_ptr(), row: 1, step: step[0] };
+                    let b = Panel { at: b.as_ptr(), step: step[1] };
+                    let to = Out { at: to.as_mut_ptr(), row: n_columns, add: true };
+                    // SAFETY: the last row's places are inside, as asserted, and those of the others come before.
+                    unsafe { multiply(s, [rows, n], a, b, &segments, width, to) };
                 }
             }
+        }
     }
 }

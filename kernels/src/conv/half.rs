@@ -1,6 +1,6 @@
 //! Any convolution with products of bf16 and sums of f32: nothing is unfolded.
 //!
-//! An image is rounded and laid out once. For the output and the gradient of the input its padded copy is `[pixel][channel]`,
+//! An image is rounded and laid out once. For the output and the gradient of the input its padded copy is `[pixel][channel]` too,
 //! so that 16 neighbouring outputs times 32 channels of any tap lie where a tile of A is read; weights are B. For the gradient of
 //! the weights, a sum over pixels, it is `[channel][pixel]`, and a tap shifts where the rows of A begin; the output's gradient is
 //! B. Rows of both then have one pitch, with zeros behind each row of the gradient, so that the sum runs over whole planes.
@@ -16,7 +16,7 @@ pub use gradient::weight_gradient;
 
 use super::ConvShape;
 use super::direct::Plan;
-use super::layout::{Frame, load_some};
+use super::layout::{Frame, Run};
 use super::tiles::{BLOCK, Block, Conversion, Products, Rows, Work};
 use crate::amx::TILE;
 use crate::buffer::Scratch;
@@ -99,9 +99,9 @@ impl Work for Image<'_> {
         let c = c_in.next_multiple_of(TERMS);
         let n_columns = c_out.div_ceil(16);
         // A tile has 16 rows, even at the end of the image.
-        let lens = [(plan.frame.n_pixels() + 16 * plan.stride) * c / 2, BLOCK, TILE + 16];
+        let lens = [(plan.frame.n_pixels() + 16 * plan.stride) * c / 2, BLOCK];
         let mut scratch = Scratch::take(lens);
-        let [padded, sums, square] = scratch.pieces(lens);
+        let [padded, sums] = scratch.pieces(lens);
         pack_image(conversion, &plan.frame, x, c_in, c, padded);
         let (a, b) = (halves(padded), halves(weights));
         let panel = b.len() / n_columns;
@@ -122,7 +122,7 @@ impl Work for Image<'_> {
                         for j in 0..columns.len() {
                             let sums = &sums[(2 * i + j) * TILE..][..TILE];
                             let to = Destination { first: (column + j) * 16, c_out, bias, residual, every: plan.every };
-                            write(conversion.simd(), sums, square, pieces, to, out);
+                            write(conversion.simd(), sums, pieces, to, out);
                         }
                     }
                 }
@@ -130,38 +130,28 @@ impl Work for Image<'_> {
         }
     }
 }
-/// Copies `image` `[channels][pixel]` to `copy`, bf16 `[pixel][c]`, zeros elsewhere.
+
+/// Copies `image` `[pixel][channels]` to `copy`, bf16 `[pixel][c]`, zeros elsewhere.
 #[inline(always)]
 fn pack_image<C: Conversion>(conversion: C, frame: &Frame, image: &[f32], channels: usize, c: usize, copy: &mut [f32]) {
     let s = conversion.simd();
-    let (lanes, n, stride) = (C::S::LANES, frame.places.len(), c / 2);
+    let (lanes, stride) = (C::S::LANES, c / 2);
     for &[first, n] in &frame.gaps {
         copy[first * stride..(first + n) * stride].fill(0.0);
     }
-    for first_channel in (0..c).step_by(2 * lanes) {
-        for first in (0..n).step_by(lanes) {
-            let n_pixels = lanes.min(n - first);
-            let mut rows = [s.splat(0.0); 16];
-            for (i, row) in rows.iter_mut().enumerate().take(lanes) {
-                let channel = first_channel + 2 * i;
-                if channel < channels {
-                    let even = load_some(s, &image[channel * n + first..][..n_pixels]);
-                    let mut odd = s.splat(0.0);
-                    if channel + 1 < channels {
-                        odd = load_some(s, &image[(channel + 1) * n + first..][..n_pixels]);
-                    }
-                    *row = conversion.pairs(even, odd);
-                }
-            }
-            s.transpose(&mut rows);
-            for (row, &place) in rows.iter().zip(&frame.places[first..first + n_pixels]) {
-                if place != Frame::OUTSIDE {
-                    s.store(&mut copy[place as usize * stride + first_channel / 2..], *row);
-                }
+    for &Run { from, to, n } in &frame.runs {
+        let from = image[from * channels..][..n * channels].chunks_exact(channels);
+        for (from, to) in from.zip(copy[to * stride..][..n * stride].chunks_exact_mut(stride)) {
+            for (i, to) in to.chunks_exact_mut(lanes).enumerate() {
+                let middle = channels.min((2 * i + 1) * lanes);
+                let first = s.load_some(&from[channels.min(2 * i * lanes)..middle]);
+                let second = s.load_some(&from[middle..channels.min((2 * i + 2) * lanes)]);
+                s.store(to, conversion.in_order(first, second));
             }
         }
     }
 }
+
 /// `from` `[n_rows][n]`, rows `pitch` apart → `to` `[n][16]`; n_rows is at most 16.
 #[inline(always)]
 fn transpose_rows<S: Simd>(s: S, from: &[f32], pitch: usize, [n_rows, n]: [usize; 2], to: &mut [f32]) {
@@ -170,7 +160,7 @@ fn transpose_rows<S: Simd>(s: S, from: &[f32], pitch: usize, [n_rows, n]: [usize
             let some = S::LANES.min(n - j);
             let mut rows = [s.splat(0.0); 16];
             for (k, row) in rows.iter_mut().enumerate().take(S::LANES.min(n_rows - i)) {
-                *row = load_some(s, &from[(i + k) * pitch + j..][..some]);
+                *row = s.load_some(&from[(i + k) * pitch + j..][..some]);
             }
             s.transpose(&mut rows);
             for (k, row) in rows.iter().enumerate().take(some) {
@@ -179,6 +169,7 @@ fn transpose_rows<S: Simd>(s: S, from: &[f32], pitch: usize, [n_rows, n]: [usize
         }
     }
 }
+
 /// The same memory as twice as many bf16.
 fn halves(x: &[f32]) -> &[u16] {
     // SAFETY: an f32 is two u16 without padding, of lesser alignment, and every bit pattern is a u16.

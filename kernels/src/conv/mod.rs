@@ -1,9 +1,10 @@
 //! Two-dimensional convolution and its gradients, for any size, kernel, stride, padding and dilation.
 //!
 //! Three ways, chosen by shape, precision and instructions: products over taps (`direct`), for 3×3 kernels with stride 1
-//! Winograd's filtering (`winograd`), which needs 2.25 or 4 times fewer products, and products of bf16 over taps ([`half`]). The
-//! first two copy an image to `[pixel][channel]` with its padding, which costs a few per cent of the products, and then read
-//! rows of channels.
+//! Winograd's filtering (`winograd`), which needs 2.25 or 4 times fewer products, and products of bf16 over taps ([`half`]).
+//!
+//! The channels of a pixel lie beside each other, `[n, h, w, c]`: products read rows of channels, and vectors are of channels, so
+//! that nothing has to be transposed.
 //!
 //! Every image is computed by itself and every sum has one order, so results depend neither on the number of threads nor on
 //! the rest of the batch.
@@ -16,12 +17,13 @@ pub mod reference;
 mod tiles;
 mod winograd;
 
-use crate::cpu::{Isa, Precision};
+use crate::channels::{Values, sum_terms};
+use crate::cpu::{Isa, Precision, kernel};
 use crate::parallel;
 use layout::Weights;
 use winograd::Tile;
 
-/// What a convolution computes: `[n, c_in, h, w]` with weights `[c_out, c_in, k, k]` → `[n, c_out, h_out, w_out]`.
+/// What a convolution computes: `[n, h, w, c_in]` with weights `[c_out, c_in, k, k]` → `[n, h_out, w_out, c_out]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
     /// Images.
@@ -108,8 +110,8 @@ impl ConvShape {
     }
 }
 
-/// The output: `x` `[n, c_in, h, w]`, `weights` `[c_out, c_in, k, k]`, `bias` `[c_out]`, `residual` as `out`, which it is added
-/// to → `out` `[n, c_out, h_out, w_out]`.
+/// The output: `x` `[n, h, w, c_in]`, `weights` `[c_out, c_in, k, k]`, `bias` `[c_out]`, `residual` as `out`, which it is added
+/// to → `out` `[n, h_out, w_out, c_out]`.
 ///
 /// # Panics
 /// If a length is not that of `shape`.
@@ -147,8 +149,8 @@ pub fn forward(
     }
 }
 
-/// The gradient of the input, or the transposed convolution with its bias: `grad` `[n, c_out, h_out, w_out]`, `bias` `[c_in]` →
-/// `out` `[n, c_in, h, w]`.
+/// The gradient of the input, or the transposed convolution with its bias: `grad` `[n, h_out, w_out, c_out]`, `bias` `[c_in]` →
+/// `out` `[n, h, w, c_in]`.
 ///
 /// # Panics
 /// If a length is not that of `shape`.
@@ -184,7 +186,7 @@ pub fn transposed(
     }
 }
 
-/// The gradient of the weights: `x` `[n, c_in, h, w]`, `grad` `[n, c_out, h_out, w_out]` → `out` `[c_out, c_in, k, k]`.
+/// The gradient of the weights: `x` `[n, h, w, c_in]`, `grad` `[n, h_out, w_out, c_out]` → `out` `[c_out, c_in, k, k]`.
 ///
 /// # Panics
 /// If a length is not that of `shape`.
@@ -199,23 +201,22 @@ pub fn weight_gradient(isa: Isa, precision: Precision, shape: &ConvShape, x: &[f
     }
 }
 
-/// The gradient of the bias `[c_out]`: the sum of `grad` `[n, c_out, h_out·w_out]` over images and pixels.
-pub fn bias_gradient(grad: &[f32], c_out: usize, n_pixels: usize) -> Vec<f32> {
-    let mut out = vec![0.0; c_out];
-    parallel::for_each_part(&mut out, 1, |channel, out| {
-        let images = grad.chunks_exact(c_out * n_pixels).map(|image| &image[channel * n_pixels..][..n_pixels]);
-        out[0] = images.map(|pixels| f64::from(sum(pixels))).sum::<f64>() as f32;
-    });
-    out
+/// The gradient of the bias `[c_out]`: the sum of `grad` `[n, h_out·w_out, c_out]` over images and pixels.
+pub fn bias_gradient(isa: Isa, grad: &[f32], c_out: usize, n_pixels: usize) -> Vec<f32> {
+    let image = c_out * n_pixels;
+    let mut sums = vec![0.0; grad.len() / image.max(1) * c_out];
+    parallel::for_each_part(&mut sums, c_out, |i, sums| sum_pixels(isa, &grad[i * image..][..image], n_pixels, sums));
+    let of = |channel: usize| sums.iter().skip(channel).step_by(c_out).map(|&sum| f64::from(sum)).sum::<f64>() as f32;
+    (0..c_out).map(of).collect()
 }
 
-fn sum(values: &[f32]) -> f32 {
-    // Sixteen sums side by side, which become vectors.
-    let mut lanes = [0.0f32; 16];
-    let chunks = values.chunks_exact(16);
-    let rest: f32 = chunks.remainder().iter().sum();
-    chunks.for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x));
-    lanes.iter().sum::<f32>() + rest
+kernel! {
+    fn sum_pixels<'a>(s; image: &'a [f32], n_pixels: usize, sums: &'a mut [f32]) {
+        let c = sums.len();
+        assert_eq!(image.len(), n_pixels * c);
+        // SAFETY: the image has so many numbers.
+        unsafe { sum_terms(s, [n_pixels, c], &mut Values(image), sums) };
+    }
 }
 
 /// Multiplications and additions a second that this machine's threads reach together in the product that convolutions are

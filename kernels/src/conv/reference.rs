@@ -8,14 +8,14 @@ fn for_each_product(shape: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
     let [height, width] = shape.out_size();
     for (image, out) in (0..n).flat_map(|image| (0..c_out).map(move |out| (image, out))) {
         for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
-            let to = ((image * c_out + out) * height + y) * width + x;
+            let to = ((image * height + y) * width + x) * c_out + out;
             for (ky, kx) in (0..kernel[0]).flat_map(|ky| (0..kernel[1]).map(move |kx| (ky, kx))) {
                 let inside = |at: usize, tap: usize, axis: usize| {
                     (at * stride + tap * dilation).checked_sub(padding[axis]).filter(|&at| at < size[axis])
                 };
                 let Some((iy, ix)) = inside(y, ky, 0).zip(inside(x, kx, 1)) else { continue };
                 for input in 0..c_in {
-                    let from = ((image * c_in + input) * size[0] + iy) * size[1] + ix;
+                    let from = ((image * size[0] + iy) * size[1] + ix) * c_in + input;
                     let weight = ((out * c_in + input) * kernel[0] + ky) * kernel[1] + kx;
                     f(from, weight, to);
                 }

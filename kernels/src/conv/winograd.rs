@@ -23,12 +23,12 @@ mod weights;
 pub use gradient::weight_gradient;
 
 use super::gemm::{MAX_VECTORS, Out, Panel, Rows, balanced, max_rows, multiply, panels};
-use super::layout::{Weights, padded, unpack};
+use super::layout::{Weights, padded};
 use crate::buffer::Scratch;
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
 use crate::simd::Simd;
-use plan::{Plan, Spot};
+use plan::{Ahead, MOST_INPUTS, OUTSIDE, Plan, Spot};
 use transform::{Four, SKIPPED, Side, Transform, Two};
 use weights::{BLOCK, place_pitch, transform_weights, transformed_len};
 
@@ -67,7 +67,7 @@ fn pitch(n_rows: usize, n: usize) -> usize {
 
 /// The output, or the gradient of the input, which is the convolution with the mirrored kernel.
 ///
-/// `x` `[n, c_in, size]` → `out` `[n, c_out, out_size]`. `offset`: the zeros above and left of the image; negative crops it.
+/// `x` `[n, size, c_in]` → `out` `[n, out_size, c_out]`. `offset`: the zeros above and left of the image; negative crops it.
 #[allow(clippy::too_many_arguments, reason = "a kernel")]
 pub fn convolve(
     isa: Isa,
@@ -125,34 +125,75 @@ fn convolve_image<S: Simd, T: Transform>(
     let (c, n_vectors) = (c_in.next_multiple_of(BLOCK), padded::<S>(c_out) / S::LANES);
     let widest = panels(n_vectors).map(|(_, n)| n * S::LANES).max().unwrap_or(0);
     let most = plan.spots.len().min(TILES_AT_ONCE);
-    let out_pixels = plan.out_size[0] * plan.out_size[1];
-    let stride = n_vectors * S::LANES;
-    let lens =
-        [plan.frame.n_pixels() * c, n_places * pitch(most, c), n_places * pitch(most, widest), out_pixels * stride];
+    let lens = [n_places * pitch(most, c), n_places * pitch(most, widest)];
     let mut scratch = Scratch::take(lens);
-    let [padded_x, v, m, pixels] = scratch.pieces(lens);
-    plan.frame.pack(s, x, c_in, c, padded_x);
+    let [v, m] = scratch.pieces(lens);
+    let (inputs, outputs) = (Ahead::new(plan, x), Ahead::new(plan, out));
+    let residuals = residual.map(|residual| Ahead::new(plan, residual));
     for (first, n_tiles) in balanced(plan.spots.len(), TILES_AT_ONCE) {
         let spots = &plan.spots[first..first + n_tiles];
-        transform_inputs::<S, T>(s, plan, spots, padded_x, c, v);
+        transform_inputs::<S, T>(s, plan, [first, n_tiles], x, inputs, [c_in, c], v);
         for (first_vector, n) in panels(n_vectors) {
             let (first_channel, width) = (first_vector * S::LANES, n * S::LANES);
             // All panels before the last are as wide as any.
             let before = first_channel / (MAX_VECTORS * S::LANES) * (c / BLOCK) * n_places;
             let panel = &weights[before * place_pitch(MAX_VECTORS * S::LANES)..];
             multiply_places::<S, T>(s, plan, [first, n_tiles], [c, n], v, panel, m);
-            let m_pitch = pitch(n_tiles, width);
-            let step = [plan.out_size[1] * stride * plan.dilation, plan.dilation * stride];
             for (t, spot) in spots.iter().enumerate() {
+                if first_vector == 0 {
+                    outputs.ask(s, first + t);
+                    if let Some(residuals) = residuals {
+                        residuals.ask(s, first + t);
+                    }
+                }
                 for vector in (0..width).step_by(S::LANES) {
-                    let to = &mut pixels[spot.out * stride + first_channel + vector..];
-                    let from = &m[t * width + vector..];
-                    by_sides!(spot.sides, transform_output::<S, T>(s, from, m_pitch, to, step, spot.inside));
+                    let m = &m[t * width + vector..];
+                    let channels = [first_channel + vector, c_out];
+                    write_tile::<S, T>(s, plan, spot, m, pitch(n_tiles, width), channels, [bias, residual], out);
                 }
             }
         }
     }
-    unpack(s, pixels, stride, out_pixels, bias, residual, out);
+}
+
+/// The outputs of one tile and a vector of channels from `first` of `c_out`, as far as both exist, plus bias and residual.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a kernel")]
+fn write_tile<S: Simd, T: Transform>(
+    s: S,
+    plan: &Plan,
+    spot: &Spot,
+    m: &[f32],
+    pitch: usize,
+    [first, c_out]: [usize; 2],
+    [bias, residual]: [Option<&[f32]>; 2],
+    out: &mut [f32],
+) {
+    let at = spot.out * c_out + first;
+    let step = [plan.out_size[1] * c_out * plan.dilation, plan.dilation * c_out];
+    let n = S::LANES.min(c_out - first);
+    let bias = match bias {
+        Some(bias) => s.load_some(&bias[first..first + n]),
+        None => s.splat(0.0),
+    };
+    if n == S::LANES {
+        let residual = residual.map(|residual| &residual[at..]);
+        let to = Target { step, inside: spot.inside, bias, residual };
+        by_sides!(spot.sides, transform_output::<S, T>(s, m, pitch, to, &mut out[at..]));
+        return;
+    }
+    // Whole vectors beside the output first.
+    let mut whole = [0.0; MOST_OUTPUTS * MOST_LANES];
+    let to = Target { step: [4 * S::LANES, S::LANES], inside: spot.inside, bias, residual: None };
+    by_sides!(spot.sides, transform_output::<S, T>(s, m, pitch, to, &mut whole));
+    for (i, j) in (0..spot.inside[0]).flat_map(|i| (0..spot.inside[1]).map(move |j| (i, j))) {
+        let at = at + i * step[0] + j * step[1];
+        let mut v = s.load(&whole[(4 * i + j) * S::LANES..]);
+        if let Some(residual) = residual {
+            v = s.add(v, s.load_first(&residual[at..at + n]));
+        }
+        s.store_first(&mut out[at..at + n], v);
+    }
 }
 
 /// The products at every place of the tiles `first`, … with a panel of `n` vectors of the weights: `m` `[place][tile][width]`.
@@ -190,19 +231,60 @@ fn multiply_places<S: Simd, T: Transform>(
     }
 }
 
-/// Bᵀ x B of some tiles: `v` `[place][tile][channel]`.
+/// Bᵀ x B of the tiles `first`, …: `v` `[place][tile][channel]`, zeros for the channels from `c_in` to `c`.
 #[inline(always)]
-fn transform_inputs<S: Simd, T: Transform>(s: S, plan: &Plan, spots: &[Spot], x: &[f32], c: usize, v: &mut [f32]) {
-    let pitch = pitch(spots.len(), c);
-    let step = [plan.frame.size[1] * c * plan.dilation, plan.dilation * c];
-    for (t, spot) in spots.iter().enumerate() {
-        for channel in (0..c).step_by(S::LANES) {
+fn transform_inputs<S: Simd, T: Transform>(
+    s: S,
+    plan: &Plan,
+    [first, n_tiles]: [usize; 2],
+    x: &[f32],
+    ahead: Ahead,
+    [c_in, c]: [usize; 2],
+    v: &mut [f32],
+) {
+    let pitch = pitch(n_tiles, c);
+    let lens = [c];
+    let mut scratch = Scratch::take(lens);
+    let [zeros] = scratch.pieces(lens);
+    zeros.fill(0.0);
+    let whole = c_in / S::LANES * S::LANES;
+    let mut part = [0.0; MOST_INPUTS * MOST_LANES];
+    assert!(x.len() >= plan.n_pixels * c_in);
+    for (t, spot) in plan.spots[first..first + n_tiles].iter().enumerate() {
+        ahead.ask(s, first + t);
+        let mut from = [zeros.as_ptr(); MOST_INPUTS];
+        for (from, &pixel) in from.iter_mut().zip(&spot.inputs) {
+            if pixel != OUTSIDE {
+                *from = x.as_ptr().wrapping_add(pixel as usize * c_in);
+            }
+        }
+        for channel in (0..whole).step_by(S::LANES) {
             let to = &mut v[t * c + channel..];
-            let from = &x[spot.input * c + channel..];
-            by_sides!(spot.sides, transform_input::<S, T>(s, from, step, to, pitch));
+            // SAFETY: at each there are the channels of a pixel, or as many zeros.
+            unsafe { by_sides!(spot.sides, transform_input::<S, T>(s, &from, channel, to, pitch)) };
+        }
+        for channel in (whole..c).step_by(S::LANES) {
+            // A vector would reach beyond the pixel, perhaps wholly.
+            let n = c_in.saturating_sub(channel);
+            let mut from = [zeros.as_ptr(); MOST_INPUTS];
+            for ((from, part), &pixel) in from.iter_mut().zip(part.chunks_exact_mut(S::LANES)).zip(&spot.inputs) {
+                if n > 0 && pixel != OUTSIDE {
+                    part[..n].copy_from_slice(&x[pixel as usize * c_in + channel..][..n]);
+                    *from = part.as_ptr();
+                }
+            }
+            let to = &mut v[t * c + channel..];
+            // SAFETY: at each there is a vector of zeros, or of the channels that there are and zeros.
+            unsafe { by_sides!(spot.sides, transform_input::<S, T>(s, &from, 0, to, pitch)) };
         }
     }
 }
+
+/// Lanes of the widest vectors.
+const MOST_LANES: usize = 16;
+
+/// Outputs of the largest tile.
+const MOST_OUTPUTS: usize = 16;
 
 /// Calls `$function::<S, T, SHORT_HEIGHT, SHORT_WIDTH>(…)` for a tile's sides: loops over a tile are unrolled only if its size is
 /// known when they are compiled.
@@ -218,31 +300,32 @@ macro_rules! by_sides {
 }
 use by_sides;
 
-/// Bᵀ x B of one tile and a vector of channels. `x`: its first input, `step` apart in rows and columns; `v`: the first place,
-/// `pitch` apart.
+/// Bᵀ x B of one tile and a vector of channels from `channel`. `x`: its inputs; `v`: the first place, `pitch` apart.
+///
+/// # Safety
+/// A vector can be read `channel` numbers behind each of `x` that the tile has.
 #[inline(always)]
 #[allow(
     clippy::needless_range_loop,
     reason = "closures, as iterators take them, are compiled without the instructions"
 )]
-fn transform_input<S: Simd, T: Transform, const SHORT_HEIGHT: bool, const SHORT_WIDTH: bool>(
+unsafe fn transform_input<S: Simd, T: Transform, const SHORT_HEIGHT: bool, const SHORT_WIDTH: bool>(
     s: S,
-    x: &[f32],
-    step: [usize; 2],
+    x: &[*const f32; MOST_INPUTS],
+    channel: usize,
     v: &mut [f32],
     pitch: usize,
 ) {
     let t = T::N_IN;
     let zero = s.splat(0.0);
     let (n_rows, n_columns) = (t - usize::from(SHORT_HEIGHT), t - usize::from(SHORT_WIDTH));
-    assert!(x.len() >= (n_rows - 1) * step[0] + (n_columns - 1) * step[1] + S::LANES);
     assert!(v.len() >= (t * t - 1) * pitch + S::LANES);
     let mut columns = [[zero; 6]; 6];
     for j in 0..n_columns {
         let mut values = [zero; 6];
         for i in 0..n_rows {
-            // SAFETY: inside `x`, by the assertion.
-            values[i] = unsafe { s.load_ptr(x.as_ptr().add(i * step[0] + j * step[1])) };
+            // SAFETY: the caller's promise.
+            values[i] = unsafe { s.load_ptr(x[i * t + j].add(channel)) };
         }
         columns[j] = T::input::<S, SHORT_HEIGHT>(s, values);
     }
@@ -265,6 +348,18 @@ fn transform_input<S: Simd, T: Transform, const SHORT_HEIGHT: bool, const SHORT_
     }
 }
 
+/// Where and how a tile's outputs are written.
+struct Target<'a, V> {
+    /// Numbers between rows and between columns.
+    step: [usize; 2],
+    /// Rows and columns that exist.
+    inside: [usize; 2],
+    /// Added to all.
+    bias: V,
+    /// Added to each, laid out as the output.
+    residual: Option<&'a [f32]>,
+}
+
 /// Aᵀ M A of one tile and a vector of channels, of which the part that is inside the output is written.
 #[inline(always)]
 #[allow(
@@ -275,15 +370,15 @@ fn transform_output<S: Simd, T: Transform, const SHORT_HEIGHT: bool, const SHORT
     s: S,
     m: &[f32],
     pitch: usize,
+    Target { step, inside, bias, residual }: Target<'_, S::V>,
     out: &mut [f32],
-    step: [usize; 2],
-    inside: [usize; 2],
 ) {
     let t = T::N_IN;
     let zero = s.splat(0.0);
     let (n_rows, n_columns) = (t - 2 - usize::from(SHORT_HEIGHT), t - 2 - usize::from(SHORT_WIDTH));
     assert!(m.len() >= (t * t - 1) * pitch + S::LANES && inside[0] <= n_rows && inside[1] <= n_columns);
-    assert!(out.len() >= (inside[0] - 1) * step[0] + (inside[1] - 1) * step[1] + S::LANES);
+    let reach = (inside[0] - 1) * step[0] + (inside[1] - 1) * step[1] + S::LANES;
+    assert!(out.len() >= reach && residual.is_none_or(|residual| residual.len() >= reach));
     let mut columns = [[zero; 6]; 6];
     for j in 0..t {
         if SHORT_WIDTH && j == SKIPPED {
@@ -304,8 +399,14 @@ fn transform_output<S: Simd, T: Transform, const SHORT_HEIGHT: bool, const SHORT
         let row = T::output::<S, SHORT_WIDTH>(s, row);
         for j in 0..n_columns {
             if i < inside[0] && j < inside[1] {
+                let at = i * step[0] + j * step[1];
+                let mut y = s.add(row[j], bias);
+                if let Some(residual) = residual {
+                    // SAFETY: inside the residual, by the assertion.
+                    y = s.add(y, unsafe { s.load_ptr(residual.as_ptr().add(at)) });
+                }
                 // SAFETY: inside `out`, by the assertion.
-                unsafe { s.store_ptr(out.as_mut_ptr().add(i * step[0] + j * step[1]), row[j]) };
+                unsafe { s.store_ptr(out.as_mut_ptr().add(at), y) };
             }
         }
     }

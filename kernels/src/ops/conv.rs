@@ -10,7 +10,7 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, 
 use burn::tensor::{DType, FloatDType, Tensor};
 use burn_flex::FlexTensor;
 
-use super::{composed, has_kernels, is_cpu, made, some, whole};
+use super::{Order, by_pixels, composed, has_kernels, in_order, is_cpu, made, made_images, some, whole};
 use crate::conv::{self, ConvShape};
 use crate::cpu::{Isa, Precision};
 
@@ -152,19 +152,32 @@ pub trait ConvOps: Backend {
     /// The sum over all but the channels.
     fn conv_bias_gradient(grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// `x` in the order of memory in which all here is done, so that this is not done for each of several uses.
+    fn conv_prepared(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        x
+    }
+
+    /// `grad` in the order of memory of `x`, whose gradient it is.
+    fn conv_gradient_like(grad: FloatTensor<Self>, x: &FloatTensor<Self>) -> FloatTensor<Self> {
+        let _ = x;
+        grad
+    }
+
     /// No numbers.
     fn conv_nothing(like: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl ConvOps for Flex {
     fn conv(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, residual: FlexTensor, setting: Setting) -> FlexTensor {
-        let [x, weight, bias, residual] = [x, weight, bias, residual].map(whole);
+        let order = Order::of(&x);
+        let (x, [weight, bias]) = (by_pixels(x), [weight, bias].map(whole));
+        let residual = (residual.layout().num_elements() > 0).then(|| by_pixels(residual));
         let [c_out, _, kh, kw] = weight.shape().dims();
         let shape = setting.shape(x.shape().dims(), [c_out, kh, kw]);
         let [h, w] = shape.out_size();
         let (isa, precision) = (Isa::chosen(), setting.precision);
-        made([shape.n, c_out, h, w], |out| {
-            let (bias, residual) = (some(&bias), some(&residual));
+        made_images(order, [shape.n, c_out, h, w], |out| {
+            let (bias, residual) = (some(&bias), residual.as_ref().map(FlexTensor::storage));
             conv::forward(isa, precision, &shape, x.storage(), weight.storage(), bias, residual, out);
         })
     }
@@ -176,16 +189,17 @@ impl ConvOps for Flex {
         [h, w]: [usize; 2],
         setting: Setting,
     ) -> FlexTensor {
-        let [x, weight, bias] = [x, weight, bias].map(whole);
+        let order = Order::of(&x);
+        let (x, [weight, bias]) = (by_pixels(x), [weight, bias].map(whole));
         let ([n, ..], [c_in, c_out, kh, kw]) = (x.shape().dims::<4>(), weight.shape().dims());
         let shape = setting.shape([n, c_out, h, w], [c_in, kh, kw]);
-        made([n, c_out, h, w], |out| {
+        made_images(order, [n, c_out, h, w], |out| {
             conv::transposed(Isa::chosen(), setting.precision, &shape, x.storage(), weight.storage(), some(&bias), out);
         })
     }
 
     fn conv_weight_gradient(x: FlexTensor, grad: FlexTensor, [kh, kw]: [usize; 2], setting: Setting) -> FlexTensor {
-        let [x, grad] = [x, grad].map(whole);
+        let [x, grad] = [x, grad].map(by_pixels);
         let [_, c_out, ..] = grad.shape().dims::<4>();
         let shape = setting.shape(x.shape().dims(), [c_out, kh, kw]);
         made([c_out, shape.c_in, kh, kw], |out| {
@@ -194,9 +208,17 @@ impl ConvOps for Flex {
     }
 
     fn conv_bias_gradient(grad: FlexTensor) -> FlexTensor {
-        let grad = whole(grad);
+        let grad = by_pixels(grad);
         let [_, c, h, w] = grad.shape().dims();
-        super::tensor(conv::bias_gradient(grad.storage(), c, h * w), [c])
+        super::tensor(conv::bias_gradient(Isa::chosen(), grad.storage(), c, h * w), [c])
+    }
+
+    fn conv_prepared(x: FlexTensor) -> FlexTensor {
+        by_pixels(x)
+    }
+
+    fn conv_gradient_like(grad: FlexTensor, x: &FlexTensor) -> FlexTensor {
+        in_order(grad, Order::of(x))
     }
 
     fn conv_nothing(_: FlexTensor) -> FlexTensor {
@@ -222,20 +244,21 @@ impl<B: ConvOps, C: CheckpointStrategy> ConvOps for Autodiff<B, C> {
                 let (x, weight, setting) = ops.state;
                 let [.., kh, kw] = weight.shape().dims::<4>();
                 let [.., h, w] = x.shape().dims::<4>();
-                if let Some(node) = weight_node {
-                    let grad = B::conv_weight_gradient(x, grad.clone(), [kh, kw], setting);
-                    grads.register::<B>(node.id, grad);
+                if let Some(node) = residual_node {
+                    grads.register::<B>(node.id, grad.clone());
                 }
+                let grad = B::conv_prepared(grad);
                 if let Some(node) = bias_node {
                     grads.register::<B>(node.id, B::conv_bias_gradient(grad.clone()));
                 }
-                if let Some(node) = x_node {
-                    let bias = B::conv_nothing(weight.clone());
-                    let grad = B::conv_transposed(grad.clone(), weight, bias, [h, w], setting);
+                if let Some(node) = weight_node {
+                    let grad = B::conv_weight_gradient(x.clone(), grad.clone(), [kh, kw], setting);
                     grads.register::<B>(node.id, grad);
                 }
-                if let Some(node) = residual_node {
-                    grads.register::<B>(node.id, grad);
+                if let Some(node) = x_node {
+                    let bias = B::conv_nothing(weight.clone());
+                    let grad = B::conv_transposed(grad, weight, bias, [h, w], setting);
+                    grads.register::<B>(node.id, B::conv_gradient_like(grad, &x));
                 }
             }
         }
@@ -268,18 +291,20 @@ impl<B: ConvOps, C: CheckpointStrategy> ConvOps for Autodiff<B, C> {
                 let grad = grads.consume::<B>(&ops.node);
                 let [x_node, weight_node, bias_node] = ops.parents;
                 let (x, weight, setting) = ops.state;
+                let grad = B::conv_prepared(grad);
                 let [.., kh, kw] = weight.shape().dims::<4>();
                 if let Some(node) = bias_node {
                     grads.register::<B>(node.id, B::conv_bias_gradient(grad.clone()));
                 }
                 if let Some(node) = weight_node {
                     // The convolution of which this is the adjoint goes from the output to the input.
-                    let grad = B::conv_weight_gradient(grad.clone(), x, [kh, kw], setting);
+                    let grad = B::conv_weight_gradient(grad.clone(), x.clone(), [kh, kw], setting);
                     grads.register::<B>(node.id, grad);
                 }
                 if let Some(node) = x_node {
                     let nothing = B::conv_nothing(weight.clone());
-                    grads.register::<B>(node.id, B::conv(grad, weight, nothing.clone(), nothing, setting));
+                    let grad = B::conv(grad, weight, nothing.clone(), nothing, setting);
+                    grads.register::<B>(node.id, B::conv_gradient_like(grad, &x));
                 }
             }
         }

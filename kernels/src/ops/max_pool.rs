@@ -8,7 +8,7 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn_flex::FlexTensor;
 
-use super::{has_kernels, made, whole};
+use super::{Order, by_pixels, has_kernels, made_images};
 use crate::cpu::Isa;
 use crate::max_pool::{self, Windows};
 
@@ -36,10 +36,10 @@ pub trait MaxPoolOps: Backend {
 
 impl MaxPoolOps for Flex {
     fn max_pool_3x3(x: FlexTensor, windows: Windows) -> FlexTensor {
-        let x = whole(x);
+        let (order, x) = (Order::of(&x), by_pixels(x));
         let [n, c, h, w] = x.shape().dims::<4>();
-        made([n, c, windows.count(h), windows.count(w)], |out| {
-            max_pool::forward(Isa::chosen(), x.storage(), n * c, [h, w], windows, out);
+        made_images(order, [n, c, windows.count(h), windows.count(w)], |out| {
+            max_pool::forward(Isa::chosen(), x.storage(), [n, c], [h, w], windows, out);
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The kernels as operations on Burn tensors, with their gradients.
 
+mod again;
 mod composed;
 pub mod conv;
 #[cfg(feature = "gpu")]
@@ -11,9 +12,12 @@ pub mod pixels;
 mod pool;
 pub mod random;
 
-use burn::backend::DispatchDevice;
+use burn::backend::{DispatchDevice, TensorMetadata};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use burn_flex::{FlexTensor, Layout};
+
+use crate::cpu::Isa;
+use crate::order::exchange;
 
 /// Whether the kernels can take `x`: f32 on the processor or a GPU. Everything here but instance norms and optimisers is made of
 /// other operations for anything else.
@@ -37,6 +41,68 @@ fn whole(x: FlexTensor) -> FlexTensor {
     x.to_contiguous()
 }
 
+/// In which order the numbers of images `[n, c, h, w]` lie in memory. Kernels take and give them by pixels. Burn's operations give
+/// them by channels, most of them whatever they took, so that each result comes in the order of what it is made of: networks of
+/// kernels stay in their order, and others in Burn's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// The channels of a pixel beside each other: `[n, h, w, c]`.
+    Pixels,
+    /// The pixels of a channel beside each other: `[n, c, h, w]`.
+    Channels,
+}
+
+/// The axes of `[n, c, h, w]` in the order `[n, h, w, c]`, and those of that in the first order.
+const TO_PIXELS: [usize; 4] = [0, 2, 3, 1];
+const FROM_PIXELS: [usize; 4] = [0, 3, 1, 2];
+
+impl Order {
+    fn of(x: &FlexTensor) -> Self {
+        if x.permute(&TO_PIXELS).is_contiguous() { Self::Pixels } else { Self::Channels }
+    }
+}
+
+/// The images by pixels, with no other numbers beside them.
+fn by_pixels(x: FlexTensor) -> FlexTensor {
+    if Order::of(&x) == Order::Pixels {
+        return whole(x.permute(&TO_PIXELS)).permute(&FROM_PIXELS);
+    }
+    let ([n, c, h, w], x) = (x.shape().dims(), whole(x));
+    made_images(Order::Pixels, [n, c, h, w], |out| exchange(Isa::chosen(), x.storage(), [n, c, h * w], out))
+}
+
+/// The images in an order, with no other numbers beside them.
+fn in_order(x: FlexTensor, order: Order) -> FlexTensor {
+    match order {
+        Order::Pixels => by_pixels(x),
+        // Of one channel the two are one.
+        Order::Channels if x.is_contiguous() || Order::of(&x) == Order::Channels => whole(x),
+        Order::Channels => by_channels(by_pixels(x)),
+    }
+}
+
+/// From images [`by_pixels`].
+fn by_channels(x: FlexTensor) -> FlexTensor {
+    let [n, c, h, w] = x.shape().dims();
+    made([n, c, h, w], |out| exchange(Isa::chosen(), x.storage(), [n, h * w, c], out))
+}
+
+/// The tensor with its numbers in some order and no others beside them: images as they come.
+fn dense(x: FlexTensor) -> FlexTensor {
+    match x.layout().num_dims() {
+        4 if Order::of(&x) == Order::Pixels => by_pixels(x),
+        _ => whole(x),
+    }
+}
+
+/// The tensor with its numbers in the order of `other`, which is of the same shape and [`dense`].
+fn dense_as(x: FlexTensor, other: &FlexTensor) -> FlexTensor {
+    match x.layout().num_dims() {
+        4 => in_order(x, if other.is_contiguous() { Order::Channels } else { Order::Pixels }),
+        _ => whole(x),
+    }
+}
+
 /// The numbers of a tensor that may have been left out.
 fn some(x: &FlexTensor) -> Option<&[f32]> {
     Some(x.storage()).filter(|values| !values.is_empty())
@@ -45,6 +111,17 @@ fn some(x: &FlexTensor) -> Option<&[f32]> {
 /// A tensor of `values`.
 fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+/// Images `[n, c, h, w]` whose numbers `fill` writes by pixels, all of them.
+fn made_images(order: Order, [n, c, h, w]: [usize; 4], fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+    let images = made([n, h, w, c], fill).permute(&FROM_PIXELS);
+    if order == Order::Channels { by_channels(images) } else { images }
+}
+
+/// A tensor of the shape of `other` and with its numbers in the same order, of which `fill` writes all.
+fn made_like(other: &FlexTensor, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+    made(other.shape(), fill).with_layout(other.layout().clone())
 }
 
 /// A tensor whose numbers `fill` writes, all of them.

@@ -1,7 +1,5 @@
 //! Instance norm and instance norm++ of tensors, with the activation behind it in the same pass.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use burn::backend::autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -15,8 +13,9 @@ use burn::backend::{
 use burn::tensor::{Int, Tensor};
 use burn_flex::FlexTensor;
 
+use super::again::{Waiting, again};
 use super::optimizer::Slot;
-use super::{has_kernels, made, tensor, whole};
+use super::{Order, by_pixels, has_kernels, made_images, tensor, whole};
 use crate::cpu::Isa;
 pub use crate::norm::Activation;
 use crate::norm::{self, NormShape, Scales, Statistics};
@@ -115,12 +114,13 @@ impl NormOps for Flex {
         rows: FlexTensor,
         activation: Activation,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let [x, table] = [x, table].map(whole);
+        let (order, table) = (Order::of(&x), whole(table));
+        let x = by_pixels(x);
         let (dims, shape) = shape_of(&x);
         let rows = numbers_of_rows(rows, &table);
         let of_images = OfImages::new(&table, &rows, shape.c);
         let mut statistics = None;
-        let out = made(dims, |out| {
+        let out = made_images(order, dims, |out| {
             let scales = of_images.scales();
             statistics = Some(norm::forward(Isa::chosen(), shape, x.storage(), scales, activation, out));
         });
@@ -138,15 +138,16 @@ impl NormOps for Flex {
         rows: FlexTensor,
         activation: Activation,
     ) -> (FlexTensor, FlexTensor) {
-        let [x, grad, table, statistics] = [x, grad, table, statistics].map(whole);
-        let more = more.into_option().map(whole);
+        let order = Order::of(&x);
+        let ([x, grad], [table, statistics]) = ([x, grad].map(by_pixels), [table, statistics].map(whole));
+        let more = more.into_option().map(by_pixels);
         let (dims, shape) = shape_of(&x);
         let rows = numbers_of_rows(rows, &table);
         let of_images = OfImages::new(&table, &rows, shape.c);
         let (mu, r) = statistics.storage::<f32>().split_at(shape.n * shape.c);
         let statistics = Statistics { mu: mu.to_vec(), r: r.to_vec() };
         let mut gradient = None;
-        let grad_x = made(dims, |out| {
+        let grad_x = made_images(order, dims, |out| {
             let (x, grad, more) = (x.storage(), grad.storage(), more.as_ref().map(FlexTensor::storage));
             let (isa, scales) = (Isa::chosen(), of_images.scales());
             gradient = Some(norm::backward_plus(isa, shape, x, grad, scales, &statistics, activation, more, out));
@@ -165,9 +166,6 @@ impl NormOps for Flex {
     }
 }
 
-/// Where the gradient for the input that was given back waits for the norm's.
-type Waiting<B> = Arc<Mutex<Option<FloatTensor<B>>>>;
-
 impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
     fn instance_norm(
         x: FloatTensor<Self>,
@@ -182,7 +180,7 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
                 let ([x, table, statistics], rows, more, activation) = ops.state;
-                let more = more.lock().unwrap_or_else(PoisonError::into_inner).take().into();
+                let more = more.take().into();
                 let (x, table) = B::instance_norm_backward(x, grad, table, statistics, more, rows, activation);
                 for (node, grad) in ops.parents.into_iter().zip([x, table]) {
                     if let Some(node) = node {
@@ -191,31 +189,18 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
                 }
             }
         }
-        /// Of the input that is given back. It comes from the output, so that its gradient is there before the norm's is asked for.
-        #[derive(Debug)]
-        struct AgainStep;
-        impl<B: NormOps> Backward<B, 1> for AgainStep {
-            type State = Waiting<B>;
-            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let grad = grads.consume::<B>(&ops.node);
-                *ops.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(grad);
-            }
-        }
         let nodes = [x.node(), table.node()];
         let (x, table) = (x.into_primitive(), table.into_primitive());
         let (out, x, statistics) = B::instance_norm(x, table.clone(), rows.clone(), activation);
         let constant = Autodiff::<B, C>::from_inner(statistics.clone());
-        let waiting = Waiting::<B>::default();
+        let waiting = Waiting::<B>::new();
         let out = match NormStep.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 prep.finish(([x.clone(), table, statistics], rows, waiting.clone(), activation), out)
             }
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
-        let again = match AgainStep.prepare::<C>([out.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(waiting, x),
-            OpsKind::UnTracked(prep) => prep.finish(x),
-        };
+        let again = again::<B, C>(x, &out, waiting);
         (out, again, constant)
     }
 

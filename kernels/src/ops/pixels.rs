@@ -10,7 +10,8 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, 
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
-use super::{composed, has_kernels, made, whole};
+use super::again::{Waiting, again};
+use super::{Order, by_pixels, composed, dense, dense_as, has_kernels, made_images, made_like};
 use crate::cpu::Isa;
 use crate::elu;
 use crate::filter::{self, Filter};
@@ -33,6 +34,27 @@ pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
         return a + b;
     }
     Tensor::from_dispatch(<Dispatch as PixelOps>::add(a.into_dispatch(), b.into_dispatch()))
+}
+
+/// The images with the channels of a pixel beside each other in memory: results come in the order of what they are made of, and in
+/// this one kernels need not bring them into it.
+///
+/// # Shapes
+/// `[batch, channels, h, w]`, unchanged.
+pub fn channels_last(x: Tensor<4>) -> Tensor<4> {
+    if !has_kernels(&x) {
+        return x;
+    }
+    Tensor::from_dispatch(<Dispatch as PixelOps>::channels_last(x.into_dispatch()))
+}
+
+/// `x`, to be used twice: the gradients of both are added as by [`add`]. Whoever uses the second must use the first too.
+pub fn twice<const D: usize>(x: Tensor<D>) -> [Tensor<D>; 2] {
+    if !has_kernels(&x) {
+        return [x.clone(), x];
+    }
+    let (first, second) = <Dispatch as PixelOps>::twice(x.into_dispatch());
+    [first, second].map(Tensor::from_dispatch)
 }
 
 /// R·x·Cᵀ for each channel, see [`filter::apply`].
@@ -60,6 +82,14 @@ pub trait PixelOps: Backend {
     fn elu_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`add`].
     fn add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`channels_last`]. Where all kernels' results are so, nothing needs to be done.
+    fn channels_last(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        x
+    }
+    /// See [`twice`].
+    fn twice(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        (x.clone(), x)
+    }
 }
 
 /// What a backend has for filters.
@@ -71,34 +101,40 @@ pub trait FilterOps: Backend {
 
 impl PixelOps for Flex {
     fn elu(x: FlexTensor) -> FlexTensor {
-        let x = whole(x);
-        made(x.shape(), |out| elu::forward(Isa::chosen(), x.storage(), out))
+        let x = dense(x);
+        made_like(&x, |out| elu::forward(Isa::chosen(), x.storage(), out))
     }
 
     fn elu_backward(y: FlexTensor, grad: FlexTensor) -> FlexTensor {
-        let [y, grad] = [y, grad].map(whole);
-        made(y.shape(), |out| elu::backward(Isa::chosen(), y.storage(), grad.storage(), out))
+        let y = dense(y);
+        let grad = dense_as(grad, &y);
+        made_like(&y, |out| elu::backward(Isa::chosen(), y.storage(), grad.storage(), out))
     }
 
     fn add(a: FlexTensor, b: FlexTensor) -> FlexTensor {
-        let [mut a, mut b] = [a, b].map(whole);
+        let mut a = dense(a);
+        let mut b = dense_as(b, &a);
         if b.is_unique() && !a.is_unique() {
             std::mem::swap(&mut a, &mut b);
         }
         if !a.is_unique() {
-            return made(a.shape(), |out| elu::add(Isa::chosen(), a.storage(), b.storage(), out));
+            return made_like(&a, |out| elu::add(Isa::chosen(), a.storage(), b.storage(), out));
         }
         elu::add_to(Isa::chosen(), a.storage_mut(), b.storage());
         a
+    }
+
+    fn channels_last(x: FlexTensor) -> FlexTensor {
+        by_pixels(x)
     }
 }
 
 impl FilterOps for Flex {
     fn separable(x: FlexTensor, rows: Filter, columns: Filter) -> FlexTensor {
-        let x = whole(x);
+        let (order, x) = (Order::of(&x), by_pixels(x));
         let [n, c, ..] = x.shape().dims::<4>();
-        made([n, c, rows.n_out(), columns.n_out()], |out| {
-            filter::apply(Isa::chosen(), x.storage(), n * c, &rows, &columns, out);
+        made_images(order, [n, c, rows.n_out(), columns.n_out()], |out| {
+            filter::apply(Isa::chosen(), x.storage(), [n, c], &rows, &columns, out);
         })
     }
 }
@@ -148,6 +184,52 @@ impl<B: PixelOps, C: CheckpointStrategy> PixelOps for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
+
+    fn twice(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        #[derive(Debug)]
+        struct FirstStep;
+        impl<B: PixelOps> Backward<B, 1> for FirstStep {
+            type State = Waiting<B>;
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                if let [Some(node)] = ops.parents {
+                    let grad = match ops.state.take() {
+                        Some(other) => B::add(grad, other),
+                        None => grad,
+                    };
+                    grads.register::<B>(node.id, grad);
+                }
+            }
+        }
+        let prep = FirstStep.prepare::<C>([x.node()]).compute_bound().stateful();
+        let (x, waiting) = (x.into_primitive(), Waiting::<B>::new());
+        let first = match prep {
+            OpsKind::Tracked(prep) => prep.finish(waiting.clone(), x.clone()),
+            OpsKind::UnTracked(prep) => prep.finish(x.clone()),
+        };
+        let second = again::<B, C>(x, &first, waiting);
+        (first, second)
+    }
+
+    fn channels_last(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct OrderStep;
+        impl<B: PixelOps> Backward<B, 1> for OrderStep {
+            type State = ();
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                if let [Some(node)] = ops.parents {
+                    grads.register::<B>(node.id, grad);
+                }
+            }
+        }
+        let prep = OrderStep.prepare::<C>([x.node()]).compute_bound().stateful();
+        let out = B::channels_last(x.into_primitive());
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish((), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
 }
 
 impl<B: FilterOps, C: CheckpointStrategy> FilterOps for Autodiff<B, C> {
@@ -191,6 +273,19 @@ mod tests {
         assert_eq!(first(add(new(8.0), b.clone())), 10.0);
         assert_eq!(first(add(a.clone(), a.clone())), 2.0);
         assert_eq!([a, b].map(first), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_gradients_of_a_tensor_that_is_used_twice_are_added() {
+        let device = Device::flex().autodiff();
+        let gradient = |use_second: bool| {
+            let x = Tensor::<1>::from_floats([3.0; 5], &device).require_grad();
+            let [first, second] = twice(x.clone());
+            let loss = if use_second { first.square() + second * 10.0 } else { first.square() };
+            x.grad(&loss.sum().backward()).expect("a gradient").try_into_vec_as::<f32>().expect("f32")
+        };
+        assert_eq!(gradient(true), [16.0; 5]);
+        assert_eq!(gradient(false), [6.0; 5]);
     }
 
     #[test]

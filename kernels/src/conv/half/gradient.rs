@@ -2,9 +2,8 @@
 
 use super::super::ConvShape;
 use super::super::direct::Plan;
-use super::super::layout::load_some;
 use super::super::tiles::{BLOCK, Block, Conversion, Products, Rows, Unit, Work};
-use super::{TERMS, halves, halves_mut, transpose_rows};
+use super::{TERMS, halves, halves_mut};
 use crate::buffer::Scratch;
 use crate::parallel;
 use crate::simd::Simd;
@@ -93,34 +92,27 @@ pub fn weight_gradient(unit: Unit, shape: &ConvShape, x: &[f32], grad: &[f32]) -
     out
 }
 
-/// One plane: rows of pixels `width` apart, the first at `first`, zeros elsewhere.
+/// Two pixels, of which either may be missing, as pairs of some channels from `channel`; zeros for channels that do not exist.
 #[inline(always)]
-fn pack_plane<C: Conversion>(
+fn pairs_of<C: Conversion>(
     conversion: C,
     image: &[f32],
-    size: [usize; 2],
-    first: usize,
-    width: usize,
-    plane: &mut [f32],
-) {
+    channels: usize,
+    pixels: [Option<usize>; 2],
+    channel: usize,
+) -> <C::S as Simd>::V {
     let s = conversion.simd();
-    let lanes = C::S::LANES;
-    plane.fill(0.0);
-    let plane = halves_mut(plane);
-    for y in 0..size[0] {
-        let row = &image[y * size[1]..][..size[1]];
-        for x in (0..size[1]).step_by(2 * lanes) {
-            // Zeros behind the row's end fall into the gap, or where the next row is about to be written.
-            let middle = size[1].min(x + lanes);
-            let (a, b) = (load_some(s, &row[x..middle]), load_some(s, &row[middle..size[1].min(middle + lanes)]));
-            let to = &mut plane[first + y * width + x..][..2 * lanes];
-            // SAFETY: there is room for 2 · LANES numbers of 2 bytes, which are a vector.
-            unsafe { s.store_ptr(to.as_mut_ptr().cast(), conversion.in_order(a, b)) };
+    let n = C::S::LANES.min(channels.saturating_sub(channel));
+    let mut values = [s.splat(0.0); 2];
+    for (values, pixel) in values.iter_mut().zip(pixels) {
+        if let Some(pixel) = pixel {
+            *values = s.load_some(&image[pixel * channels + channel.min(channels)..][..n]);
         }
     }
+    conversion.pairs(values[0], values[1])
 }
 
-/// The input of one image as A: bf16 `[channel][pitch]`, channels in whole tiles.
+/// The input of one image as A: bf16 `[channel][pitch]`, channels in whole tiles, rows of pixels `width` apart, zeros elsewhere.
 struct InputPlanes<'a> {
     planes: Planes,
     x: &'a [f32],
@@ -131,19 +123,36 @@ impl Work for InputPlanes<'_> {
     #[inline(always)]
     fn run<P: Products>(self, products: &mut P) {
         let Planes { channels: [c_in, _], size, padding, width, pitch, .. } = self.planes;
-        let n_pixels = size[0] * size[1];
-        for (channel, plane) in self.out.chunks_exact_mut(pitch / 2).enumerate() {
-            if channel < c_in {
-                let image = &self.x[channel * n_pixels..][..n_pixels];
-                pack_plane(products.conversion(), image, size, padding[0] * width + padding[1], width, plane);
-            } else {
-                plane.fill(0.0);
+        let (conversion, lanes) = (products.conversion(), <P::C as Conversion>::S::LANES);
+        let s = conversion.simd();
+        self.out.fill(0.0);
+        let out = halves_mut(self.out);
+        for channel in (0..c_in).step_by(lanes) {
+            for y in 0..size[0] {
+                for x in (0..size[1]).step_by(2 * lanes) {
+                    // A square of channels and pairs of pixels. Zeros behind the row's end fall into the gap, or where the next row
+                    // is about to be written.
+                    let pixel = |x: usize| (x < size[1]).then_some(y * size[1] + x);
+                    let mut square = [s.splat(0.0); 16];
+                    for (i, pairs) in square.iter_mut().enumerate().take(lanes) {
+                        let pixels = [pixel(x + 2 * i), pixel(x + 2 * i + 1)];
+                        *pairs = pairs_of(conversion, self.x, c_in, pixels, channel);
+                    }
+                    s.transpose(&mut square);
+                    for (i, &pairs) in square.iter().enumerate().take(lanes.min(c_in - channel)) {
+                        let at = (channel + i) * pitch + (padding[0] + y) * width + padding[1] + x;
+                        let to = &mut out[at..][..2 * lanes];
+                        // SAFETY: there is room for 2 · LANES numbers of 2 bytes, which are a vector.
+                        unsafe { s.store_ptr(to.as_mut_ptr().cast(), pairs) };
+                    }
+                }
             }
         }
     }
 }
 
-/// The gradient of the output of one image as B: bf16 `[16 channels][pixel / 2][channel][2]`, channels in whole tiles.
+/// The gradient of the output of one image as B: bf16 `[16 channels][pixel / 2][channel][2]`, channels in whole tiles, rows of
+/// pixels `width` apart, zeros elsewhere.
 struct GradientPairs<'a> {
     planes: Planes,
     grad: &'a [f32],
@@ -154,24 +163,18 @@ impl Work for GradientPairs<'_> {
     #[inline(always)]
     fn run<P: Products>(self, products: &mut P) {
         let Planes { channels: [_, c_out], out_size, width, terms, .. } = self.planes;
-        let conversion = products.conversion();
+        let (conversion, lanes) = (products.conversion(), <P::C as Conversion>::S::LANES);
         let s = conversion.simd();
-        let n_pixels = out_size[0] * out_size[1];
-        // Pairs of a plane, and what a vector that begins in it may write behind it.
-        let pitch = terms / 2 + 16;
-        let mut scratch = Scratch::take([16 * pitch]);
-        let [rows] = scratch.pieces([16 * pitch]);
-        for (tile, out) in self.out.chunks_exact_mut(16 * terms / 2).enumerate() {
-            for (i, plane) in rows.chunks_exact_mut(pitch).enumerate() {
-                let channel = 16 * tile + i;
-                if channel < c_out {
-                    let image = &self.grad[channel * n_pixels..][..n_pixels];
-                    pack_plane(conversion, image, out_size, 0, width, plane);
-                } else {
-                    plane.fill(0.0);
-                }
+        let pixel = |at: usize| {
+            let (y, x) = (at / width, at % width);
+            (y < out_size[0] && x < out_size[1]).then_some(y * out_size[1] + x)
+        };
+        for pair in 0..terms / 2 {
+            let pixels = [pixel(2 * pair), pixel(2 * pair + 1)];
+            for channel in (0..c_out.next_multiple_of(16)).step_by(lanes) {
+                let to = channel / 16 * 16 * terms / 2 + pair * 16 + channel % 16;
+                s.store(&mut self.out[to..], pairs_of(conversion, self.grad, c_out, pixels, channel));
             }
-            transpose_rows(s, rows, pitch, [16, terms / 2], out);
         }
     }
 }

@@ -1,9 +1,7 @@
 //! Which outputs are computed together, and where their sums go.
 
 use super::super::direct::Plan;
-use super::super::layout::load_some;
 use super::super::tiles::{Rows, Unit};
-use super::transpose_rows;
 use crate::simd::Simd;
 
 /// Outputs that are next to each other in the padded image, at most 16.
@@ -83,6 +81,7 @@ impl Outputs {
         outputs.collect()
     }
 }
+
 /// Where sums go.
 #[derive(Clone, Copy)]
 pub struct Destination<'a> {
@@ -95,74 +94,25 @@ pub struct Destination<'a> {
     pub every: usize,
 }
 
-impl Destination<'_> {
-    /// The biases of the 16 channels, of which those that exist are given as `n`.
-    #[inline(always)]
-    fn biases(&self) -> ([f32; 16], usize) {
-        let mut biases = [0.0; 16];
-        let n = 16.min(self.c_out - self.first);
-        if let Some(bias) = self.bias {
-            biases[..n].copy_from_slice(&bias[self.first..self.first + n]);
-        }
-        (biases, n)
-    }
-}
-
-/// Writes sums `[row of the run][channel]` to the image, plus bias and residual. `square`: memory, arbitrary.
+/// Writes sums `[row of the run][channel]` to the image, plus bias and residual, as far as pixels and channels exist.
 #[inline(always)]
-pub fn write<S: Simd>(s: S, sums: &[f32], square: &mut [f32], pieces: &[Piece], to: Destination<'_>, out: &mut [f32]) {
-    if let ([piece @ Piece { row: 0, .. }], 1, 16) = (pieces, to.every, S::LANES) {
-        return write_one(s, sums, piece, to, out);
-    }
-    transpose_rows(s, sums, 16, [16, 16], square);
-    let n_pixels = out.len() / to.c_out;
-    let (biases, n_channels) = to.biases();
-    for (i, bias) in biases.into_iter().enumerate().take(n_channels) {
-        let sums = &square[i * 16..];
+pub fn write<S: Simd>(s: S, sums: &[f32], pieces: &[Piece], to: Destination<'_>, out: &mut [f32]) {
+    let Destination { first, c_out, bias, residual, every } = to;
+    for channel in (first..c_out.min(first + 16)).step_by(S::LANES) {
+        let n = S::LANES.min(c_out - channel);
+        let bias = match bias {
+            Some(bias) => s.load_some(&bias[channel..channel + n]),
+            None => s.splat(0.0),
+        };
         for piece in pieces {
-            let first = (to.first + i) * n_pixels + piece.to;
-            if to.every > 1 {
-                for k in 0..piece.n {
-                    let at = first + k * to.every;
-                    let residual = to.residual.map_or(0.0, |residual| residual[at]);
-                    out[at] = sums[piece.row + k] + bias + residual;
+            for k in 0..piece.n {
+                let at = (piece.to + k * every) * c_out + channel;
+                let mut v = s.add(s.load(&sums[(piece.row + k) * 16 + channel - first..]), bias);
+                if let Some(residual) = residual {
+                    v = s.add(v, s.load_some(&residual[at..at + n]));
                 }
-                continue;
-            }
-            for k in (0..piece.n).step_by(S::LANES) {
-                let v = s.add(s.load(&sums[piece.row + k..]), s.splat(bias));
-                write_vector(s, v, first + k, S::LANES.min(piece.n - k), to.residual, out);
+                s.store_some(&mut out[at..at + n], v);
             }
         }
-    }
-}
-
-/// [`write`] of a run that is one piece of one row, with vectors of 16.
-#[inline(always)]
-fn write_one<S: Simd>(s: S, sums: &[f32], piece: &Piece, to: Destination<'_>, out: &mut [f32]) {
-    let mut rows = [s.splat(0.0); 16];
-    for (i, row) in rows.iter_mut().enumerate() {
-        *row = s.load(&sums[i * 16..]);
-    }
-    s.transpose(&mut rows);
-    let n_pixels = out.len() / to.c_out;
-    let (biases, n_channels) = to.biases();
-    for (i, row) in rows.iter().enumerate().take(n_channels) {
-        let v = s.add(*row, s.splat(biases[i]));
-        write_vector(s, v, (to.first + i) * n_pixels + piece.to, piece.n, to.residual, out);
-    }
-}
-
-/// The first `n` lanes, plus those of the residual.
-#[inline(always)]
-fn write_vector<S: Simd>(s: S, v: S::V, at: usize, n: usize, residual: Option<&[f32]>, out: &mut [f32]) {
-    let mut v = v;
-    if let Some(residual) = residual {
-        v = s.add(v, load_some(s, &residual[at..at + n]));
-    }
-    let out = &mut out[at..at + n];
-    match n == S::LANES {
-        true => s.store(out, v),
-        false => s.store_first(out, v),
     }
 }

@@ -1,12 +1,12 @@
 //! The gradient of the weights, the adjoint of the filtering: Gᵀ [ Σ (Bᵀ x B) ⊙ (A y Aᵀ) ] G, summed over tiles.
 
-use super::plan::Plan;
+use super::plan::{Ahead, Plan};
 use super::transform::{Four, SKIPPED, Side, Transform, Two};
-use super::{TILES_AT_ONCE, Tile, by_sides, pitch, transform_input};
+use super::{MOST_LANES, MOST_OUTPUTS, TILES_AT_ONCE, Tile, by_sides, pitch, transform_inputs};
 use crate::buffer::Scratch;
 use crate::conv::ConvShape;
 use crate::conv::gemm::{Out, Panel, Rows, balanced, max_rows, multiply, panels};
-use crate::conv::layout::{Frame, padded, store_nine_taps};
+use crate::conv::layout::{padded, store_nine_taps};
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
 use crate::simd::Simd;
@@ -26,7 +26,6 @@ pub fn weight_gradient(isa: Isa, tile: Tile, shape: &ConvShape, x: &[f32], grad:
     let ConvShape { n, c_in, c_out, .. } = *shape;
     let out_size = shape.out_size();
     let plan = Plan::new(tile, shape.size, out_size, shape.padding.map(|zeros| zeros as isize), shape.dilation);
-    let out_frame = Frame::plain(out_size);
     let (n_places, n_tiles) = (tile.n_in() * tile.n_in(), plan.spots.len());
     let lanes = lanes(isa);
     let [c, k] = [c_in, c_out].map(|channels| channels.next_multiple_of(lanes));
@@ -48,10 +47,10 @@ pub fn weight_gradient(isa: Isa, tile: Tile, shape: &ConvShape, x: &[f32], grad:
         let grads = w.chunks_mut(w_len).take(n_images).enumerate().map(|(i, out)| (Operand::Gradient, first + i, out));
         parallel::for_each_of(inputs.chain(grads).collect(), |(operand, i, out)| match operand {
             Operand::Input => {
-                transform_image(isa, tile, operand, &plan, &plan.frame, &x[i * x_len..][..x_len], c_in, out);
+                transform_image(isa, tile, operand, &plan, &x[i * x_len..][..x_len], c_in, out);
             }
             Operand::Gradient => {
-                transform_image(isa, tile, operand, &plan, &out_frame, &grad[i * grad_len..][..grad_len], c_out, out);
+                transform_image(isa, tile, operand, &plan, &grad[i * grad_len..][..grad_len], c_out, out);
             }
         });
         let rows_per_part = c_in.div_ceil(c_in.div_ceil(ROWS_PER_PART));
@@ -102,12 +101,11 @@ enum Operand {
 kernel! {
     /// All tiles of one image: `[place][tile][channel]`.
     fn transform_image<'a>(
-        s; tile: Tile, operand: Operand, plan: &'a Plan, frame: &'a Frame, values: &'a [f32], channels: usize,
-        out: &'a mut [f32],
+        s; tile: Tile, operand: Operand, plan: &'a Plan, values: &'a [f32], channels: usize, out: &'a mut [f32],
     ) {
         match tile {
-            Tile::Two => transform_tiles::<S, Two>(s, operand, plan, frame, values, channels, out),
-            Tile::Four => transform_tiles::<S, Four>(s, operand, plan, frame, values, channels, out),
+            Tile::Two => transform_tiles::<S, Two>(s, operand, plan, values, channels, out),
+            Tile::Four => transform_tiles::<S, Four>(s, operand, plan, values, channels, out),
         }
     }
 }
@@ -117,31 +115,46 @@ fn transform_tiles<S: Simd, T: Transform>(
     s: S,
     operand: Operand,
     plan: &Plan,
-    frame: &Frame,
     values: &[f32],
     channels: usize,
     out: &mut [f32],
 ) {
-    let c = padded::<S>(channels);
+    let (ahead, channels) = (Ahead::new(plan, values), [channels, padded::<S>(channels)]);
+    match operand {
+        Operand::Input => transform_inputs::<S, T>(s, plan, [0, plan.spots.len()], values, ahead, channels, out),
+        Operand::Gradient => transform_gradients::<S, T>(s, plan, values, ahead, channels, out),
+    }
+}
+
+/// A y Aᵀ of all tiles: `[place][tile][channel]`, zeros for the channels from `k` to `c`.
+#[inline(always)]
+fn transform_gradients<S: Simd, T: Transform>(
+    s: S,
+    plan: &Plan,
+    y: &[f32],
+    ahead: Ahead,
+    [k, c]: [usize; 2],
+    out: &mut [f32],
+) {
     let pitch = pitch(plan.spots.len(), c);
-    let lens = [frame.n_pixels() * c];
-    let mut scratch = Scratch::take(lens);
-    let [pixels] = scratch.pieces(lens);
-    frame.pack(s, values, channels, c, pixels);
-    let step = [frame.size[1] * c * plan.dilation, plan.dilation * c];
+    let step = [plan.out_size[1] * k * plan.dilation, plan.dilation * k];
+    let mut part = [0.0; MOST_OUTPUTS * MOST_LANES];
     for (t, spot) in plan.spots.iter().enumerate() {
+        ahead.ask(s, t);
         for channel in (0..c).step_by(S::LANES) {
-            let to = &mut out[t * c + channel..];
-            match operand {
-                Operand::Input => {
-                    let from = &pixels[spot.input * c + channel..];
-                    by_sides!(spot.sides, transform_input::<S, T>(s, from, step, to, pitch));
-                }
-                Operand::Gradient => {
-                    let from = &pixels[spot.out * c + channel..];
-                    by_sides!(spot.sides, transform_gradient::<S, T>(s, from, step, spot.inside, to, pitch));
-                }
+            let (y, to) = (&y[spot.out * k + channel..], &mut out[t * c + channel..]);
+            let n = S::LANES.min(k - channel);
+            if n == S::LANES {
+                by_sides!(spot.sides, transform_gradient::<S, T>(s, y, step, spot.inside, to, pitch));
+                continue;
             }
+            // The vector would reach beyond the pixel.
+            for (i, j) in (0..spot.inside[0]).flat_map(|i| (0..spot.inside[1]).map(move |j| (i, j))) {
+                let from = &y[i * step[0] + j * step[1]..][..n];
+                part[(4 * i + j) * S::LANES..][..n].copy_from_slice(from);
+            }
+            let step = [4 * S::LANES, S::LANES];
+            by_sides!(spot.sides, transform_gradient::<S, T>(s, &part, step, spot.inside, to, pitch));
         }
     }
 }

@@ -4,13 +4,20 @@ use std::ops::Range;
 
 use super::Tile;
 use super::transform::{SKIPPED, Side};
-use crate::conv::layout::Frame;
+use crate::buffer::LINE;
+use crate::simd::Simd;
 
-/// One tile: where its first input and its first output are, and how many of its outputs exist.
+/// Inputs of the largest tile.
+pub const MOST_INPUTS: usize = 36;
+
+/// In place of a pixel that is outside the image, where zeros are.
+pub const OUTSIDE: u32 = u32::MAX;
+
+/// One tile: where its inputs and its first output are, and how many of its outputs exist.
 #[derive(Clone, Copy, Debug)]
 pub struct Spot {
-    /// Pixel of the padded image.
-    pub input: usize,
+    /// Pixels of the image, row after row.
+    pub inputs: [u32; MOST_INPUTS],
     /// Pixel of the output.
     pub out: usize,
     /// Rows and columns that are inside the output.
@@ -26,8 +33,10 @@ pub struct Plan {
     pub dilation: usize,
     /// Height and width of the output.
     pub out_size: [usize; 2],
-    /// Of the input.
-    pub frame: Frame,
+    /// Pixels of the input.
+    pub n_pixels: usize,
+    /// Tiles beside each other.
+    pub in_a_row: usize,
     /// The tiles, ordered as [`ORDER`].
     pub spots: Vec<Spot>,
     /// Those of each kind of [`ORDER`].
@@ -71,19 +80,35 @@ impl Plan {
             (0..dilation.min(side)).flat_map(|first| pieces(tile, first, side, dilation)).collect()
         };
         let [rows, columns] = out_size.map(axis);
-        // The last tile may reach beyond the output, and its inputs with it.
-        let reach = |pieces: &[Piece]| {
-            let n_in = |side| if side == Side::Full { tile.n_in() } else { tile.n_in() - 1 };
-            pieces.iter().map(|p| p.first + (n_in(p.side) - 1) * dilation + 1).max().unwrap_or(1)
+        assert!(size[0] * size[1] < OUTSIDE as usize, "an image of {size:?} pixels");
+        // Along an axis, where the inputs of a piece are in the image.
+        let inside = |pieces: &[Piece], axis: usize| -> Vec<[Option<usize>; 6]> {
+            let place = |first: usize, k: usize| {
+                (first + k * dilation)
+                    .checked_add_signed(-offset[axis])
+                    .filter(|&at| k < tile.n_in() && at < size[axis])
+            };
+            pieces.iter().map(|piece| std::array::from_fn(|k| place(piece.first, k))).collect()
         };
-        let frame_size = [reach(&rows), reach(&columns)];
+        let (ys, xs) = (inside(&rows, 0), inside(&columns, 1));
+        let inputs = |y: usize, x: usize| {
+            let mut inputs = [OUTSIDE; MOST_INPUTS];
+            for (i, y) in ys[y].iter().enumerate() {
+                for (j, x) in xs[x].iter().enumerate() {
+                    if let (Some(y), Some(x)) = (y, x) {
+                        inputs[i * tile.n_in() + j] = (y * size[1] + x) as u32;
+                    }
+                }
+            }
+            inputs
+        };
         let mut spots = Vec::with_capacity(rows.len() * columns.len());
         let kinds = ORDER.map(|sides| {
             let first = spots.len();
-            for y in rows.iter().filter(|y| y.side == sides[0]) {
-                for x in columns.iter().filter(|x| x.side == sides[1]) {
+            for (i, y) in rows.iter().enumerate().filter(|(_, y)| y.side == sides[0]) {
+                for (j, x) in columns.iter().enumerate().filter(|(_, x)| x.side == sides[1]) {
                     spots.push(Spot {
-                        input: y.first * frame_size[1] + x.first,
+                        inputs: inputs(i, j),
                         out: y.first * out_size[1] + x.first,
                         inside: [y.inside, x.inside],
                         sides,
@@ -92,7 +117,7 @@ impl Plan {
             }
             first..spots.len()
         });
-        Self { dilation, out_size, frame: Frame::new(size, offset, frame_size), spots, kinds }
+        Self { dilation, out_size, n_pixels: size[0] * size[1], in_a_row: columns.len(), spots, kinds }
     }
 
     /// The tiles that have the place (`row`, `column`): all but those that skip it.
@@ -103,6 +128,33 @@ impl Plan {
             (true, false) => full_short.start..full_full.end,
             (false, true) => full_full.start..short_full.end,
             (true, true) => full_full.clone(),
+        }
+    }
+}
+
+/// Asks for an image a row of tiles before it is needed, a tile's share at a time: tiles read and write in no order that processors
+/// foresee, and what lies in memory, not in a cache, would be waited for.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    image: *const f32,
+    len: usize,
+    share: usize,
+    in_a_row: usize,
+}
+
+impl Ahead {
+    /// Of an image that is read or written tile by tile.
+    pub fn new(plan: &Plan, image: &[f32]) -> Self {
+        let share = image.len().div_ceil(plan.spots.len().max(1)).next_multiple_of(LINE);
+        Self { image: image.as_ptr(), len: image.len(), share, in_a_row: plan.in_a_row }
+    }
+
+    /// To be called as tile `i` begins.
+    #[inline(always)]
+    pub fn ask<S: Simd>(self, s: S, i: usize) {
+        let first = (i + self.in_a_row) * self.share;
+        for at in (first..self.len.min(first + self.share)).step_by(LINE) {
+            s.prefetch(self.image.wrapping_add(at));
         }
     }
 }
