@@ -2,11 +2,10 @@
 
 use super::ConvShape;
 use super::gemm::{MAX_VECTORS, Out, Panel, Rows, balanced, max_rows, multiply, panels};
-use super::layout::{Frame, Weights, padded};
+use super::layout::{Frame, Weights, padded, write_rows};
 use crate::buffer::{Aligned, Scratch};
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
-use crate::simd::Simd;
 
 /// Outputs that look at the same taps, every `every`-th in both directions.
 #[derive(Debug)]
@@ -187,35 +186,6 @@ kernel! {
                     }
                 }
             }
-        }
-    }
-}
-
-/// Writes rows of sums, `width` channels from `first` each, to pixels `every` apart, as far as the channels exist, plus bias and
-/// residual.
-#[inline(always)]
-fn write_rows<S: Simd>(
-    s: S,
-    sums: &[f32],
-    width: usize,
-    [pixel, every]: [usize; 2],
-    [first, c_out]: [usize; 2],
-    [bias, residual]: [Option<&[f32]>; 2],
-    out: &mut [f32],
-) {
-    for (row, sums) in sums.chunks_exact(width).enumerate() {
-        for (vector, sum) in sums.chunks_exact(S::LANES).enumerate() {
-            let channel = first + vector * S::LANES;
-            let n = S::LANES.min(c_out - channel);
-            let at = (pixel + row * every) * c_out + channel;
-            let mut v = s.load(sum);
-            if let Some(bias) = bias {
-                v = s.add(v, s.load_some(&bias[channel..channel + n]));
-            }
-            if let Some(residual) = residual {
-                v = s.add(v, s.load_some(&residual[at..at + n]));
-            }
-            s.store_some(&mut out[at..at + n], v);
         }
     }
 }

@@ -77,6 +77,38 @@ impl Frame {
     }
 }
 
+/// Writes rows of sums, `width` channels from `first` each, to pixels `every` apart, as far as the channels exist, plus bias and
+/// residual.
+#[inline(always)]
+pub fn write_rows<S: Simd>(
+    s: S,
+    sums: &[f32],
+    width: usize,
+    [pixel, every]: [usize; 2],
+    [first, c_out]: [usize; 2],
+    [bias, residual]: [Option<&[f32]>; 2],
+    out: &mut [f32],
+) {
+    for (row, sums) in sums.chunks_exact(width).enumerate() {
+        for (vector, sum) in sums.chunks_exact(S::LANES).enumerate() {
+            let channel = first + vector * S::LANES;
+            if channel >= c_out {
+                break;
+            }
+            let n = S::LANES.min(c_out - channel);
+            let at = (pixel + row * every) * c_out + channel;
+            let mut v = s.load(sum);
+            if let Some(bias) = bias {
+                v = s.add(v, s.load_some(&bias[channel..channel + n]));
+            }
+            if let Some(residual) = residual {
+                v = s.add(v, s.load_some(&residual[at..at + n]));
+            }
+            s.store_some(&mut out[at..at + n], v);
+        }
+    }
+}
+
 /// `n` rounded up to whole vectors.
 #[inline(always)]
 pub fn padded<S: Simd>(n: usize) -> usize {

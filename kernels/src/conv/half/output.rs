@@ -1,6 +1,7 @@
 //! Which outputs are computed together, and where their sums go.
 
 use super::super::direct::Plan;
+use super::super::layout::write_rows;
 use super::super::tiles::{Rows, Unit};
 use crate::simd::Simd;
 
@@ -98,21 +99,8 @@ pub struct Destination<'a> {
 #[inline(always)]
 pub fn write<S: Simd>(s: S, sums: &[f32], pieces: &[Piece], to: Destination<'_>, out: &mut [f32]) {
     let Destination { first, c_out, bias, residual, every } = to;
-    for channel in (first..c_out.min(first + 16)).step_by(S::LANES) {
-        let n = S::LANES.min(c_out - channel);
-        let bias = match bias {
-            Some(bias) => s.load_some(&bias[channel..channel + n]),
-            None => s.splat(0.0),
-        };
-        for piece in pieces {
-            for k in 0..piece.n {
-                let at = (piece.to + k * every) * c_out + channel;
-                let mut v = s.add(s.load(&sums[(piece.row + k) * 16 + channel - first..]), bias);
-                if let Some(residual) = residual {
-                    v = s.add(v, s.load_some(&residual[at..at + n]));
-                }
-                s.store_some(&mut out[at..at + n], v);
-            }
-        }
+    for piece in pieces {
+        let sums = &sums[piece.row * 16..][..piece.n * 16];
+        write_rows(s, sums, 16, [piece.to, every], [first, c_out], [bias, residual], out);
     }
 }
