@@ -55,16 +55,21 @@ pub struct Config {
 
 impl Config {
     /// Eight tiles of the largest shape.
-    pub const FULL: Config = {
+    pub const FULL: Config = Config::with_rows(ROWS);
+
+    /// Tiles 0 to 5 have `n_rows` rows, from 1 to 16, and are as wide as can be; 6 and 7 are of the largest shape. So products of
+    /// 4 or 5 with 6 or 7 can be added to 0 to 3, and take as long as there are rows.
+    pub const fn with_rows(n_rows: usize) -> Config {
+        assert!(1 <= n_rows && n_rows <= ROWS);
         let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
         let mut tile = 0;
         while tile < 8 {
             row_bytes[tile] = 4 * COLUMNS as u16;
-            rows[tile] = ROWS as u8;
+            rows[tile] = if tile < 6 { n_rows as u8 } else { ROWS as u8 };
             tile += 1;
         }
         Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
-    };
+    }
 
     /// Whether the processor would take it, by the description of `LDTILECFG`.
     fn is_valid(&self) -> bool {

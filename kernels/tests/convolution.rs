@@ -1,6 +1,6 @@
 //! Convolutions of random shapes against the definition in f64, on every instruction set and at every precision.
 
-use ncsn_kernels::conv::half::{self, Unit};
+use ncsn_kernels::conv::half::{self, Method, Parts, Unit};
 use ncsn_kernels::conv::{self, ConvShape, reference};
 use ncsn_kernels::cpu::{Isa, Precision};
 
@@ -132,44 +132,50 @@ fn three_by_three_kernels_keep_the_bound_of_every_precision() {
 }
 
 /// Against the definition in f64, number by number: both factors of a product are rounded to 8 binary digits, an error of 2⁻⁸
-/// each, so a sum is off by 2⁻⁷ of the sum of the products' sizes, and little more for the rounding of sums of f32.
-fn check_half(unit: Unit, shape: &ConvShape, random: &mut Random) {
+/// each, so a sum is off by 2⁻⁷ of the sum of the products' sizes, and little more for the rounding of sums of f32. In two parts they
+/// are rounded to 16 digits, and the product of the two rests is 2⁻¹⁶ at the most, so it is off by 3·2⁻¹⁶.
+fn check_half(method: Method, shape: &ConvShape, random: &mut Random) {
     let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
     let [grad, residual] = [(); 2].map(|()| random.values(shape.output_len()));
+    let part = match method.parts {
+        Parts::One => 1.0 / 125.0,
+        Parts::Two => 1.0 / 21_000.0,
+    };
     let sizes = |values: &[f32]| values.iter().map(|x| x.abs()).collect::<Vec<f32>>();
     let within = |what: &str, found: &[f32], expected: &[f64], sizes: &[f64]| {
         assert_eq!(found.len(), expected.len());
         for (i, ((&found, expected), size)) in found.iter().zip(expected).zip(sizes).enumerate() {
             let error = (f64::from(found) - expected).abs();
             // Not a number is no good either.
-            assert!(error <= size / 125.0 + 1e-6, "{what} {i} of {shape:?} by {unit:?}: {found}, expected {expected}");
+            assert!(error <= size * part + 1e-6, "{what} {i} of {shape:?} by {method:?}: {found}, expected {expected}");
         }
     };
 
     let (plain, size) =
         (reference::forward(shape, &x, &weights), reference::forward(shape, &sizes(&x), &sizes(&weights)));
     let mut out = vec![f32::NAN; shape.output_len()];
-    half::forward(unit, shape, &x, &weights, None, None, &mut out);
+    half::forward(method, shape, &x, &weights, None, None, &mut out);
     within("output", &out, &plain, &size);
     let bias = random.values(shape.c_out);
     let mut with_both = vec![f32::NAN; shape.output_len()];
-    half::forward(unit, shape, &x, &weights, Some(&bias), Some(&residual), &mut with_both);
+    half::forward(method, shape, &x, &weights, Some(&bias), Some(&residual), &mut with_both);
     let added = |(i, x): (usize, &f32)| x + bias[i % shape.c_out] + residual[i];
     assert_eq!(with_both, out.iter().enumerate().map(added).collect::<Vec<_>>(), "bias and residual of {shape:?}");
 
     let mut grad_x = vec![f32::NAN; shape.input_len()];
-    half::transposed(unit, shape, &grad, &weights, None, &mut grad_x);
+    half::transposed(method, shape, &grad, &weights, None, &mut grad_x);
     let size = reference::transposed(shape, &sizes(&grad), &sizes(&weights));
     within("gradient of the input", &grad_x, &reference::transposed(shape, &grad, &weights), &size);
     let bias = random.values(shape.c_in);
     let mut with_bias = vec![f32::NAN; shape.input_len()];
-    half::transposed(unit, shape, &grad, &weights, Some(&bias), &mut with_bias);
+    half::transposed(method, shape, &grad, &weights, Some(&bias), &mut with_bias);
     let added = |(i, x): (usize, &f32)| x + bias[i % shape.c_in];
     assert_eq!(with_bias, grad_x.iter().enumerate().map(added).collect::<Vec<_>>(), "bias of {shape:?}");
 
     if shape.stride == 1 {
         let size = reference::weight_gradient(shape, &sizes(&x), &sizes(&grad));
-        let found = half::weight_gradient(unit, shape, &x, &grad);
+        let mut found = vec![f32::NAN; shape.weight_len()];
+        half::weight_gradient(method, shape, &x, &grad, &mut found);
         within("gradient of the weights", &found, &reference::weight_gradient(shape, &x, &grad), &size);
     }
 }
@@ -188,13 +194,14 @@ fn products_of_bf16_are_off_by_the_rounding_of_their_factors_alone() {
         dilation: 1,
     };
     let shapes = (0..60).map(|_| any_shape(&mut random)).collect::<Vec<_>>();
-    for mut shape in [largest].into_iter().chain(shapes) {
-        for unit in Unit::available() {
-            if unit == Unit::Emulated {
+    for shape in [largest, MANY_CHANNELS].into_iter().chain(shapes) {
+        for method in Method::available() {
+            let mut shape = shape;
+            if method.unit == Unit::Emulated {
                 // It is slow.
-                (shape.c_in, shape.c_out) = (shape.c_in.min(35), shape.c_out.min(50));
+                (shape.n, shape.c_in, shape.c_out) = (shape.n.min(3), shape.c_in.min(35), shape.c_out.min(50));
             }
-            check_half(unit, &shape, &mut random);
+            check_half(method, &shape, &mut random);
         }
     }
 }
@@ -224,8 +231,13 @@ fn check_threads(what: &str, results: impl Fn() -> Vec<Vec<f32>> + Send + Sync) 
     }
 }
 
-/// Of every way to convolve: plain sums, tiles of two and of four, one image and more images than groups of the sums.
-const THREADS: [ConvShape; 5] = {
+/// A convolution of more channels than the others.
+const MANY_CHANNELS: ConvShape =
+    ConvShape { n: 9, c_in: 200, c_out: 136, size: [5, 6], kernel: [3, 3], stride: 1, padding: [1; 2], dilation: 1 };
+
+/// Of every way to convolve: plain sums, tiles of two and of four, one image and more images than groups of the sums, channels
+/// enough for sums in several strips and of places apart.
+const THREADS: [ConvShape; 6] = {
     let shape =
         ConvShape { n: 5, c_in: 40, c_out: 70, size: [10, 9], kernel: [3, 3], stride: 1, padding: [1; 2], dilation: 1 };
     [
@@ -234,6 +246,7 @@ const THREADS: [ConvShape; 5] = {
         ConvShape { n: 7, c_in: 33, c_out: 9, size: [5, 6], padding: [2; 2], dilation: 2, ..shape },
         ConvShape { n: 19, c_in: 3, c_out: 40, size: [11, 8], kernel: [4, 4], stride: 2, ..shape },
         ConvShape { n: 18, c_in: 40, c_out: 24, size: [6, 5], kernel: [1, 1], padding: [0; 2], ..shape },
+        MANY_CHANNELS,
     ]
 };
 
@@ -264,18 +277,20 @@ fn threads_do_not_change_a_bit_in_bf16() {
     for shape in THREADS {
         let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
         let grad = random.values(shape.output_len());
-        for unit in Unit::available() {
+        for method in Method::available() {
             // It is slow, so it gets the smallest.
-            if unit == Unit::Emulated && shape != THREADS[4] {
+            if method.unit == Unit::Emulated && shape != THREADS[4] {
                 continue;
             }
-            check_threads(&format!("{shape:?} by {unit:?}"), || {
+            check_threads(&format!("{shape:?} by {method:?}"), || {
                 let [mut out, mut grad_x] = [shape.output_len(), shape.input_len()].map(|n| vec![f32::NAN; n]);
-                half::forward(unit, &shape, &x, &weights, None, None, &mut out);
-                half::transposed(unit, &shape, &grad, &weights, None, &mut grad_x);
+                half::forward(method, &shape, &x, &weights, None, None, &mut out);
+                half::transposed(method, &shape, &grad, &weights, None, &mut grad_x);
                 let mut results = vec![out, grad_x];
                 if shape.stride == 1 {
-                    results.push(half::weight_gradient(unit, &shape, &x, &grad));
+                    let mut grad_weights = vec![f32::NAN; shape.weight_len()];
+                    half::weight_gradient(method, &shape, &x, &grad, &mut grad_weights);
+                    results.push(grad_weights);
                 }
                 results
             });
@@ -289,14 +304,14 @@ fn images_in_bf16_do_not_depend_on_the_rest_of_the_batch() {
     let shape =
         ConvShape { n: 3, c_in: 20, c_out: 24, size: [9, 7], kernel: [3, 3], stride: 1, padding: [1; 2], dilation: 1 };
     let (x, weights) = (random.values(shape.input_len()), random.values(shape.weight_len()));
-    for unit in Unit::available() {
+    for method in Method::available() {
         let mut together = vec![0.0; shape.output_len()];
-        half::forward(unit, &shape, &x, &weights, None, None, &mut together);
+        half::forward(method, &shape, &x, &weights, None, None, &mut together);
         let one = ConvShape { n: 1, ..shape };
         for (x, together) in x.chunks(one.input_len()).zip(together.chunks(one.output_len())) {
             let mut alone = vec![0.0; one.output_len()];
-            half::forward(unit, &one, x, &weights, None, None, &mut alone);
-            assert_eq!(alone, together, "{unit:?}");
+            half::forward(method, &one, x, &weights, None, None, &mut alone);
+            assert_eq!(alone, together, "{method:?}");
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::ops::{Deref, DerefMut};
 
 use ncsn_kernels::amx::{COLUMNS, Config, Emulated, ROWS, TILE, TileUnit};
-use ncsn_kernels::conv::half::{self, Unit};
+use ncsn_kernels::conv::half::{self, Method, Unit};
 use ncsn_kernels::conv::{self, ConvShape};
 use ncsn_kernels::cpu::{Isa, Kernel, Precision};
 use ncsn_kernels::elu;
@@ -214,26 +214,29 @@ fn convolutions_stay_inside_their_slices() {
 
 #[test]
 fn convolutions_in_bf16_stay_inside_their_slices() {
-    for mut shape in shapes() {
-        for unit in Unit::available() {
-            if unit == Unit::Emulated {
+    for shape in shapes() {
+        for method in Method::available() {
+            let mut shape = shape;
+            if method.unit == Unit::Emulated {
                 // It is slow.
                 (shape.size, shape.n) = (shape.size.map(|side| side.min(7)), 1);
                 if shape.checked_out_size().is_none() {
                     continue;
                 }
             }
-            at_every_edge(&format!("{shape:?} by {unit:?}"), |edge, random| {
+            at_every_edge(&format!("{shape:?} by {method:?}"), |edge, random| {
                 let x = edge.input(random, shape.input_len());
                 let weights = edge.input(random, shape.weight_len());
                 let [grad, residual] = [(); 2].map(|()| edge.input(random, shape.output_len()));
                 let [bias, bias_in] = [shape.c_out, shape.c_in].map(|n| edge.input(random, n));
                 let (mut out, mut grad_x) = (edge.output(shape.output_len()), edge.output(shape.input_len()));
-                half::forward(unit, &shape, &x, &weights, Some(&bias), Some(&residual), &mut out);
-                half::transposed(unit, &shape, &grad, &weights, Some(&bias_in), &mut grad_x);
+                half::forward(method, &shape, &x, &weights, Some(&bias), Some(&residual), &mut out);
+                half::transposed(method, &shape, &grad, &weights, Some(&bias_in), &mut grad_x);
                 let mut results = vec![out.to_vec(), grad_x.to_vec()];
                 if shape.stride == 1 {
-                    results.push(half::weight_gradient(unit, &shape, &x, &grad));
+                    let mut grad_weights = edge.output(shape.weight_len());
+                    half::weight_gradient(method, &shape, &x, &grad, &mut grad_weights);
+                    results.push(grad_weights.to_vec());
                 }
                 results
             });

@@ -45,7 +45,7 @@ mod instructions {
 
     use super::super::*;
     use crate::conv::ConvShape;
-    use crate::conv::half::{self, Unit};
+    use crate::conv::half::{self, Method, Parts, Unit};
 
     thread_local!(static UNIT: RefCell<(Emulated, usize)> = RefCell::new((Emulated::new(), 0)));
 
@@ -216,19 +216,28 @@ mod instructions {
                 ConvShape { n: 1, c_in, c_out, size, kernel: [kernel; 2], stride, padding: [padding; 2], dilation };
             let [x, weights, grad] = [(shape.input_len(), 389), (shape.weight_len(), 577), (shape.output_len(), 823)]
                 .map(|(n, factor)| values(n, factor));
-            let results = |unit: Unit| {
+            let results = |unit: Unit, parts: Parts| {
+                let method = Method { unit, parts };
                 let mut out = vec![0.0; shape.output_len()];
-                half::forward(unit, &shape, &x, &weights, None, Some(&grad), &mut out);
+                half::forward(method, &shape, &x, &weights, None, Some(&grad), &mut out);
                 let mut grad_x = vec![0.0; shape.input_len()];
-                half::transposed(unit, &shape, &grad, &weights, None, &mut grad_x);
-                let weights = if stride == 1 { half::weight_gradient(unit, &shape, &x, &grad) } else { Vec::new() };
-                (out, grad_x, weights)
+                half::transposed(method, &shape, &grad, &weights, None, &mut grad_x);
+                let mut grad_weights = vec![0.0; shape.weight_len()];
+                if stride == 1 {
+                    half::weight_gradient(method, &shape, &x, &grad, &mut grad_weights);
+                }
+                (out, grad_x, grad_weights)
             };
             if !crate::cpu::Isa::Avx512Bf16.is_available() {
                 return;
             }
-            let n = with_instructions(|| assert!(results(Unit::Unchecked) == results(Unit::Emulated), "{shape:?}"));
-            assert!(Amx::detect().is_some() || n >= 24, "{n} instructions");
+            for parts in [Parts::One, Parts::Two] {
+                let n = with_instructions(|| {
+                    let same = results(Unit::Unchecked, parts) == results(Unit::Emulated, parts);
+                    assert!(same, "{shape:?}, {parts:?}");
+                });
+                assert!(Amx::detect().is_some() || n >= 24, "{n} instructions");
+            }
         }
     }
 
@@ -250,8 +259,9 @@ mod instructions {
         let (x, weights) = (vec![0.0; shape.input_len()], vec![0.0; shape.weight_len()]);
         let n = with_instructions(|| {
             let mut out = vec![0.0; shape.output_len()];
+            let method = Method { unit: Unit::Unchecked, parts: Parts::One };
             // The bias lacks channels, which is found when the first sums are written.
-            let short = || half::forward(Unit::Unchecked, &shape, &x, &weights, Some(&[0.0]), None, &mut out);
+            let short = || half::forward(method, &shape, &x, &weights, Some(&[0.0]), None, &mut out);
             assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(short)).is_err());
         });
         assert!(Amx::detect().is_some() || n > 0);

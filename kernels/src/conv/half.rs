@@ -1,37 +1,59 @@
 //! Any convolution with products of bf16 and sums of f32: nothing is unfolded.
 //!
 //! An image is rounded and laid out once. For the output and the gradient of the input its padded copy is `[pixel][channel]` too,
-//! so that 16 neighbouring outputs times 32 channels of any tap lie where a tile of A is read; weights are B. For the gradient of
-//! the weights, a sum over pixels, it is `[channel][pixel]`, and a tap shifts where the rows of A begin; the output's gradient is
-//! B. Rows of both then have one pitch, with zeros behind each row of the gradient, so that the sum runs over whole planes.
+//! so that neighbouring outputs times 32 channels of any tap lie where a tile of A is read; weights are B. For the gradient of the
+//! weights, a sum over pixels, see [`gradient`].
+//!
+//! With numbers in two parts ([`Parts::Two`]) the same is nearly as exact as f32: 32 leading parts lie before their 32 rests.
 //!
 //! Sums of an image depend on nothing else, and images are added in their order.
 
 mod gradient;
 mod output;
+mod rows;
 mod weights;
 
-pub use super::tiles::Unit;
+pub use super::tiles::{Parts, Unit};
 pub use gradient::weight_gradient;
 
 use super::ConvShape;
 use super::direct::Plan;
 use super::layout::{Frame, Run};
-use super::tiles::{BLOCK, Block, Conversion, Products, Rows, Work};
+use super::tiles::{BLOCK, Block, Conversion, Products, TERMS, Work};
 use crate::amx::TILE;
 use crate::buffer::Scratch;
 use crate::parallel;
 use crate::simd::Simd;
 use output::{Destination, Outputs, write};
-use weights::{pack_weights, packed_len};
+use weights::{Taps, pack_weights, packed_len};
 
-/// Terms of a sum in a tile: what channels are padded to.
-const TERMS: usize = 32;
+/// Numbers of f32 in the place of [`TERMS`] of bf16: a cache line.
+const LINE: usize = TERMS / 2;
+
+/// How to multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// With what.
+    pub unit: Unit,
+    /// How exactly.
+    pub parts: Parts,
+}
+
+impl Method {
+    /// Those that this processor can run.
+    pub fn available() -> Vec<Self> {
+        let of = |unit: Unit| {
+            let parts: &[Parts] = if unit.has_tiles() { &[Parts::One, Parts::Two] } else { &[Parts::One] };
+            parts.iter().map(move |&parts| Method { unit, parts })
+        };
+        Unit::available().into_iter().flat_map(of).collect()
+    }
+}
 
 /// The output of a convolution, see [`super::forward`].
 #[allow(clippy::too_many_arguments, reason = "a kernel")]
 pub fn forward(
-    unit: Unit,
+    method: Method,
     shape: &ConvShape,
     x: &[f32],
     weights: &[f32],
@@ -39,18 +61,35 @@ pub fn forward(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    run(unit, &Plan::forward(shape), shape, false, x, weights, bias, residual, out);
+    if method.parts == Parts::Two && rows::fits(shape, shape.out_size()[1]) {
+        let (channels, sizes) = ([shape.c_in, shape.c_out], [shape.size, shape.out_size()]);
+        let zeros = shape.padding.map(|zeros| zeros as isize);
+        return rows::convolve(method, x, channels, sizes, zeros, shape.dilation, weights, false, bias, residual, out);
+    }
+    run(method, &Plan::forward(shape), shape, false, x, weights, bias, residual, out);
 }
 
 /// The gradient of its input, or the transposed convolution, see [`super::transposed`].
-pub fn transposed(unit: Unit, shape: &ConvShape, grad: &[f32], weights: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    run(unit, &Plan::transposed(shape), shape, true, grad, weights, bias, None, out);
+pub fn transposed(
+    method: Method,
+    shape: &ConvShape,
+    grad: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    if method.parts == Parts::Two && rows::fits(shape, shape.size[1]) {
+        let (channels, sizes) = ([shape.c_out, shape.c_in], [shape.out_size(), shape.size]);
+        let zeros = shape.padding.map(|zeros| (2 * shape.dilation) as isize - zeros as isize);
+        return rows::convolve(method, grad, channels, sizes, zeros, shape.dilation, weights, true, bias, None, out);
+    }
+    run(method, &Plan::transposed(shape), shape, true, grad, weights, bias, None, out);
 }
 
 /// With `exchanged` channels and sizes the shape's output is the input.
 #[allow(clippy::too_many_arguments, reason = "a kernel")]
 fn run(
-    unit: Unit,
+    method: Method,
     plan: &Plan,
     shape: &ConvShape,
     exchanged: bool,
@@ -65,26 +104,43 @@ fn run(
         true => ([shape.c_out, shape.c_in], shape.out_size()),
     };
     let [c_in, c_out] = channels;
-    let lens = [packed_len(shape.kernel, channels)];
+    let taps = Taps::Each(shape.kernel[0] * shape.kernel[1]);
+    let lens = [packed_len(method.parts, taps, channels)];
     let mut scratch = Scratch::take(lens);
     let [packed] = scratch.pieces(lens);
-    pack_weights(unit, weights, shape.kernel, channels, exchanged, packed);
+    pack_weights(method, weights, taps, channels, exchanged, packed);
     let packed = &*packed;
-    let outputs = Outputs::of(plan, c_in.next_multiple_of(TERMS), unit);
+    let pixel = c_in.next_multiple_of(TERMS) * method.parts as usize;
+    let outputs = Outputs::of(plan, pixel);
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * plan.out_size[0] * plan.out_size[1]);
     parallel::for_each_part(out, out_len, |i, out| {
         let x = &x[i * in_len..][..in_len];
         let residual = residual.map(|r| &r[i * out_len..][..out_len]);
-        unit.run(Image { plan, outputs: &outputs, x, channels, weights: packed, bias, residual, out });
+        let parts = method.parts;
+        method.unit.run(Image {
+            parts,
+            plan,
+            outputs: &outputs,
+            x,
+            channels,
+            pixel,
+            weights: packed,
+            bias,
+            residual,
+            out,
+        });
     });
 }
 
 /// One image.
 struct Image<'a> {
+    parts: Parts,
     plan: &'a Plan,
     outputs: &'a [Outputs],
     x: &'a [f32],
     channels: [usize; 2],
+    /// Numbers of bf16 of a pixel of the padded copy.
+    pixel: usize,
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
@@ -94,15 +150,14 @@ struct Image<'a> {
 impl Work for Image<'_> {
     #[inline(always)]
     fn run<P: Products>(self, products: &mut P) {
-        let Self { plan, outputs, x, channels: [c_in, c_out], weights, bias, residual, out } = self;
+        let Self { parts, plan, outputs, x, channels: [c_in, c_out], pixel, weights, bias, residual, out } = self;
         let conversion = products.conversion();
-        let c = c_in.next_multiple_of(TERMS);
         let n_columns = c_out.div_ceil(16);
-        // A tile has 16 rows, even at the end of the image.
-        let lens = [(plan.frame.n_pixels() + 16 * plan.stride) * c / 2, BLOCK];
+        // A tile is read as if it had 16 rows, even at the end of the image.
+        let lens = [(plan.frame.n_pixels() + 16 * plan.stride) * pixel / 2, BLOCK];
         let mut scratch = Scratch::take(lens);
         let [padded, sums] = scratch.pieces(lens);
-        pack_image(conversion, &plan.frame, x, c_in, c, padded);
+        pack_image(conversion, parts, &plan.frame, x, c_in, padded);
         let (a, b) = (halves(padded), halves(weights));
         let panel = b.len() / n_columns;
         for column in (0..n_columns).step_by(2) {
@@ -110,19 +165,26 @@ impl Work for Image<'_> {
             let columns = &columns[..2.min(n_columns - column)];
             for phase in outputs {
                 for runs in phase.runs.chunks(2) {
-                    let mut rows = [Rows::default(); 2];
-                    for (rows, run) in rows.iter_mut().zip(runs) {
-                        *rows = Rows { at: run.rows.at * c, n: run.rows.n };
-                    }
-                    let (runs_of_block, row) = (&rows[..runs.len()], plan.stride * c);
-                    let block = Block { a, runs: runs_of_block, row, b, columns, segments: &phase.segments, len: c };
+                    let starts = [runs[0].from * pixel, runs[runs.len() - 1].from * pixel];
+                    let block = Block {
+                        parts,
+                        a,
+                        runs: &starts[..runs.len()],
+                        n_rows: phase.n_rows,
+                        row: plan.stride * pixel,
+                        step: TERMS * parts as usize,
+                        b,
+                        columns,
+                        segments: &phase.segments,
+                        len: c_in.next_multiple_of(TERMS),
+                        soon: &[],
+                    };
                     products.multiply(&block, false, sums);
                     for (i, run) in runs.iter().enumerate() {
-                        let pieces = &phase.pieces[run.pieces[0]..run.pieces[1]];
                         for j in 0..columns.len() {
                             let sums = &sums[(2 * i + j) * TILE..][..TILE];
                             let to = Destination { first: (column + j) * 16, c_out, bias, residual, every: plan.every };
-                            write(conversion.simd(), sums, pieces, to, out);
+                            write(conversion.simd(), sums, phase, run, to, out);
                         }
                     }
                 }
@@ -131,23 +193,71 @@ impl Work for Image<'_> {
     }
 }
 
-/// Copies `image` `[pixel][channels]` to `copy`, bf16 `[pixel][c]`, zeros elsewhere.
+/// Copies `image` `[pixel][channels]` to `copy`, bf16 `[pixel][channels / 32][part][32]`, zeros elsewhere.
 #[inline(always)]
-fn pack_image<C: Conversion>(conversion: C, frame: &Frame, image: &[f32], channels: usize, c: usize, copy: &mut [f32]) {
+fn pack_image<C: Conversion>(
+    conversion: C,
+    parts: Parts,
+    frame: &Frame,
+    image: &[f32],
+    channels: usize,
+    copy: &mut [f32],
+) {
     let s = conversion.simd();
-    let (lanes, stride) = (C::S::LANES, c / 2);
+    let (lanes, n_parts) = (C::S::LANES, parts as usize);
+    let stride = channels.div_ceil(TERMS) * n_parts * LINE;
     for &[first, n] in &frame.gaps {
         copy[first * stride..(first + n) * stride].fill(0.0);
     }
     for &Run { from, to, n } in &frame.runs {
         let from = image[from * channels..][..n * channels].chunks_exact(channels);
         for (from, to) in from.zip(copy[to * stride..][..n * stride].chunks_exact_mut(stride)) {
-            for (i, to) in to.chunks_exact_mut(lanes).enumerate() {
-                let middle = channels.min((2 * i + 1) * lanes);
-                let first = s.load_some(&from[channels.min(2 * i * lanes)..middle]);
-                let second = s.load_some(&from[middle..channels.min((2 * i + 2) * lanes)]);
-                s.store(to, conversion.in_order(first, second));
+            for (line, to) in to.chunks_exact_mut(n_parts * LINE).enumerate() {
+                for i in (0..LINE).step_by(lanes) {
+                    let first = TERMS * line + 2 * i;
+                    let (begin, middle, end) =
+                        (channels.min(first), channels.min(first + lanes), channels.min(first + 2 * lanes));
+                    let [x, y] = [s.load_some(&from[begin..middle]), s.load_some(&from[middle..end])];
+                    store_in_order(conversion, parts, [x, y], &mut to[i..]);
+                }
             }
+        }
+    }
+}
+
+/// The nearest number of 8 binary digits, which is a bf16, and the exact rest (Dekker 1971, "A floating-point technique for
+/// extending the available precision"). Not for numbers above 10³³.
+#[inline(always)]
+fn split<S: Simd>(s: S, x: S::V) -> [S::V; 2] {
+    let scaled = s.mul(x, s.splat(65537.0));
+    let leading = s.sub(scaled, s.sub(scaled, x));
+    [leading, s.sub(x, leading)]
+}
+
+/// Writes the numbers of two vectors, and a line behind them their rests if there are any.
+#[inline(always)]
+fn store_in_order<C: Conversion>(conversion: C, parts: Parts, [x, y]: [<C::S as Simd>::V; 2], to: &mut [f32]) {
+    let s = conversion.simd();
+    match parts {
+        Parts::One => s.store(to, conversion.in_order(x, y)),
+        Parts::Two => {
+            let ([x, x_rest], [y, y_rest]) = (split(s, x), split(s, y));
+            s.store(to, conversion.in_order(x, y));
+            s.store(&mut to[LINE..], conversion.in_order(x_rest, y_rest));
+        }
+    }
+}
+
+/// Writes a vector of pairs, and a line behind it that of their rests if there are any.
+#[inline(always)]
+fn store_pairs<C: Conversion>(conversion: C, parts: Parts, [even, odd]: [<C::S as Simd>::V; 2], to: &mut [f32]) {
+    let s = conversion.simd();
+    match parts {
+        Parts::One => s.store(to, conversion.pairs(even, odd)),
+        Parts::Two => {
+            let ([even, even_rest], [odd, odd_rest]) = (split(s, even), split(s, odd));
+            s.store(to, conversion.pairs(even, odd));
+            s.store(&mut to[LINE..], conversion.pairs(even_rest, odd_rest));
         }
     }
 }
@@ -174,10 +284,4 @@ fn transpose_rows<S: Simd>(s: S, from: &[f32], pitch: usize, [n_rows, n]: [usize
 fn halves(x: &[f32]) -> &[u16] {
     // SAFETY: an f32 is two u16 without padding, of lesser alignment, and every bit pattern is a u16.
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), 2 * x.len()) }
-}
-
-/// The same memory as twice as many bf16.
-fn halves_mut(x: &mut [f32]) -> &mut [u16] {
-    // SAFETY: as for `halves`; every bit pattern is an f32, too.
-    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), 2 * x.len()) }
 }

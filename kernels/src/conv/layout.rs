@@ -89,22 +89,21 @@ pub fn write_rows<S: Simd>(
     [bias, residual]: [Option<&[f32]>; 2],
     out: &mut [f32],
 ) {
-    for (row, sums) in sums.chunks_exact(width).enumerate() {
-        for (vector, sum) in sums.chunks_exact(S::LANES).enumerate() {
-            let channel = first + vector * S::LANES;
-            if channel >= c_out {
-                break;
-            }
-            let n = S::LANES.min(c_out - channel);
-            let at = (pixel + row * every) * c_out + channel;
-            let mut v = s.load(sum);
-            if let Some(bias) = bias {
-                v = s.add(v, s.load_some(&bias[channel..channel + n]));
-            }
+    let (n_rows, step) = (sums.len() / width, every * c_out);
+    for (vector, channel) in (first..c_out.min(first + width)).step_by(S::LANES).enumerate() {
+        let (n, at) = (S::LANES.min(c_out - channel), pixel * c_out + channel);
+        let (sums, out) = (&sums[vector * S::LANES..], &mut out[at..]);
+        let bias = match bias {
+            Some(bias) => s.load_some(&bias[channel..channel + n]),
+            None => s.splat(0.0),
+        };
+        let residual = residual.map(|residual| &residual[at..]);
+        for row in 0..n_rows {
+            let mut v = s.add(s.load(&sums[row * width..]), bias);
             if let Some(residual) = residual {
-                v = s.add(v, s.load_some(&residual[at..at + n]));
+                v = s.add(v, s.load_some(&residual[row * step..][..n]));
             }
-            s.store_some(&mut out[at..at + n], v);
+            s.store_some(&mut out[row * step..][..n], v);
         }
     }
 }
@@ -184,14 +183,21 @@ impl<'a> Weights<'a> {
 pub fn store_nine_taps<S: Simd>(s: S, taps: [S::V; 9], stride: usize, out: &mut [f32]) {
     for first in (0..9).step_by(S::LANES) {
         let n = S::LANES.min(9 - first);
-        let mut rows = [s.splat(0.0); 16];
-        rows[..n].copy_from_slice(&taps[first..first + n]);
-        s.transpose(&mut rows);
-        for (i, row) in rows.iter().enumerate().take(S::LANES) {
-            let at = i * stride + first;
-            if at < out.len() {
-                s.store_some(&mut out[at..at + n], *row);
-            }
+        let mut some = [s.splat(0.0); 16];
+        some[..n].copy_from_slice(&taps[first..first + n]);
+        store_taps(s, some, n, stride, &mut out[first..]);
+    }
+}
+
+/// Writes the first `n` vectors of channels, at most `LANES`, as so many numbers of each channel, `stride` apart, as far as `out`
+/// reaches.
+#[inline(always)]
+pub fn store_taps<S: Simd>(s: S, mut taps: [S::V; 16], n: usize, stride: usize, out: &mut [f32]) {
+    s.transpose(&mut taps);
+    for (i, channel) in taps.iter().enumerate().take(S::LANES) {
+        let at = i * stride;
+        if at < out.len() {
+            s.store_some(&mut out[at..at + n], *channel);
         }
     }
 }

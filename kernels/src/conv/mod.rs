@@ -1,7 +1,8 @@
 //! Two-dimensional convolution and its gradients, for any size, kernel, stride, padding and dilation.
 //!
 //! Three ways, chosen by shape, precision and instructions: products over taps (`direct`), for 3×3 kernels with stride 1
-//! Winograd's filtering (`winograd`), which needs 2.25 or 4 times fewer products, and products of bf16 over taps ([`half`]).
+//! Winograd's filtering (`winograd`), which needs 2.25 or 4 times fewer products, and products of bf16 over taps ([`half`]), of one
+//! for each number or of pairs.
 //!
 //! The channels of a pixel lie beside each other, `[n, h, w, c]`: products read rows of channels, and vectors are of channels, so
 //! that nothing has to be transposed.
@@ -20,6 +21,7 @@ mod winograd;
 use crate::channels::{Values, sum_terms};
 use crate::cpu::{Isa, Precision, kernel};
 use crate::parallel;
+use half::{Method, Parts, Unit};
 use layout::Weights;
 use winograd::Tile;
 
@@ -85,13 +87,21 @@ impl ConvShape {
         assert_eq!(output, self.output_len(), "numbers of the output of {self:?}");
     }
 
-    /// What multiplies in bf16, where that is allowed and the faster way.
-    fn half(&self, isa: Isa, precision: Precision) -> Option<half::Unit> {
-        let unit = half::Unit::of(isa).filter(|_| precision == Precision::Medium)?;
-        // Vectors multiply twice as fast as in f32, of which nothing is left where Winograd's filtering needs fewer products, or
-        // where channels are mostly padding. Tiles multiply ten times as fast.
-        let faster = unit.has_tiles() || self.tile(precision).is_none() && self.c_in.min(self.c_out) >= 24;
-        faster.then_some(unit)
+    /// How to multiply in bf16 sums over `n_channels` for each tap, where that is allowed and the faster way.
+    fn half(&self, isa: Isa, precision: Precision, n_channels: usize) -> Option<Method> {
+        let unit = Unit::of(isa)?;
+        let parts = match precision {
+            Precision::Highest => return None,
+            Precision::High => Parts::Two,
+            Precision::Medium => Parts::One,
+        };
+        let faster = match unit.has_tiles() {
+            // Ten times as fast as vectors of f32, but of few channels most would be padding.
+            true => n_channels >= 16,
+            // Twice as fast, of which nothing is left where Winograd's filtering needs fewer products.
+            false => parts == Parts::One && self.tile(precision).is_none() && self.c_in.min(self.c_out) >= 24,
+        };
+        faster.then_some(Method { unit, parts })
     }
 
     /// The tile for Winograd's filtering, where that is the faster way.
@@ -128,8 +138,8 @@ pub fn forward(
 ) {
     shape.check(x.len(), weights.len(), out.len());
     assert!(bias.is_none_or(|b| b.len() == shape.c_out) && residual.is_none_or(|r| r.len() == out.len()));
-    if let Some(unit) = shape.half(isa, precision) {
-        return half::forward(unit, shape, x, weights, bias, residual, out);
+    if let Some(method) = shape.half(isa, precision, shape.c_in) {
+        return half::forward(method, shape, x, weights, bias, residual, out);
     }
     match shape.tile(precision) {
         None => direct::forward(isa, shape, x, weights, bias, residual, out),
@@ -165,8 +175,8 @@ pub fn transposed(
 ) {
     shape.check(out.len(), weights.len(), grad.len());
     assert!(bias.is_none_or(|b| b.len() == shape.c_in));
-    if let Some(unit) = shape.half(isa, precision) {
-        return half::transposed(unit, shape, grad, weights, bias, out);
+    if let Some(method) = shape.half(isa, precision, shape.c_out) {
+        return half::transposed(method, shape, grad, weights, bias, out);
     }
     match shape.tile(precision) {
         None => direct::transposed(isa, shape, grad, weights, bias, out),
@@ -192,8 +202,8 @@ pub fn transposed(
 /// If a length is not that of `shape`.
 pub fn weight_gradient(isa: Isa, precision: Precision, shape: &ConvShape, x: &[f32], grad: &[f32], out: &mut [f32]) {
     shape.check(x.len(), out.len(), grad.len());
-    if let Some(unit) = shape.half(isa, precision).filter(|_| shape.stride == 1) {
-        return out.copy_from_slice(&half::weight_gradient(unit, shape, x, grad));
+    if let Some(method) = shape.half(isa, precision, shape.c_in.max(shape.c_out)).filter(|_| shape.stride == 1) {
+        return half::weight_gradient(method, shape, x, grad, out);
     }
     match shape.tile(precision) {
         None => direct::weight_gradient(isa, shape, x, grad, out),
@@ -245,9 +255,12 @@ pub fn describe(isa: Isa, precision: Precision) -> String {
         Precision::High | Precision::Medium => "4×4",
     };
     let winograd = format!("3×3 kernels by Winograd's filtering in tiles of {tile}");
-    match half::Unit::of(isa).filter(|_| precision == Precision::Medium) {
-        Some(unit) if unit.has_tiles() => format!("bf16 with f32 sums by {isa}"),
-        Some(_) => format!("f32 by {isa}; {winograd}, others of 24 channels or more in bf16 with f32 sums"),
-        None => format!("f32 by {isa}; {winograd}"),
+    match (Unit::of(isa).map(Unit::has_tiles), precision) {
+        (Some(true), Precision::Medium) => format!("bf16 with f32 sums by {isa}"),
+        (Some(true), Precision::High) => format!("pairs of bf16 with f32 sums by {isa}"),
+        (Some(false), Precision::Medium) => {
+            format!("f32 by {isa}; {winograd}, others of 24 channels or more in bf16 with f32 sums")
+        }
+        _ => format!("f32 by {isa}; {winograd}"),
     }
 }

@@ -9,7 +9,7 @@ mod vectors;
 #[cfg(target_arch = "x86_64")]
 use vectors::{Hardware, Vectors};
 
-use crate::amx::{Config, Emulated, TILE, TileUnit};
+use crate::amx::{Config, Emulated, ROWS, TILE, TileUnit};
 use crate::cpu::Isa;
 use crate::simd::{FourNumbers, Portable, Simd};
 
@@ -49,7 +49,7 @@ impl Unit {
         [Unit::Emulated].into_iter().chain(Isa::available().into_iter().filter_map(Self::of)).collect()
     }
 
-    /// Whether rows that a run lacks cost as much as those it has, see `Rows::n`.
+    /// Whether it multiplies tiles, ten times as fast as vectors multiply f32, and knows numbers of two parts.
     pub fn has_tiles(self) -> bool {
         self != Unit::Avx512Bf16
     }
@@ -108,31 +108,42 @@ pub trait Conversion: Copy {
 
 type V<C> = <<C as Conversion>::S as Simd>::V;
 
-/// Some rows of A, at most 16.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Rows {
-    /// The first number of the first row.
-    pub at: usize,
-    /// How many. Tiles read 16 whatever it is, so numbers must be there.
-    pub n: usize,
+/// Of how many bf16 a number is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// The nearest: 8 binary digits.
+    One = 1,
+    /// The nearest, and the one nearest to what is left: 16 digits. Of a product of two such numbers that of the two rests is left
+    /// out, so it takes three products.
+    Two = 2,
 }
 
-/// C\[m\]\[n\] = Σ over segments (a, b), Σ over k < `len` of A\[a + m·row + k\] · B\[b + k\]\[n\].
+/// Terms of a sum in a row of a tile. Those of the leading parts of numbers are followed by those of their rests, if there are any.
+pub const TERMS: usize = 32;
+
+/// C\[m\]\[n\] = Σ over segments (a, b), Σ over k < `len` of A\[a + k\]\[m\] · B\[b + k\]\[n\].
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'a> {
+    pub parts: Parts,
     pub a: &'a [u16],
-    /// One or two.
-    pub runs: &'a [Rows],
-    /// From one row of a run to the next.
+    /// The first rows of one or two times `n_rows` rows.
+    pub runs: &'a [usize],
+    /// From 1 to 16. Tiles are read as if there were 16, so numbers must be there.
+    pub n_rows: usize,
+    /// From one row to the next.
     pub row: usize,
-    /// Pairs of k of 16 columns, `[k / 2][16][2]`.
+    /// From [`TERMS`] terms of A to the next.
+    pub step: usize,
+    /// Pairs of k of 16 columns, `[k / 2][part][16][2]`.
     pub b: &'a [u16],
     /// Where k = 0 of one or two times 16 columns is.
     pub columns: &'a [usize],
-    /// Places in A and B that are added to those above. That in B is k times 16.
+    /// Places in A and B that are added to those above.
     pub segments: &'a [[usize; 2]],
-    /// A multiple of 32.
+    /// A multiple of [`TERMS`].
     pub len: usize,
+    /// What is read soon, and asked for meanwhile.
+    pub soon: &'a [u16],
 }
 
 /// Numbers of the result of a [`Block`]: `[run][columns][16][16]`, two of each whether used or not.
@@ -142,8 +153,8 @@ pub const BLOCK: usize = 4 * TILE;
 pub trait Products {
     type C: Conversion;
     fn conversion(&self) -> Self::C;
-    /// The block's sums, added to what is in `c` if `add`. Of rows beyond those of a run, and of unused parts, what is written is
-    /// arbitrary.
+    /// The block's sums, added to what is in `c` if `add`. Rows beyond those of a run, and unused parts, are left as they are or
+    /// become arbitrary.
     fn multiply(&mut self, block: &Block<'_>, add: bool, c: &mut [f32]);
 }
 
@@ -151,13 +162,15 @@ pub trait Products {
 pub struct Tiles<T: TileUnit, C> {
     unit: T,
     conversion: C,
+    /// For which the tiles are configured.
+    n_rows: usize,
 }
 
 impl<T: TileUnit, C> Tiles<T, C> {
     #[inline(always)]
     fn new(mut unit: T, conversion: C) -> Self {
         unit.configure(&Config::FULL);
-        Self { unit, conversion }
+        Self { unit, conversion, n_rows: ROWS }
     }
 }
 
@@ -178,25 +191,41 @@ impl<T: TileUnit, C: Conversion> Products for Tiles<T, C> {
 
     #[inline(always)]
     fn multiply(&mut self, block: &Block<'_>, add: bool, c: &mut [f32]) {
-        match (block.runs.len(), block.columns.len()) {
-            (1, 1) => self.tiles::<1, 1>(block, add, c),
-            (1, 2) => self.tiles::<1, 2>(block, add, c),
-            (2, 1) => self.tiles::<2, 1>(block, add, c),
-            (2, 2) => self.tiles::<2, 2>(block, add, c),
+        if block.n_rows != self.n_rows {
+            self.unit.configure(&Config::with_rows(block.n_rows));
+            self.n_rows = block.n_rows;
+        }
+        match (block.parts, block.runs.len(), block.columns.len()) {
+            (Parts::One, 1, 1) => self.tiles::<false, 1, 1>(block, add, c),
+            (Parts::One, 1, 2) => self.tiles::<false, 1, 2>(block, add, c),
+            (Parts::One, 2, 1) => self.tiles::<false, 2, 1>(block, add, c),
+            (Parts::One, 2, 2) => self.tiles::<false, 2, 2>(block, add, c),
+            (Parts::Two, 1, 1) => self.tiles::<true, 1, 1>(block, add, c),
+            (Parts::Two, 1, 2) => self.tiles::<true, 1, 2>(block, add, c),
+            (Parts::Two, 2, 1) => self.tiles::<true, 2, 1>(block, add, c),
+            (Parts::Two, 2, 2) => self.tiles::<true, 2, 2>(block, add, c),
             sizes => unreachable!("a block of {sizes:?} tiles"),
         }
     }
 }
 
-impl<T: TileUnit, C> Tiles<T, C> {
-    /// Tiles 0 to 3 are sums (two of each run), 4 and 5 rows of A, 6 and 7 columns of B: four products for four loads.
+impl<T: TileUnit, C: Conversion> Tiles<T, C> {
+    /// Tiles 0 to 3 are sums (two of each run), 4 and 5 rows of A, 6 and 7 columns of B: four products for four loads, or with
+    /// `SPLIT` numbers twelve for eight.
     #[inline(always)]
-    fn tiles<const RUNS: usize, const COLUMNS: usize>(&mut self, block: &Block<'_>, add: bool, c: &mut [f32]) {
-        let Block { a, runs, row, b, columns, segments, len } = *block;
-        let (unit, two_runs, two_columns) = (&mut self.unit, RUNS == 2, COLUMNS == 2);
-        let (a_0, a_1) = (runs[0].at, runs[RUNS - 1].at);
-        let (b_0, b_1) = (columns[0], columns[COLUMNS - 1]);
-        assert!(c.len() == BLOCK && len.is_multiple_of(32));
+    fn tiles<const SPLIT: bool, const RUNS: usize, const COLUMNS: usize>(
+        &mut self,
+        block: &Block<'_>,
+        add: bool,
+        c: &mut [f32],
+    ) {
+        let Block { a, runs, row, step, b, columns, segments, len, soon, .. } = *block;
+        let (unit, simd) = (&mut self.unit, self.conversion.simd());
+        let mut soon = soon.chunks(soon.len().div_ceil((segments.len() * len / TERMS).max(1)).max(1));
+        let parts = if SPLIT { 2 } else { 1 };
+        let a_at = [runs[0], runs[RUNS - 1]];
+        let b_at = [columns[0], columns[COLUMNS - 1]];
+        assert!(c.len() == BLOCK && len.is_multiple_of(TERMS));
         if add {
             unit.load_sums::<0>(c);
             unit.load_sums::<1>(&c[TILE..]);
@@ -208,32 +237,62 @@ impl<T: TileUnit, C> Tiles<T, C> {
             unit.zero::<2>();
             unit.zero::<3>();
         }
-        for &[a_first, b_first] in segments {
-            for k in (0..len).step_by(32) {
-                let (a_at, b_at) = (a_first + k, b_first + 16 * k);
-                unit.load::<4>(&a[a_0 + a_at..], row);
-                unit.load::<6>(&b[b_0 + b_at..], 32);
+        macro_rules! load_a {
+            ($at:expr) => {
+                unit.load::<4>(&a[a_at[0] + $at..], row);
+                if RUNS == 2 {
+                    unit.load::<5>(&a[a_at[1] + $at..], row);
+                }
+            };
+        }
+        macro_rules! load_b {
+            ($at:expr) => {
+                unit.load::<6>(&b[b_at[0] + $at..], TERMS * parts);
+                if COLUMNS == 2 {
+                    unit.load::<7>(&b[b_at[1] + $at..], TERMS * parts);
+                }
+            };
+        }
+        macro_rules! multiply {
+            () => {
                 unit.multiply::<0, 4, 6>();
-                if two_columns {
-                    unit.load::<7>(&b[b_1 + b_at..], 32);
+                if COLUMNS == 2 {
                     unit.multiply::<1, 4, 7>();
                 }
-                if two_runs {
-                    unit.load::<5>(&a[a_1 + a_at..], row);
+                if RUNS == 2 {
                     unit.multiply::<2, 5, 6>();
-                    if two_columns {
+                    if COLUMNS == 2 {
                         unit.multiply::<3, 5, 7>();
                     }
+                }
+            };
+        }
+        for &[a_first, b_first] in segments {
+            for k in 0..len / TERMS {
+                let (a_at, b_at) = (a_first + k * step, b_first + k * TERMS * 16 * parts);
+                for line in soon.next().unwrap_or_default().chunks(TERMS) {
+                    simd.prefetch(line.as_ptr().cast());
+                }
+                load_b!(b_at);
+                if SPLIT {
+                    load_a!(a_at + TERMS);
+                    multiply!();
+                }
+                load_a!(a_at);
+                multiply!();
+                if SPLIT {
+                    load_b!(b_at + TERMS);
+                    multiply!();
                 }
             }
         }
         unit.store::<0>(c);
-        if two_columns {
+        if COLUMNS == 2 {
             unit.store::<1>(&mut c[TILE..]);
         }
-        if two_runs {
+        if RUNS == 2 {
             unit.store::<2>(&mut c[2 * TILE..]);
-            if two_columns {
+            if COLUMNS == 2 {
                 unit.store::<3>(&mut c[3 * TILE..]);
             }
         }

@@ -1,7 +1,8 @@
 //! Weights as the second operand of the products.
 
-use super::super::tiles::{Conversion, Products, Unit, Work};
-use super::{TERMS, transpose_rows};
+use super::super::tiles::{Conversion, Parts, Products, TERMS, Work};
+use super::rows::{self, PLACES};
+use super::{LINE, Method, store_pairs, transpose_rows};
 use crate::buffer::Scratch;
 use crate::parallel;
 use crate::simd::Simd;
@@ -9,29 +10,56 @@ use crate::simd::Simd;
 /// Weights that are laid out faster than other threads begin to help.
 const FEW_WEIGHTS: usize = 1 << 15;
 
+/// What becomes of the taps of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub enum Taps {
+    /// Each of so many is multiplied.
+    Each(usize),
+    /// The places of the rows of a 3×3 kernel are, see [`rows`]; with channels exchanged the kernel is mirrored.
+    Places,
+}
+
+impl Taps {
+    /// Of the weights.
+    fn n(self) -> usize {
+        match self {
+            Taps::Each(n) => n,
+            Taps::Places => 9,
+        }
+    }
+
+    /// What is laid out.
+    fn n_packed(self) -> usize {
+        match self {
+            Taps::Each(n) => n,
+            Taps::Places => 3 * PLACES,
+        }
+    }
+}
+
 /// Numbers of the memory that [`pack_weights`] fills, of two bf16 each, from `c_in` to `c_out` channels.
-pub fn packed_len(kernel: [usize; 2], [c_in, c_out]: [usize; 2]) -> usize {
-    c_out.div_ceil(16) * panel_len(kernel, c_in)
+pub fn packed_len(parts: Parts, taps: Taps, [c_in, c_out]: [usize; 2]) -> usize {
+    c_out.div_ceil(16) * panel_len(parts, taps, c_in)
 }
 
 /// The same of 16 output channels.
-fn panel_len(kernel: [usize; 2], c_in: usize) -> usize {
-    kernel[0] * kernel[1] * c_in.next_multiple_of(TERMS) * 16 / 2
+fn panel_len(parts: Parts, taps: Taps, c_in: usize) -> usize {
+    taps.n_packed() * c_in.next_multiple_of(TERMS) * parts as usize * 16 / 2
 }
 
-/// Weights as B: bf16 `[16 output channels][tap][input channel / 2][output channel][2]`, the input's channels padded. `exchanged`:
-/// the weights are those to `c_in` channels from `c_out`.
+/// Weights as B: bf16 `[16 output channels][tap][input channel / 2][part][output channel][2]`, the input's channels padded; the
+/// places of a row are taps that follow each other. `exchanged`: the weights are those to `c_in` channels from `c_out`.
 pub fn pack_weights(
-    unit: Unit,
+    method: Method,
     weights: &[f32],
-    kernel: [usize; 2],
+    taps: Taps,
     channels: [usize; 2],
     exchanged: bool,
     out: &mut [f32],
 ) {
-    let (len, n_taps) = (panel_len(kernel, channels[0]), kernel[0] * kernel[1]);
+    let (parts, len) = (method.parts, panel_len(method.parts, taps, channels[0]));
     let panel = |i: usize, out: &mut [f32]| {
-        unit.run(WeightPanel { weights, channels, n_taps, exchanged, first: 16 * i, out });
+        method.unit.run(WeightPanel { parts, weights, channels, taps, exchanged, first: 16 * i, out });
     };
     match out.len() < FEW_WEIGHTS {
         true => out.chunks_mut(len).enumerate().for_each(|(i, out)| panel(i, out)),
@@ -41,9 +69,10 @@ pub fn pack_weights(
 
 /// The weights to 16 output channels.
 struct WeightPanel<'a> {
+    parts: Parts,
     weights: &'a [f32],
     channels: [usize; 2],
-    n_taps: usize,
+    taps: Taps,
     exchanged: bool,
     /// The first output channel.
     first: usize,
@@ -52,8 +81,13 @@ struct WeightPanel<'a> {
 
 impl Work for WeightPanel<'_> {
     #[inline(always)]
+    #[allow(
+        clippy::needless_range_loop,
+        reason = "closures, as iterators take them, are compiled without the instructions"
+    )]
     fn run<P: Products>(self, products: &mut P) {
-        let Self { weights, channels: [c_in, c_out], n_taps, exchanged, first, out } = self;
+        let Self { parts, weights, channels: [c_in, c_out], taps, exchanged, first, out } = self;
+        let n_taps = taps.n();
         let conversion = products.conversion();
         let s = conversion.simd();
         let lanes = <P::C as Conversion>::S::LANES;
@@ -84,13 +118,33 @@ impl Work for WeightPanel<'_> {
                     }
                 }
             }
-            for tap in 0..n_taps {
-                for i in (0..TERMS).step_by(2) {
-                    let to = (tap * c_in.next_multiple_of(TERMS) + input + i) * 8;
-                    for lane in (0..16).step_by(lanes) {
-                        let even = s.load(&columns[(i * n_taps + tap) * 16 + lane..]);
-                        let odd = s.load(&columns[((i + 1) * n_taps + tap) * 16 + lane..]);
-                        s.store(&mut out[to + lane..], conversion.pairs(even, odd));
+            for i in (0..TERMS).step_by(2) {
+                let pair = (input + i) / 2;
+                let to = |tap: usize| (tap * c_in.next_multiple_of(TERMS) / 2 + pair) * parts as usize * LINE;
+                for lane in (0..16).step_by(lanes) {
+                    let [even, odd] = [i, i + 1].map(|i| &columns[i * n_taps * 16 + lane..]);
+                    match taps {
+                        Taps::Each(n) => {
+                            for tap in 0..n {
+                                let pairs = [s.load(&even[tap * 16..]), s.load(&odd[tap * 16..])];
+                                store_pairs(conversion, parts, pairs, &mut out[to(tap) + lane..]);
+                            }
+                        }
+                        Taps::Places => {
+                            for row in 0..3 {
+                                let mut values = [[s.splat(0.0); 3]; 2];
+                                for k in 0..3 {
+                                    let tap = if exchanged { 8 - (3 * row + k) } else { 3 * row + k };
+                                    values[0][k] = s.load(&even[tap * 16..]);
+                                    values[1][k] = s.load(&odd[tap * 16..]);
+                                }
+                                let [even, odd] = [rows::weights(s, values[0]), rows::weights(s, values[1])];
+                                for i in 0..PLACES {
+                                    let to = &mut out[to(row * PLACES + i) + lane..];
+                                    store_pairs(conversion, parts, [even[i], odd[i]], to);
+                                }
+                            }
+                        }
                     }
                 }
             }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::super::gemm::balanced;
-use super::{BLOCK, Block, Conversion, Products};
+use super::{BLOCK, Block, Conversion, Parts, Products, TERMS};
 use crate::amx::TILE;
 use crate::simd::Avx512;
 
@@ -65,8 +65,9 @@ impl Products for Vectors {
 
     #[inline(always)]
     fn multiply(&mut self, block: &Block<'_>, add: bool, c: &mut [f32]) {
-        let Block { a, runs, row, b, columns, segments, len } = *block;
-        assert!(c.len() == BLOCK && len.is_multiple_of(2));
+        let Block { parts, a, runs, n_rows, row, step, b, columns, segments, len, .. } = *block;
+        assert_eq!(parts, Parts::One, "numbers by vectors");
+        assert!(c.len() == BLOCK && n_rows <= 16 && len > 0 && len.is_multiple_of(TERMS));
         let (mut last_a, mut last_b) = (0, 0);
         for &[a_first, b_first] in segments {
             (last_a, last_b) = (last_a.max(a_first), last_b.max(b_first));
@@ -74,10 +75,11 @@ impl Products for Vectors {
         for &first in columns {
             assert!(segments.is_empty() || b.len() >= first + last_b + 16 * len);
         }
-        for (run, rows) in runs.iter().enumerate() {
-            assert!(segments.is_empty() || a.len() >= rows.at + (rows.n - 1) * row + last_a + len && rows.n <= 16);
-            for (first, n) in balanced(rows.n, 8) {
-                let a_at = a.as_ptr().wrapping_add(rows.at + first * row);
+        for (run, &rows) in runs.iter().enumerate() {
+            let last = rows + (n_rows - 1) * row + last_a + (len / TERMS - 1) * step;
+            assert!(segments.is_empty() || a.len() >= last + TERMS);
+            for (first, n) in balanced(n_rows, 8) {
+                let a_at = a.as_ptr().wrapping_add(rows + first * row);
                 let to = c[2 * run * TILE + 16 * first..].as_mut_ptr();
                 macro_rules! rows {
                     ($columns:literal: $($n:literal)*) => {{
@@ -89,7 +91,7 @@ impl Products for Vectors {
                             // SAFETY: `self` proves that the processor has the instructions; places in A and B are
                             // there, as asserted for the largest; C has room for 16 rows from that of the run.
                             $($n => unsafe {
-                                vectors::<$n, $columns>(self, a_at, row, b_at, segments, len, add, to)
+                                vectors::<$n, $columns>(self, a_at, [row, step], b_at, segments, len, add, to)
                             },)*
                             _ => unreachable!("{n} rows"),
                         }
@@ -124,7 +126,7 @@ fn bf16(pairs: __m512i) -> __m512bh {
 unsafe fn vectors<const ROWS: usize, const COLUMNS: usize>(
     _: &Vectors,
     a: *const u16,
-    row: usize,
+    [row, step]: [usize; 2],
     b: [*const u16; COLUMNS],
     segments: &[[usize; 2]],
     len: usize,
@@ -147,7 +149,7 @@ unsafe fn vectors<const ROWS: usize, const COLUMNS: usize>(
             for n in 0..COLUMNS {
                 b_at[n] = b[n].wrapping_add(b_first);
             }
-            for _ in 0..len / 2 {
+            for pair in 0..len / 2 {
                 let mut b_pairs = [_mm512_setzero_si512(); COLUMNS];
                 for n in 0..COLUMNS {
                     b_pairs[n] = _mm512_loadu_si512(b_at[n].cast());
@@ -159,7 +161,9 @@ unsafe fn vectors<const ROWS: usize, const COLUMNS: usize>(
                         sums[m][n] = _mm512_dpbf16_ps(sums[m][n], bf16(b_pairs[n]), bf16(pair));
                     }
                 }
-                a_at = a_at.wrapping_add(2);
+                // The next row of a tile begins elsewhere.
+                let is_last = pair % (TERMS / 2) == TERMS / 2 - 1;
+                a_at = a_at.wrapping_add(if is_last { step - (TERMS - 2) } else { 2 });
             }
         }
         for m in 0..ROWS {
