@@ -160,7 +160,9 @@ impl Work for Image<'_> {
         pack_image(conversion, parts, &plan.frame, x, c_in, padded);
         let (a, b) = (halves(padded), halves(weights));
         let panel = b.len() / n_columns;
+        let n_blocks = outputs.iter().map(|phase| phase.runs.len().div_ceil(2)).sum();
         for column in (0..n_columns).step_by(2) {
+            let mut soon = next_columns(b, panel, column, n_blocks);
             let columns = [column * panel, (column + 1) * panel];
             let columns = &columns[..2.min(n_columns - column)];
             for phase in outputs {
@@ -177,7 +179,7 @@ impl Work for Image<'_> {
                         columns,
                         segments: &phase.segments,
                         len: c_in.next_multiple_of(TERMS),
-                        soon: &[],
+                        soon: soon.next().unwrap_or_default(),
                     };
                     products.multiply(&block, false, sums);
                     for (i, run) in runs.iter().enumerate() {
@@ -191,6 +193,18 @@ impl Work for Image<'_> {
             }
         }
     }
+}
+
+/// The panels of the two times 16 columns behind `column` and the one beside it, in as many pieces as blocks are multiplied before:
+/// to be asked for meanwhile, where the weights are so many that they do not stay in the second-level cache.
+fn next_columns(weights: &[u16], panel: usize, column: usize, n_blocks: usize) -> std::slice::Chunks<'_, u16> {
+    /// Numbers of bf16: 1 MB.
+    const LARGE: usize = 512 << 10;
+    let next = match weights.len() >= LARGE {
+        true => &weights[weights.len().min((column + 2) * panel)..weights.len().min((column + 4) * panel)],
+        false => &[],
+    };
+    next.chunks(next.len().div_ceil(n_blocks).max(1))
 }
 
 /// Copies `image` `[pixel][channels]` to `copy`, bf16 `[pixel][channels / 32][part][32]`, zeros elsewhere.

@@ -15,14 +15,11 @@ use super::super::ConvShape;
 use super::super::tiles::{BLOCK, Block, Conversion, Parts, Products, TERMS, Work};
 use super::output::starts;
 use super::weights::{Taps, pack_weights, packed_len};
-use super::{LINE, Method, halves, store_in_order};
+use super::{LINE, Method, halves, next_columns, store_in_order};
 use crate::amx::TILE;
 use crate::buffer::Scratch;
 use crate::parallel;
 use crate::simd::Simd;
-
-/// Numbers of bf16 of weights, 1 MB, that together with an image do not stay in the second-level cache.
-const LARGE: usize = 512 << 10;
 
 /// Products of a tile.
 pub const PLACES: usize = 4;
@@ -164,9 +161,7 @@ impl Work for Image<'_> {
         let segments = [0, 1, 2].map(|row| [row * dilation * plan.tiles.len() * pixel, row * PLACES * pixel * 16]);
         let n_blocks = PLACES * plan.runs.len().div_ceil(2);
         for column in (0..n_columns).step_by(2) {
-            let next = if b.len() < LARGE { &[] } else { &b[(column + 2).min(n_columns) * panel..][..] };
-            let next = &next[..next.len().min(2 * panel)];
-            let mut next = next.chunks(next.len().div_ceil(n_blocks).max(1));
+            let mut soon = next_columns(b, panel, column, n_blocks);
             for runs in plan.runs.chunks(2) {
                 for (i, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
                     let columns = [column, column + 1].map(|column| column * panel + i * pixel * 16);
@@ -182,7 +177,7 @@ impl Work for Image<'_> {
                         columns: &columns[..2.min(n_columns - column)],
                         segments: &segments,
                         len: c_in.next_multiple_of(TERMS),
-                        soon: next.next().unwrap_or_default(),
+                        soon: soon.next().unwrap_or_default(),
                     };
                     products.multiply(&block, false, sums);
                 }
