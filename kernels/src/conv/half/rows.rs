@@ -26,7 +26,7 @@ pub const PLACES: usize = 4;
 
 /// What an input is multiplied as.
 #[inline(always)]
-pub fn inputs<S: Simd>(s: S, [d0, d1, d2, d3]: [S::V; 4]) -> [S::V; PLACES] {
+fn inputs<S: Simd>(s: S, [d0, d1, d2, d3]: [S::V; 4]) -> [S::V; PLACES] {
     [s.sub(d0, d2), s.add(d1, d2), s.sub(d2, d1), s.sub(d1, d3)]
 }
 
@@ -40,26 +40,12 @@ pub fn weights<S: Simd>(s: S, [g0, g1, g2]: [S::V; 3]) -> [S::V; PLACES] {
 
 /// The outputs of a tile.
 #[inline(always)]
-pub fn outputs<S: Simd>(s: S, [m0, m1, m2, m3]: [S::V; PLACES]) -> [S::V; 2] {
+fn outputs<S: Simd>(s: S, [m0, m1, m2, m3]: [S::V; PLACES]) -> [S::V; 2] {
     [s.add(s.add(m0, m1), m2), s.sub(s.sub(m1, m2), m3)]
 }
 
-/// The gradient of the places from that of the outputs: the transposed [`outputs`].
-#[inline(always)]
-pub fn gradients<S: Simd>(s: S, [y0, y1]: [S::V; 2]) -> [S::V; PLACES] {
-    [y0, s.add(y0, y1), s.sub(y0, y1), s.sub(s.splat(0.0), y1)]
-}
-
-/// The gradient of a row of the kernel: the transposed [`weights`].
-#[inline(always)]
-pub fn taps<S: Simd>(s: S, [u0, u1, u2, u3]: [S::V; PLACES]) -> [S::V; 3] {
-    let half = s.splat(0.5);
-    let outer = s.mul(s.add(u1, u2), half);
-    [s.add(u0, outer), s.mul(s.sub(u1, u2), half), s.add(outer, u3)]
-}
-
 /// The first outputs of the tiles of a row of `width`; the second are `dilation` further, if there.
-pub fn tiles(width: usize, dilation: usize) -> Vec<usize> {
+fn tiles(width: usize, dilation: usize) -> Vec<usize> {
     (0..width).filter(|x| (x / dilation).is_multiple_of(2)).collect()
 }
 
