@@ -133,7 +133,8 @@ fn three_by_three_kernels_keep_the_bound_of_every_precision() {
 
 /// Against the definition in f64, number by number: both factors of a product are rounded to 8 binary digits, an error of 2⁻⁸
 /// each, so a sum is off by 2⁻⁷ of the sum of the products' sizes, and little more for the rounding of sums of f32. In two parts they
-/// are rounded to 16 digits, and the product of the two rests is 2⁻¹⁶ at the most, so it is off by 3·2⁻¹⁶.
+/// are rounded to 16 digits, and the product of the two rests is 2⁻¹⁶ at the most, so it is off by 3·2⁻¹⁶; with random numbers filtering
+/// along rows keeps that, too.
 fn check_half(method: Method, shape: &ConvShape, random: &mut Random) {
     let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
     let [grad, residual] = [(); 2].map(|()| random.values(shape.output_len()));
@@ -235,8 +236,8 @@ fn check_threads(what: &str, results: impl Fn() -> Vec<Vec<f32>> + Send + Sync) 
 const MANY_CHANNELS: ConvShape =
     ConvShape { n: 9, c_in: 200, c_out: 136, size: [5, 6], kernel: [3, 3], stride: 1, padding: [1; 2], dilation: 1 };
 
-/// Of every way to convolve: plain sums, tiles of two and of four, one image and more images than groups of the sums, channels
-/// enough for sums in several strips and of places apart.
+/// Of every way to convolve: plain sums, tiles of two and of four, one image and more images than groups of the sums, and so many
+/// channels that sums are cut into strips.
 const THREADS: [ConvShape; 6] = {
     let shape =
         ConvShape { n: 5, c_in: 40, c_out: 70, size: [10, 9], kernel: [3, 3], stride: 1, padding: [1; 2], dilation: 1 };

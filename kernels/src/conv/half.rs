@@ -2,7 +2,7 @@
 //!
 //! An image is rounded and laid out once. For the output and the gradient of the input its padded copy is `[pixel][channel]` too,
 //! so that neighbouring outputs times 32 channels of any tap lie where a tile of A is read; weights are B. For the gradient of the
-//! weights, a sum over pixels, see [`gradient`].
+//! weights, a sum over pixels, both are laid out by `gradient`; 3×3 kernels in two parts are filtered by `rows`.
 //!
 //! With numbers in two parts ([`Parts::Two`]) the same is nearly as exact as f32: 32 leading parts lie before their 32 rests.
 //!
@@ -30,12 +30,12 @@ use weights::{Taps, pack_weights, packed_len};
 /// Numbers of f32 in the place of [`TERMS`] of bf16: a cache line.
 const LINE: usize = TERMS / 2;
 
-/// How to multiply.
+/// How to multiply. What it cannot do, see [`Method::available`], is a panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method {
     /// With what.
     pub unit: Unit,
-    /// How exactly.
+    /// How exactly; in two parts by tiles only.
     pub parts: Parts,
 }
 

@@ -6,8 +6,8 @@
 //! y₀ = m₀ + m₁ + m₂    y₁ = m₁ − m₂ − m₃
 //! ```
 //!
-//! where each m is a sum over channels and the rows of the kernel first. The four are called places. Larger tiles, or tiles in both
-//! directions, would need still fewer products, but err too much with numbers of 16 digits.
+//! where each m is a sum over channels and the rows of the kernel first. The four are called places. Tiles of three or four outputs
+//! would need fewer products still, but with numbers of 16 digits they err by more than 1e-5, whatever their points are.
 //!
 //! With dilation the pixels of a tile are as far apart.
 
