@@ -300,6 +300,17 @@ fn threads_do_not_change_a_bit_in_bf16() {
 }
 
 #[test]
+fn no_images_have_a_gradient_of_zeros() {
+    let shape = ConvShape { n: 0, ..MANY_CHANNELS };
+    let mut found = vec![f32::NAN; shape.weight_len()];
+    for method in Method::available() {
+        half::weight_gradient(method, &shape, &[], &[], &mut found);
+        assert!(found.iter().all(|&x| x == 0.0), "{method:?}");
+        found.fill(f32::NAN);
+    }
+}
+
+#[test]
 fn images_in_bf16_do_not_depend_on_the_rest_of_the_batch() {
     let mut random = Random(0x8cb9_2ba7_2f3d_8dd7);
     let shape =

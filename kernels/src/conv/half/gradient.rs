@@ -173,7 +173,7 @@ impl Work for Task<'_> {
         let conversion = products.conversion();
         let &Layout { parts, channels: [c_in, c_out], .. } = layout;
         let [a_tile, b_tile] = [layout.a_len(), layout.n_copies * layout.b_len()];
-        let [x_len, grad_len] = [shape.input_len() / shape.n, shape.output_len() / shape.n];
+        let [x_len, grad_len] = [shape.input_len(), shape.output_len()].map(|len| len / shape.n.max(1));
         let inputs = 32 * columns.start..c_in.min(32 * columns.end);
         let [n_rows, n_columns] = [c_out.div_ceil(16), inputs.len().div_ceil(16)];
         let [a_len, b_len] = [n_rows * a_tile, n_columns * b_tile];
