@@ -19,7 +19,7 @@ pub use gradient::weight_gradient;
 use super::ConvShape;
 use super::direct::Plan;
 use super::layout::{Frame, Run};
-use super::tiles::{BLOCK, Block, Conversion, Products, TERMS, Work};
+use super::tiles::{BLOCK, Block, Conversion, Lines, Products, TERMS, Work};
 use crate::amx::TILE;
 use crate::buffer::Scratch;
 use crate::parallel;
@@ -114,7 +114,7 @@ fn run(
     let outputs = Outputs::of(plan, pixel);
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * plan.out_size[0] * plan.out_size[1]);
     parallel::for_each_part(out, out_len, |i, out| {
-        let x = &x[i * in_len..][..in_len];
+        let (x, next) = (&x[i * in_len..][..in_len], x.get((i + 1) * in_len..(i + 2) * in_len).unwrap_or_default());
         let residual = residual.map(|r| &r[i * out_len..][..out_len]);
         let parts = method.parts;
         method.unit.run(Image {
@@ -122,6 +122,7 @@ fn run(
             plan,
             outputs: &outputs,
             x,
+            next,
             channels,
             pixel,
             weights: packed,
@@ -138,6 +139,8 @@ struct Image<'a> {
     plan: &'a Plan,
     outputs: &'a [Outputs],
     x: &'a [f32],
+    /// Probably the next image.
+    next: &'a [f32],
     channels: [usize; 2],
     /// Numbers of bf16 of a pixel of the padded copy.
     pixel: usize,
@@ -150,7 +153,8 @@ struct Image<'a> {
 impl Work for Image<'_> {
     #[inline(always)]
     fn run<P: Products>(self, products: &mut P) {
-        let Self { parts, plan, outputs, x, channels: [c_in, c_out], pixel, weights, bias, residual, out } = self;
+        let Self { parts, plan, outputs, x, next, channels, pixel, weights, bias, residual, out } = self;
+        let [c_in, c_out] = channels;
         let conversion = products.conversion();
         let n_columns = c_out.div_ceil(16);
         // A tile is read as if it had 16 rows, even at the end of the image.
@@ -162,7 +166,8 @@ impl Work for Image<'_> {
         let panel = b.len() / n_columns;
         let n_blocks = outputs.iter().map(|phase| phase.runs.len().div_ceil(2)).sum();
         for column in (0..n_columns).step_by(2) {
-            let mut soon = next_columns(b, panel, column, n_blocks);
+            let mut soon =
+                Soon { weights: b, panel, column, residual: residual.unwrap_or_default(), out, next }.pieces(n_blocks);
             let columns = [column * panel, (column + 1) * panel];
             let columns = &columns[..2.min(n_columns - column)];
             for phase in outputs {
@@ -179,7 +184,7 @@ impl Work for Image<'_> {
                         columns,
                         segments: &phase.segments,
                         len: c_in.next_multiple_of(TERMS),
-                        soon: soon.next().unwrap_or_default(),
+                        soon: [soon[0].next(), soon[1].next()],
                     };
                     products.multiply(&block, false, sums);
                     for (i, run) in runs.iter().enumerate() {
@@ -195,16 +200,61 @@ impl Work for Image<'_> {
     }
 }
 
-/// The panels of the two times 16 columns behind `column` and the one beside it, in as many pieces as blocks are multiplied before:
-/// to be asked for meanwhile, where the weights are so many that they do not stay in the second-level cache.
-fn next_columns(weights: &[u16], panel: usize, column: usize, n_blocks: usize) -> std::slice::Chunks<'_, u16> {
-    /// Numbers of bf16: 1 MB.
-    const LARGE: usize = 512 << 10;
-    let next = match weights.len() >= LARGE {
-        true => &weights[weights.len().min((column + 2) * panel)..weights.len().min((column + 4) * panel)],
-        false => &[],
-    };
-    next.chunks(next.len().div_ceil(n_blocks).max(1))
+/// What is read or written soon while two times 16 columns of the output are computed: what comes from memory meanwhile is not waited for
+/// later.
+#[derive(Clone, Copy)]
+struct Soon<'a> {
+    weights: &'a [u16],
+    /// Numbers of 16 columns of the weights.
+    panel: usize,
+    column: usize,
+    /// What is added to the image's outputs, and what they will be written to.
+    residual: &'a [f32],
+    out: &'a [f32],
+    /// The next image.
+    next: &'a [f32],
+}
+
+impl Soon<'_> {
+    /// Of these in as many pieces as blocks are multiplied.
+    #[inline(always)]
+    fn pieces(self, n_blocks: usize) -> [Pieces; 2] {
+        /// Numbers of bf16: 1 MB, more than stays in the second-level cache.
+        const LARGE: usize = 512 << 10;
+        let Self { weights, panel, column, residual, out, next } = self;
+        let [end, next_end] = [column + 2, column + 4].map(|column| weights.len().min(column * panel));
+        let more = if weights.len() >= LARGE { &weights[end..next_end] } else { &[] };
+        let ranges = match column {
+            0 => [halves(out), halves(residual)],
+            _ if end == weights.len() => [halves(next), &[]],
+            _ => [more, &[]],
+        };
+        ranges.map(|range| Pieces::of(range, n_blocks))
+    }
+}
+
+/// Cache lines, dealt out to blocks.
+struct Pieces {
+    at: *const u16,
+    /// How many are left, and how many each block gets.
+    n: usize,
+    n_each: usize,
+}
+
+impl Pieces {
+    fn of(range: &[u16], n_blocks: usize) -> Self {
+        let n = range.len().div_ceil(TERMS);
+        Self { at: range.as_ptr(), n, n_each: n.div_ceil(n_blocks.max(1)) }
+    }
+
+    /// Those of the next block.
+    #[inline(always)]
+    fn next(&mut self) -> Lines {
+        let lines = Lines { at: self.at, n: self.n.min(self.n_each) };
+        self.at = self.at.wrapping_add(lines.n * TERMS);
+        self.n -= lines.n;
+        lines
+    }
 }
 
 /// Copies `image` `[pixel][channels]` to `copy`, bf16 `[pixel][channels / 32][part][32]`, zeros elsewhere.

@@ -142,8 +142,30 @@ pub struct Block<'a> {
     pub segments: &'a [[usize; 2]],
     /// A multiple of [`TERMS`].
     pub len: usize,
-    /// What is read soon, and asked for meanwhile.
-    pub soon: &'a [u16],
+    /// What is read or written soon, and asked for meanwhile.
+    pub soon: [Lines; 2],
+}
+
+/// Cache lines that are asked for: hints only, which are never read.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines {
+    pub at: *const u16,
+    pub n: usize,
+}
+
+impl Lines {
+    /// None.
+    pub const NONE: Self = Self { at: std::ptr::null(), n: 0 };
+
+    /// Asks for at most `n` of them, which are then done.
+    #[inline(always)]
+    fn ask<S: Simd>(&mut self, s: S, n: usize) {
+        for _ in 0..n.min(self.n) {
+            s.prefetch(self.at.cast());
+            self.at = self.at.wrapping_add(TERMS);
+            self.n -= 1;
+        }
+    }
 }
 
 /// Numbers of the result of a [`Block`]: `[run][columns][16][16]`, two of each whether used or not.
@@ -219,9 +241,9 @@ impl<T: TileUnit, C: Conversion> Tiles<T, C> {
         add: bool,
         c: &mut [f32],
     ) {
-        let Block { a, runs, row, step, b, columns, segments, len, soon, .. } = *block;
+        let Block { a, runs, row, step, b, columns, segments, len, mut soon, .. } = *block;
         let (unit, simd) = (&mut self.unit, self.conversion.simd());
-        let mut soon = soon.chunks(soon.len().div_ceil((segments.len() * len / TERMS).max(1)).max(1));
+        let n_each = soon.map(|lines| lines.n.div_ceil((segments.len() * len / TERMS).max(1)));
         let parts = if SPLIT { 2 } else { 1 };
         let a_at = [runs[0], runs[RUNS - 1]];
         let b_at = [columns[0], columns[COLUMNS - 1]];
@@ -270,9 +292,8 @@ impl<T: TileUnit, C: Conversion> Tiles<T, C> {
         for &[a_first, b_first] in segments {
             for k in 0..len / TERMS {
                 let (a_at, b_at) = (a_first + k * step, b_first + k * TERMS * 16 * parts);
-                for line in soon.next().unwrap_or_default().chunks(TERMS) {
-                    simd.prefetch(line.as_ptr().cast());
-                }
+                soon[0].ask(simd, n_each[0]);
+                soon[1].ask(simd, n_each[1]);
                 load_b!(b_at);
                 if SPLIT {
                     load_a!(a_at + TERMS);

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::super::ConvShape;
 use super::super::direct::Plan;
 use super::super::layout::store_taps;
-use super::super::tiles::{BLOCK, Block, Conversion, Parts, Products, TERMS, Work};
+use super::super::tiles::{BLOCK, Block, Conversion, Lines, Parts, Products, TERMS, Work};
 use super::{LINE, Method, halves, split, store_pairs};
 use crate::amx::{ROWS, TILE};
 use crate::buffer::Scratch;
@@ -212,7 +212,7 @@ impl Work for Task<'_> {
                         columns: &columns[..2.min(n_columns - column)],
                         segments: &segments[..n],
                         len: layout.grad_pixels.len(),
-                        soon: &[],
+                        soon: [Lines::NONE; 2],
                     };
                     products.multiply(&block, add, blocks.next().expect("sums of every block and tap"));
                 }

@@ -15,7 +15,7 @@ use super::super::ConvShape;
 use super::super::tiles::{BLOCK, Block, Conversion, Parts, Products, TERMS, Work};
 use super::output::starts;
 use super::weights::{Taps, pack_weights, packed_len};
-use super::{LINE, Method, halves, next_columns, store_in_order};
+use super::{LINE, Method, Soon, halves, store_in_order};
 use crate::amx::TILE;
 use crate::buffer::Scratch;
 use crate::parallel;
@@ -23,6 +23,9 @@ use crate::simd::Simd;
 
 /// Products of a tile.
 pub const PLACES: usize = 4;
+
+/// Runs of tiles whose sums are kept at a time.
+const RUNS_AT_ONCE: usize = 16;
 
 /// What an input is multiplied as.
 #[inline(always)]
@@ -114,9 +117,9 @@ pub fn convolve(
     let plan = Plan { channels, size, out_size, offset, dilation, tiles, n_rows, runs, targets, pixel, place };
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * out_size[0] * out_size[1]);
     parallel::for_each_part(out, out_len, |i, out| {
-        let x = &x[i * in_len..][..in_len];
+        let (x, next) = (&x[i * in_len..][..in_len], x.get((i + 1) * in_len..(i + 2) * in_len).unwrap_or_default());
         let residual = residual.map(|r| &r[i * out_len..][..out_len]);
-        method.unit.run(Image { parts, plan: &plan, x, weights: packed, bias, residual, out });
+        method.unit.run(Image { parts, plan: &plan, x, next, weights: packed, bias, residual, out });
     });
 }
 
@@ -125,6 +128,8 @@ struct Image<'a> {
     parts: Parts,
     plan: &'a Plan,
     x: &'a [f32],
+    /// Probably the next image.
+    next: &'a [f32],
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
@@ -134,10 +139,10 @@ struct Image<'a> {
 impl Work for Image<'_> {
     #[inline(always)]
     fn run<P: Products>(self, products: &mut P) {
-        let Self { parts, plan, x, weights, bias, residual, out } = self;
+        let Self { parts, plan, x, next, weights, bias, residual, out } = self;
         let &Plan { channels: [c_in, c_out], dilation, pixel, place, .. } = plan;
         let conversion = products.conversion();
-        let lens = [PLACES * place / 2, PLACES * BLOCK];
+        let lens = [PLACES * place / 2, RUNS_AT_ONCE / 2 * PLACES * BLOCK];
         let mut scratch = Scratch::take(lens);
         let [packed, sums] = scratch.pieces(lens);
         pack_image(conversion, parts, plan, x, packed);
@@ -147,30 +152,35 @@ impl Work for Image<'_> {
         let segments = [0, 1, 2].map(|row| [row * dilation * plan.tiles.len() * pixel, row * PLACES * pixel * 16]);
         let n_blocks = PLACES * plan.runs.len().div_ceil(2);
         for column in (0..n_columns).step_by(2) {
-            let mut soon = next_columns(b, panel, column, n_blocks);
-            for runs in plan.runs.chunks(2) {
-                for (i, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
+            let mut soon =
+                Soon { weights: b, panel, column, residual: residual.unwrap_or_default(), out, next }.pieces(n_blocks);
+            for runs in plan.runs.chunks(RUNS_AT_ONCE) {
+                // Place by place, so that its weights stay in the first-level cache for all of the runs.
+                for i in 0..PLACES {
                     let columns = [column, column + 1].map(|column| column * panel + i * pixel * 16);
-                    let starts = [runs[0], runs[runs.len() - 1]].map(|run| i * place + run * pixel);
-                    let block = Block {
-                        parts,
-                        a,
-                        runs: &starts[..runs.len()],
-                        n_rows: plan.n_rows,
-                        row: pixel,
-                        step: TERMS * parts as usize,
-                        b,
-                        columns: &columns[..2.min(n_columns - column)],
-                        segments: &segments,
-                        len: c_in.next_multiple_of(TERMS),
-                        soon: soon.next().unwrap_or_default(),
-                    };
-                    products.multiply(&block, false, sums);
+                    for (pair, runs) in runs.chunks(2).enumerate() {
+                        let starts = [runs[0], runs[runs.len() - 1]].map(|run| i * place + run * pixel);
+                        let block = Block {
+                            parts,
+                            a,
+                            runs: &starts[..runs.len()],
+                            n_rows: plan.n_rows,
+                            row: pixel,
+                            step: TERMS * parts as usize,
+                            b,
+                            columns: &columns[..2.min(n_columns - column)],
+                            segments: &segments,
+                            len: c_in.next_multiple_of(TERMS),
+                            soon: [soon[0].next(), soon[1].next()],
+                        };
+                        let sums = &mut sums[(pair * PLACES + i) * BLOCK..][..BLOCK];
+                        products.multiply(&block, false, sums);
+                    }
                 }
                 for (i, &run) in runs.iter().enumerate() {
                     let targets = &plan.targets[run..][..plan.n_rows];
                     for j in 0..2.min(n_columns - column) {
-                        let sums = &sums[(2 * i + j) * TILE..];
+                        let sums = &sums[i / 2 * PLACES * BLOCK + (2 * (i % 2) + j) * TILE..];
                         let channels = [(column + j) * 16, c_out];
                         write(conversion.simd(), sums, targets, channels, dilation, [bias, residual], out);
                     }
