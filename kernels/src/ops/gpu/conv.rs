@@ -3,10 +3,12 @@
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn::tensor::DType;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn_cubecl::CubeBackend;
-use burn_cubecl::kernel::conv::{ConvStrategy, conv_data_backward, conv_forward, conv_weight_backward};
-use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::kernel::conv::{
+    ConvStrategy, ConvTranspose2dStrategy, conv_data_backward, conv_forward, conv_transpose2d, conv_weight_backward,
+};
+use burn_cubecl::kernel::{cast, into_contiguous, slice};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{laid_out, laid_out_unset, one_unit_each, unset};
@@ -20,12 +22,38 @@ impl Setting {
     }
 
     /// The direct kernel multiplies f32 as f32. The fastest of several may use matrix units, which take f32 as TF32.
+    ///
+    /// For gradients Burn 0.22.1 takes the fastest of several as the direct kernel too, so at `highest` they are taken here as the
+    /// convolutions that they are.
     fn strategy(&self) -> ConvStrategy {
         match self.precision {
             Precision::Highest => ConvStrategy::Direct,
             Precision::High | Precision::Medium => ConvStrategy::Autotune,
         }
     }
+}
+
+/// The gradient of the input with products of f32: the transposed convolution.
+fn direct_data_gradient(grad: CubeTensor, weight: CubeTensor, size: [usize; 2], conv: Conv) -> CubeTensor {
+    let Conv { stride, padding, dilation } = conv;
+    let ([.., h, w], [.., kh, kw]) = (grad.shape().dims::<4>(), weight.shape().dims::<4>());
+    let smallest = |n: usize, k: usize, zeros: usize| (stride * (n - 1) + dilation * (k - 1) + 1) - 2 * zeros;
+    let beyond = [size[0] - smallest(h, kh, padding[0]), size[1] - smallest(w, kw, padding[1])];
+    let options = ConvTransposeOptions::new([stride; 2], padding, beyond, [dilation; 2], 1);
+    conv_transpose2d(grad, weight, None, options, ConvTranspose2dStrategy::Direct).expect(ANY_SHAPE)
+}
+
+/// The gradient of the weights with products of f32: a convolution whose images are the channels of the input and whose kernels are
+/// those of the output's gradient, with stride and dilation exchanged.
+fn direct_weight_gradient(x: CubeTensor, grad: CubeTensor, kernel: [usize; 2], conv: Conv) -> CubeTensor {
+    let Conv { stride, padding, dilation } = conv;
+    let [x, grad] = [x, grad].map(|t| CubeBackend::float_swap_dims(t, 0, 1));
+    let options = ConvOptions::new([dilation; 2], padding, [stride; 2], 1);
+    let out = conv_forward(x, grad, None, options, ConvStrategy::Direct).expect(ANY_SHAPE);
+    // A stride may leave pixels over, for which there are taps then.
+    let [c_in, c_out, ..] = out.shape().dims::<4>();
+    let out = slice(out, &[0..c_in, 0..c_out, 0..kernel[0], 0..kernel[1]]);
+    CubeBackend::float_swap_dims(out, 0, 1)
 }
 
 const ANY_SHAPE: &str = "the direct kernel takes any shape";
@@ -100,7 +128,10 @@ impl ConvOps for CubeBackend {
     ) -> CubeTensor {
         let [x, weight] = factors(x, weight);
         let shape = [x.shape()[0], weight.shape()[1], h, w].into();
-        let out = conv_data_backward(x, weight, shape, setting.options(), setting.strategy()).expect(ANY_SHAPE);
+        let out = match setting.precision {
+            Precision::Highest => direct_data_gradient(x, weight, [h, w], setting.conv),
+            _ => conv_data_backward(x, weight, shape, setting.options(), setting.strategy()).expect(ANY_SHAPE),
+        };
         let nothing = Self::conv_nothing(out.clone());
         plus(out, bias, nothing)
     }
@@ -108,7 +139,10 @@ impl ConvOps for CubeBackend {
     fn conv_weight_gradient(x: CubeTensor, grad: CubeTensor, [kh, kw]: [usize; 2], setting: Setting) -> CubeTensor {
         let [x, grad] = factors(x, grad);
         let shape = [grad.shape()[1], x.shape()[1], kh, kw].into();
-        let out = conv_weight_backward(x, grad, shape, setting.options(), setting.strategy()).expect(ANY_SHAPE);
+        let out = match setting.precision {
+            Precision::Highest => direct_weight_gradient(x, grad, [kh, kw], setting.conv),
+            _ => conv_weight_backward(x, grad, shape, setting.options(), setting.strategy()).expect(ANY_SHAPE),
+        };
         cast(out, DType::F32)
     }
 
