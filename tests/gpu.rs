@@ -124,6 +124,7 @@ fn convolutions_and_their_gradients_are_those_of_the_processor() {
         [1, 2, 3, 9, 9, 5, 1, 2, 1],
         [2, 16, 16, 14, 14, 3, 1, 1, 1],
         [1, 3, 2, 1, 1, 3, 1, 1, 1],
+        [1, 2, 3, 4, 1, 1, 3, 1, 1],
     ] {
         let conv = Conv { stride, padding: [padding; 2], dilation };
         let inputs = [("x", [n, c_in, h, w]), ("weight", [c_out, c_in, k, k])];

@@ -23,8 +23,8 @@ impl Setting {
 
     /// The direct kernel multiplies f32 as f32. The fastest of several may use matrix units, which take f32 as TF32.
     ///
-    /// For gradients Burn 0.22.1 takes the fastest of several as the direct kernel too, so at `highest` they are taken here as the
-    /// convolutions that they are.
+    /// For gradients Burn 0.22.1 chooses the fastest of several under the name of the direct kernel too, so at `highest` they are
+    /// computed here as the convolutions that they are.
     fn strategy(&self) -> ConvStrategy {
         match self.precision {
             Precision::Highest => ConvStrategy::Direct,
@@ -37,9 +37,11 @@ impl Setting {
 fn direct_data_gradient(grad: CubeTensor, weight: CubeTensor, size: [usize; 2], conv: Conv) -> CubeTensor {
     let Conv { stride, padding, dilation } = conv;
     let ([.., h, w], [.., kh, kw]) = (grad.shape().dims::<4>(), weight.shape().dims::<4>());
-    let smallest = |n: usize, k: usize, zeros: usize| (stride * (n - 1) + dilation * (k - 1) + 1) - 2 * zeros;
-    let beyond = [size[0] - smallest(h, kh, padding[0]), size[1] - smallest(w, kw, padding[1])];
-    let options = ConvTransposeOptions::new([stride; 2], padding, beyond, [dilation; 2], 1);
+    // Pixels of the padded input behind the last that the output looks at.
+    let behind =
+        |n: usize, k: usize, axis: usize| size[axis] + 2 * padding[axis] - (stride * (n - 1) + dilation * (k - 1) + 1);
+    let behind = [behind(h, kh, 0), behind(w, kw, 1)];
+    let options = ConvTransposeOptions::new([stride; 2], padding, behind, [dilation; 2], 1);
     conv_transpose2d(grad, weight, None, options, ConvTranspose2dStrategy::Direct).expect(ANY_SHAPE)
 }
 
