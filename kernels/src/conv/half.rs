@@ -114,7 +114,7 @@ fn run(
     let outputs = Outputs::of(plan, pixel);
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * plan.out_size[0] * plan.out_size[1]);
     parallel::for_each_part(out, out_len, |i, out| {
-        let (x, next) = (&x[i * in_len..][..in_len], x.get((i + 1) * in_len..(i + 2) * in_len).unwrap_or_default());
+        let [x, next] = image_and_next(x, i, in_len);
         let residual = residual.map(|r| &r[i * out_len..][..out_len]);
         let parts = method.parts;
         method.unit.run(Image {
@@ -133,13 +133,18 @@ fn run(
     });
 }
 
+/// Image `i` of those of `len` numbers, and the one behind it, if there is one.
+fn image_and_next(x: &[f32], i: usize, len: usize) -> [&[f32]; 2] {
+    [&x[i * len..][..len], x.get((i + 1) * len..(i + 2) * len).unwrap_or_default()]
+}
+
 /// One image.
 struct Image<'a> {
     parts: Parts,
     plan: &'a Plan,
     outputs: &'a [Outputs],
     x: &'a [f32],
-    /// Probably the next image.
+    /// The image behind it, which this thread probably does next.
     next: &'a [f32],
     channels: [usize; 2],
     /// Numbers of bf16 of a pixel of the padded copy.
@@ -211,7 +216,7 @@ struct Soon<'a> {
     /// What is added to the image's outputs, and what they will be written to.
     residual: &'a [f32],
     out: &'a [f32],
-    /// The next image.
+    /// The image behind it.
     next: &'a [f32],
 }
 
@@ -235,25 +240,21 @@ impl Soon<'_> {
 
 /// Cache lines, dealt out to blocks.
 struct Pieces {
-    at: *const u16,
-    /// How many are left, and how many each block gets.
-    n: usize,
+    left: Lines,
+    /// How many each block gets.
     n_each: usize,
 }
 
 impl Pieces {
     fn of(range: &[u16], n_blocks: usize) -> Self {
-        let n = range.len().div_ceil(TERMS);
-        Self { at: range.as_ptr(), n, n_each: n.div_ceil(n_blocks.max(1)) }
+        let left = Lines::of(range);
+        Self { left, n_each: left.n.div_ceil(n_blocks.max(1)) }
     }
 
     /// Those of the next block.
     #[inline(always)]
     fn next(&mut self) -> Lines {
-        let lines = Lines { at: self.at, n: self.n.min(self.n_each) };
-        self.at = self.at.wrapping_add(lines.n * TERMS);
-        self.n -= lines.n;
-        lines
+        self.left.take(self.n_each)
     }
 }
 

@@ -157,13 +157,23 @@ impl Lines {
     /// None.
     pub const NONE: Self = Self { at: std::ptr::null(), n: 0 };
 
-    /// Asks for at most `n` of them, which are then done.
+    /// Those of `range`.
+    pub fn of(range: &[u16]) -> Self {
+        Self { at: range.as_ptr(), n: range.len().div_ceil(TERMS) }
+    }
+
+    /// The first `n`, or as many as there are, which are then no more among these.
     #[inline(always)]
-    fn ask<S: Simd>(&mut self, s: S, n: usize) {
-        for _ in 0..n.min(self.n) {
-            s.prefetch(self.at.cast());
-            self.at = self.at.wrapping_add(TERMS);
-            self.n -= 1;
+    pub fn take(&mut self, n: usize) -> Self {
+        let taken = Self { at: self.at, n: n.min(self.n) };
+        *self = Self { at: self.at.wrapping_add(taken.n * TERMS), n: self.n - taken.n };
+        taken
+    }
+
+    #[inline(always)]
+    fn ask<S: Simd>(self, s: S) {
+        for i in 0..self.n {
+            s.prefetch(self.at.wrapping_add(i * TERMS).cast());
         }
     }
 }
@@ -292,8 +302,8 @@ impl<T: TileUnit, C: Conversion> Tiles<T, C> {
         for &[a_first, b_first] in segments {
             for k in 0..len / TERMS {
                 let (a_at, b_at) = (a_first + k * step, b_first + k * TERMS * 16 * parts);
-                soon[0].ask(simd, n_each[0]);
-                soon[1].ask(simd, n_each[1]);
+                soon[0].take(n_each[0]).ask(simd);
+                soon[1].take(n_each[1]).ask(simd);
                 load_b!(b_at);
                 if SPLIT {
                     load_a!(a_at + TERMS);

@@ -15,7 +15,7 @@ use super::super::ConvShape;
 use super::super::tiles::{BLOCK, Block, Conversion, Parts, Products, TERMS, Work};
 use super::output::starts;
 use super::weights::{Taps, pack_weights, packed_len};
-use super::{LINE, Method, Soon, halves, store_in_order};
+use super::{LINE, Method, Soon, halves, image_and_next, store_in_order};
 use crate::amx::TILE;
 use crate::buffer::Scratch;
 use crate::parallel;
@@ -117,7 +117,7 @@ pub fn convolve(
     let plan = Plan { channels, size, out_size, offset, dilation, tiles, n_rows, runs, targets, pixel, place };
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * out_size[0] * out_size[1]);
     parallel::for_each_part(out, out_len, |i, out| {
-        let (x, next) = (&x[i * in_len..][..in_len], x.get((i + 1) * in_len..(i + 2) * in_len).unwrap_or_default());
+        let [x, next] = image_and_next(x, i, in_len);
         let residual = residual.map(|r| &r[i * out_len..][..out_len]);
         method.unit.run(Image { parts, plan: &plan, x, next, weights: packed, bias, residual, out });
     });
@@ -128,7 +128,7 @@ struct Image<'a> {
     parts: Parts,
     plan: &'a Plan,
     x: &'a [f32],
-    /// Probably the next image.
+    /// The image behind it, which this thread probably does next.
     next: &'a [f32],
     weights: &'a [f32],
     bias: Option<&'a [f32]>,

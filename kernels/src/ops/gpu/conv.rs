@@ -129,10 +129,12 @@ impl ConvOps for CubeBackend {
         setting: Setting,
     ) -> CubeTensor {
         let [x, weight] = factors(x, weight);
-        let shape = [x.shape()[0], weight.shape()[1], h, w].into();
-        let out = match setting.precision {
-            Precision::Highest => direct_data_gradient(x, weight, [h, w], setting.conv),
-            _ => conv_data_backward(x, weight, shape, setting.options(), setting.strategy()).expect(ANY_SHAPE),
+        let out = match setting.strategy() {
+            ConvStrategy::Direct => direct_data_gradient(x, weight, [h, w], setting.conv),
+            fastest => {
+                let shape = [x.shape()[0], weight.shape()[1], h, w].into();
+                conv_data_backward(x, weight, shape, setting.options(), fastest).expect(ANY_SHAPE)
+            }
         };
         let nothing = Self::conv_nothing(out.clone());
         plus(out, bias, nothing)
@@ -140,10 +142,12 @@ impl ConvOps for CubeBackend {
 
     fn conv_weight_gradient(x: CubeTensor, grad: CubeTensor, [kh, kw]: [usize; 2], setting: Setting) -> CubeTensor {
         let [x, grad] = factors(x, grad);
-        let shape = [grad.shape()[1], x.shape()[1], kh, kw].into();
-        let out = match setting.precision {
-            Precision::Highest => direct_weight_gradient(x, grad, [kh, kw], setting.conv),
-            _ => conv_weight_backward(x, grad, shape, setting.options(), setting.strategy()).expect(ANY_SHAPE),
+        let out = match setting.strategy() {
+            ConvStrategy::Direct => direct_weight_gradient(x, grad, [kh, kw], setting.conv),
+            fastest => {
+                let shape = [grad.shape()[1], x.shape()[1], kh, kw].into();
+                conv_weight_backward(x, grad, shape, setting.options(), fastest).expect(ANY_SHAPE)
+            }
         };
         cast(out, DType::F32)
     }
