@@ -37,9 +37,10 @@ impl Pool {
         let found = self.free.iter().rposition(|buffer| buffer.len() == n).map(|i| self.free.remove(i));
         match &found {
             Some(_) => self.free_len -= n,
-            // Sizes have changed. What is kept stays below what was needed at once so far.
+            // Sizes have changed. What is kept stays below twice what was needed at once so far: with less, a network's
+            // sizes push each other out in every step.
             None => {
-                while self.free_len + n > self.most_used && !self.free.is_empty() {
+                while self.free_len + n > 2 * self.most_used && !self.free.is_empty() {
                     self.free_len -= self.free.remove(0).len();
                 }
             }
@@ -118,10 +119,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_stays_below_what_was_needed_at_once() {
+    fn what_is_kept_stays_below_twice_what_was_needed_at_once() {
         for n in 0..200 {
             drop(filled(2 * SMALLEST + n, |values| values.fill(0.0)));
         }
-        Pool::with(|pool| assert!(pool.free_len <= pool.most_used, "{} of {}", pool.free_len, pool.most_used));
+        Pool::with(|pool| assert!(pool.free_len <= 2 * pool.most_used, "{} of {}", pool.free_len, pool.most_used));
     }
 }
