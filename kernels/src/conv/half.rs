@@ -2,7 +2,7 @@
 //!
 //! An image is rounded and laid out once. For the output and the gradient of the input its padded copy is `[pixel][channel]` too,
 //! so that neighbouring outputs times 32 channels of any tap lie where a tile of A is read; weights are B. For the gradient of the
-//! weights, a sum over pixels, both are laid out by `gradient`; 3×3 kernels in two parts are filtered by `rows`.
+//! weights, a sum over pixels, both are laid out by `gradient`. With tile registers 3×3 kernels are filtered by `rows`.
 //!
 //! With numbers in two parts ([`Parts::Two`]) the same is nearly as exact as f32: 32 leading parts lie before their 32 rests.
 //!
@@ -61,7 +61,7 @@ pub fn forward(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    if method.parts == Parts::Two && rows::fits(shape, shape.out_size()[1]) {
+    if method.unit.has_tiles() && rows::fits(shape, shape.out_size()[1]) {
         let (channels, sizes) = ([shape.c_in, shape.c_out], [shape.size, shape.out_size()]);
         let zeros = shape.padding.map(|zeros| zeros as isize);
         return rows::convolve(method, x, channels, sizes, zeros, shape.dilation, weights, false, bias, residual, out);
@@ -78,7 +78,7 @@ pub fn transposed(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    if method.parts == Parts::Two && rows::fits(shape, shape.size[1]) {
+    if method.unit.has_tiles() && rows::fits(shape, shape.size[1]) {
         let (channels, sizes) = ([shape.c_out, shape.c_in], [shape.out_size(), shape.size]);
         let zeros = shape.padding.map(|zeros| (2 * shape.dilation) as isize - zeros as isize);
         return rows::convolve(method, grad, channels, sizes, zeros, shape.dilation, weights, true, bias, None, out);

@@ -29,7 +29,7 @@ const RUNS_AT_ONCE: usize = 16;
 
 /// What an input is multiplied as.
 #[inline(always)]
-fn inputs<S: Simd>(s: S, [d0, d1, d2, d3]: [S::V; 4]) -> [S::V; PLACES] {
+pub fn inputs<S: Simd>(s: S, [d0, d1, d2, d3]: [S::V; 4]) -> [S::V; PLACES] {
     [s.sub(d0, d2), s.add(d1, d2), s.sub(d2, d1), s.sub(d1, d3)]
 }
 
@@ -41,6 +41,14 @@ pub fn weights<S: Simd>(s: S, [g0, g1, g2]: [S::V; 3]) -> [S::V; PLACES] {
     [g0, s.mul(s.add(outer, g1), half), s.mul(s.sub(outer, g1), half), g2]
 }
 
+/// The gradient of a row of the kernel, from products of the gradients of a tile's outputs as `gradient` lays them out.
+#[inline(always)]
+pub fn weight_gradients<S: Simd>(s: S, [m0, m1, m2, m3]: [S::V; PLACES]) -> [S::V; 3] {
+    let half = s.splat(0.5);
+    let outer = s.mul(s.add(m1, m2), half);
+    [s.add(m0, outer), s.mul(s.sub(m1, m2), half), s.sub(outer, m3)]
+}
+
 /// The outputs of a tile.
 #[inline(always)]
 fn outputs<S: Simd>(s: S, [m0, m1, m2, m3]: [S::V; PLACES]) -> [S::V; 2] {
@@ -48,7 +56,7 @@ fn outputs<S: Simd>(s: S, [m0, m1, m2, m3]: [S::V; PLACES]) -> [S::V; 2] {
 }
 
 /// The first outputs of the tiles of a row of `width`; the second are `dilation` further, if there.
-fn tiles(width: usize, dilation: usize) -> Vec<usize> {
+pub fn tiles(width: usize, dilation: usize) -> Vec<usize> {
     (0..width).filter(|x| (x / dilation).is_multiple_of(2)).collect()
 }
 
