@@ -17,9 +17,9 @@ use crate::parallel;
 use crate::simd::Simd;
 use layout::Layout;
 
-/// Numbers of bf16 of laid out images that are kept at a time, 1.25 MB, for the second-level cache. It decides in which order sums
+/// Numbers of bf16 of laid out images that are kept at a time, 768 KB, for the second-level cache. It decides in which order sums
 /// are rounded, so it does not depend on the machine.
-const AT_ONCE: usize = 640 << 10;
+const AT_ONCE: usize = 384 << 10;
 
 /// Sums that a task keeps at the most, 768 KB: more would have to be cut into more strips, each of which lays images out.
 const SUMS_AT_ONCE: usize = 192 << 10;
@@ -165,7 +165,7 @@ impl Work for Task<'_> {
                 layout.pack_input(conversion, x, c_in, inputs.clone(), &mut b[i * b_len / 2..][..b_len / 2]);
             }
             let (a, b) = (halves(a), halves(b));
-            let mut blocks = sums.chunks_exact_mut(BLOCK);
+            let mut blocks = sums.chunks_exact_mut(BLOCK).peekable();
             for (column, row) in
                 (0..n_columns).step_by(2).flat_map(|column| (0..n_rows).step_by(2).map(move |row| (column, row)))
             {
@@ -175,6 +175,8 @@ impl Work for Task<'_> {
                     for (i, segment) in segments.iter_mut().enumerate().take(n) {
                         *segment = [i * a_len + product[0], i * b_len + product[1]];
                     }
+                    let sums = blocks.next().expect("sums of every block and product");
+                    let next = blocks.peek().map_or(Lines::NONE, |sums| Lines::of(halves(sums)));
                     let block = Block {
                         parts,
                         a,
@@ -186,9 +188,9 @@ impl Work for Task<'_> {
                         columns: &columns[..2.min(n_columns - column)],
                         segments: &segments[..n],
                         len: layout.n_terms,
-                        soon: [Lines::NONE; 2],
+                        soon: [next, Lines::NONE],
                     };
-                    products.multiply(&block, add, blocks.next().expect("sums of every block and product"));
+                    products.multiply(&block, add, sums);
                 }
             }
             add = true;
@@ -245,7 +247,7 @@ impl Work for Finish<'_> {
                         for y in 0..3 {
                             let mut places = [s.splat(0.0); rows::PLACES];
                             for i in 0..rows::PLACES {
-                                places[i] = s.load(&totals[(y * rows::PLACES + i) * TILE + at..]);
+                                places[i] = s.load(&totals[(3 * i + y) * TILE + at..]);
                             }
                             let taps = rows::weight_gradients(s, places);
                             for i in 0..3 {

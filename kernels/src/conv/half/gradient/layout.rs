@@ -107,7 +107,7 @@ impl Layout {
         let x_pixels = (0..X_TILE * 2 * n_pairs).map(|i| pixels(size, padding, i / X_TILE, i % X_TILE));
         let copy_lens = [n_terms * 16 * parts as usize, n_pairs * TERMS * parts as usize];
         let product = |i: usize| {
-            let (row, place) = (i / PLACES, i % PLACES);
+            let (place, row) = (i / 3, i % 3);
             [place * copy_lens[0], place * copy_lens[1] + row * dilation * width / 2 * TERMS * parts as usize]
         };
         Self {
