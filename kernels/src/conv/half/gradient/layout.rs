@@ -68,12 +68,7 @@ impl Layout {
         let offset = |tap: usize| (tap / kernel[1] * width + tap % kernel[1]) * dilation;
         let n_taps = kernel[0] * kernel[1];
         let n_pairs = (n_terms + offset(n_taps - 1)) / 2;
-        let grad_pixels = (0..n_terms).map(|term| inside(out_size, [term / width, term % width].map(|i| i as isize)));
-        // One more than pairs have, for those that begin at odd pixels.
-        let x_pixels = (0..2 * n_pairs + 1).map(|place| {
-            let at = [place / width, place % width];
-            inside(size, [0, 1].map(|axis| at[axis] as isize - padding[axis] as isize))
-        });
+        let grid = Grid { width, tiles: (0..width).collect(), dilation };
         let copy_len = n_pairs * TERMS * parts as usize;
         let product = |tap| [0, offset(tap) % 2 * copy_len + offset(tap) / 2 * TERMS * parts as usize];
         let n_copies = [1, 1 + usize::from((0..n_taps).any(|tap| offset(tap) % 2 == 1))];
@@ -82,8 +77,9 @@ impl Layout {
             n_terms,
             products: (0..n_taps).map(product).collect(),
             by_rows: false,
-            grad_pixels: grad_pixels.collect(),
-            x_pixels: x_pixels.collect(),
+            grad_pixels: grid.pixels::<1>(out_size, [0; 2], n_terms),
+            // One more than pairs have, for those that begin at odd pixels.
+            x_pixels: grid.pixels::<1>(size, padding, 2 * n_pairs + 1),
             n_copies,
             n_pairs,
         }
@@ -96,15 +92,7 @@ impl Layout {
         let width = tiles.len().next_multiple_of(2);
         let n_terms = ((out_size[0] - 1) * width + tiles.len()).next_multiple_of(TERMS);
         let n_pairs = (n_terms + 2 * dilation * width) / 2;
-        let pixels = |size: [usize; 2], zeros: [usize; 2], place: usize, i: usize| match tiles.get(place % width) {
-            Some(first) => {
-                let at = [place / width, first + i * dilation];
-                inside(size, [0, 1].map(|axis| at[axis] as isize - zeros[axis] as isize))
-            }
-            None => OUTSIDE,
-        };
-        let grad_pixels = (0..GRAD_TILE * n_terms).map(|i| pixels(out_size, [0; 2], i / GRAD_TILE, i % GRAD_TILE));
-        let x_pixels = (0..X_TILE * 2 * n_pairs).map(|i| pixels(size, padding, i / X_TILE, i % X_TILE));
+        let grid = Grid { width, tiles, dilation };
         let copy_lens = [n_terms * 16 * parts as usize, n_pairs * TERMS * parts as usize];
         let product = |i: usize| {
             let (place, row) = (i / 3, i % 3);
@@ -115,8 +103,8 @@ impl Layout {
             n_terms,
             products: (0..3 * PLACES).map(product).collect(),
             by_rows: true,
-            grad_pixels: grad_pixels.collect(),
-            x_pixels: x_pixels.collect(),
+            grad_pixels: grid.pixels::<GRAD_TILE>(out_size, [0; 2], n_terms),
+            x_pixels: grid.pixels::<X_TILE>(size, padding, 2 * n_pairs),
             n_copies: [PLACES; 2],
             n_pairs,
         }
@@ -269,11 +257,28 @@ impl Layout {
     }
 }
 
-/// The number of a pixel, if it is in an image.
-fn inside(size: [usize; 2], [y, x]: [isize; 2]) -> usize {
-    match (usize::try_from(y), usize::try_from(x)) {
-        (Ok(y), Ok(x)) if y < size[0] && x < size[1] => y * size[1] + x,
-        _ => OUTSIDE,
+/// Rows of `width` places, at each of which a tile begins, at a pixel of a row of the image, or at some nothing.
+struct Grid {
+    width: usize,
+    tiles: Vec<usize>,
+    /// From one pixel of a tile to the next.
+    dilation: usize,
+}
+
+impl Grid {
+    /// The `N` pixels of the tile at each of `n` places, in an image of `size` with `zeros` above and left of it.
+    fn pixels<const N: usize>(&self, size: [usize; 2], zeros: [usize; 2], n: usize) -> Vec<usize> {
+        let mut pixels = vec![OUTSIDE; n * N];
+        for (y, row) in pixels.chunks_mut(self.width * N).enumerate() {
+            let Some(y) = y.checked_sub(zeros[0]).filter(|&y| y < size[0]) else { continue };
+            for (first, tile) in self.tiles.iter().zip(row.chunks_mut(N)) {
+                for (i, pixel) in tile.iter_mut().enumerate() {
+                    let x = (first + i * self.dilation).checked_sub(zeros[1]).filter(|&x| x < size[1]);
+                    *pixel = x.map_or(OUTSIDE, |x| y * size[1] + x);
+                }
+            }
+        }
+        pixels
     }
 }
 
