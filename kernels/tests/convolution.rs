@@ -134,8 +134,8 @@ fn three_by_three_kernels_keep_the_bound_of_every_precision() {
 /// Against the definition in f64, number by number: both factors of a product are rounded to 8 binary digits, an error of 2⁻⁸
 /// each, so a sum is off by 2⁻⁷ of the sum of the products' sizes, and little more for the rounding of sums of f32. In two parts they
 /// are rounded to 16 digits, and the product of the two rests is 2⁻¹⁶ at the most, so it is off by 3·2⁻¹⁶; with random numbers filtering
-/// along rows keeps that, too. Of factors that are rounded to 8 digits filtering keeps it for the largest of the sums only: there a sum is
-/// made of its neighbours' products, too.
+/// along rows keeps that, too. Of factors that are rounded to 8 digits filtering keeps it for the largest of the sums only: a small sum is the
+/// difference of products that belong to its neighbours, too. Where everything lies is the same for both.
 fn check_half(method: Method, shape: &ConvShape, random: &mut Random) {
     let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
     let [grad, residual] = [(); 2].map(|()| random.values(shape.output_len()));
@@ -207,7 +207,12 @@ fn products_of_bf16_are_off_by_the_rounding_of_their_factors_alone() {
             let mut shape = shape;
             if method.unit == Unit::Emulated {
                 // It is slow.
-                (shape.n, shape.c_in, shape.c_out) = (shape.n.min(3), shape.c_in.min(35), shape.c_out.min(50));
+                match shape == MANY_CHANNELS {
+                    true => shape.n = 1,
+                    false => {
+                        (shape.n, shape.c_in, shape.c_out) = (shape.n.min(3), shape.c_in.min(35), shape.c_out.min(50));
+                    }
+                }
             }
             check_half(method, &shape, &mut random);
         }
@@ -287,7 +292,7 @@ fn threads_do_not_change_a_bit_in_bf16() {
         let grad = random.values(shape.output_len());
         for method in Method::available() {
             // It is slow, so it gets the smallest.
-            if method.unit == Unit::Emulated && shape != THREADS[4] {
+            if method.unit == Unit::Emulated && ![THREADS[2], THREADS[4]].contains(&shape) {
                 continue;
             }
             check_threads(&format!("{shape:?} by {method:?}"), || {

@@ -2,7 +2,8 @@
 //!
 //! An image is rounded and laid out once. For the output and the gradient of the input its padded copy is `[pixel][channel]` too,
 //! so that neighbouring outputs times 32 channels of any tap lie where a tile of A is read; weights are B. For the gradient of the
-//! weights, a sum over pixels, both are laid out by `gradient`. With tile registers 3×3 kernels are filtered by `rows`.
+//! weights, a sum over pixels, both are laid out by `gradient`. With tile registers 3×3 kernels with stride 1 are filtered by
+//! `rows`, and their gradients by `gradient`.
 //!
 //! With numbers in two parts ([`Parts::Two`]) the same is nearly as exact as f32: 32 leading parts lie before their 32 rests.
 //!

@@ -1,7 +1,7 @@
 //! The gradient of the weights: a sum over pixels, and over images in their order.
 //!
-//! Rows of A are channels of the output's gradient, columns of B those of the input, and pixels are the terms, or for 3×3 kernels
-//! tiles of pixels: [`Layout`] tells what is multiplied.
+//! Rows of A are channels of the output's gradient, columns of B those of the input, and pixels are the terms, or groups of
+//! neighbours in a row: [`Layout`] tells what is multiplied.
 
 mod layout;
 
@@ -21,7 +21,7 @@ use layout::Layout;
 /// are rounded, so it does not depend on the machine.
 const AT_ONCE: usize = 384 << 10;
 
-/// Sums that a task keeps at the most, 768 KB: more would have to be cut into more strips, each of which lays images out.
+/// Sums that a task keeps at the most, 768 KB. With fewer there would be more strips, each of which lays images out again.
 const SUMS_AT_ONCE: usize = 192 << 10;
 
 /// Sums of all groups of images at the most, but for one group: more would take longer to write than to compute.
@@ -41,7 +41,7 @@ struct Cut {
     /// Times 32 channels of the output and of the input: of all, and of a strip, the last perhaps fewer.
     sizes: [usize; 2],
     strip: [usize; 2],
-    /// Numbers of times 32 channels of both.
+    /// Sums of 32 channels of the output times 32 of the input, for all products.
     block_len: usize,
 }
 
@@ -53,8 +53,8 @@ impl Cut {
         let images_in_group = shape.n.div_ceil(most_groups.clamp(1, N_GROUPS)).max(1);
         let n_groups = shape.n.div_ceil(images_in_group).max(1);
         let mut cut = Self { images_in_group, n_groups, sizes, strip: sizes, block_len };
-        // The longer side, so that images are laid out as seldom as can be; of two the output's, because that lays out inputs
-        // again, which is faster.
+        // The longer side, so that images are laid out as seldom as can be. If both are as long, the output's: then inputs are laid
+        // out again, which is faster than gradients.
         while cut.strip != [1, 1]
             && (cut.strip[0] * cut.strip[1] * block_len > SUMS_AT_ONCE || cut.n_tasks() < shape.n.min(N_TASKS))
         {
@@ -118,8 +118,8 @@ pub fn weight_gradient(method: Method, shape: &ConvShape, x: &[f32], grad: &[f32
     }
     parallel::for_each_of(tasks, |task| method.unit.run(task));
     let sums = &*sums;
-    parallel::for_each_part(out, 16 * shape.c_in * shape.kernel[0] * shape.kernel[1], |rows, out| {
-        method.unit.run(Finish { sums, cut, layout: &layout, shape, rows, out });
+    parallel::for_each_part(out, 16 * shape.c_in * shape.kernel[0] * shape.kernel[1], |panel, out| {
+        method.unit.run(Finish { sums, cut, layout: &layout, shape, panel, out });
     });
 }
 
@@ -205,7 +205,7 @@ struct Finish<'a> {
     layout: &'a Layout,
     shape: &'a ConvShape,
     /// Which 16 output channels.
-    rows: usize,
+    panel: usize,
     out: &'a mut [f32],
 }
 
@@ -216,7 +216,7 @@ impl Work for Finish<'_> {
         reason = "closures, as iterators take them, are compiled without the instructions"
     )]
     fn run<P: Products>(self, products: &mut P) {
-        let Self { sums, cut, layout, shape, rows, out } = self;
+        let Self { sums, cut, layout, shape, panel, out } = self;
         let s = products.conversion().simd();
         let lanes = <P::C as Conversion>::S::LANES;
         let (c_in, n_taps) = (shape.c_in, shape.kernel[0] * shape.kernel[1]);
@@ -225,7 +225,7 @@ impl Work for Finish<'_> {
         let [totals] = scratch.pieces(lens);
         for input in (0..c_in).step_by(16) {
             // All groups, a tile after the other.
-            let at = cut.block(rows / 2, input / 32) + (2 * (rows % 2) + input / 16 % 2) * TILE;
+            let at = cut.block(panel / 2, input / 32) + (2 * (panel % 2) + input / 16 % 2) * TILE;
             for (product, total) in totals.chunks_exact_mut(TILE).enumerate() {
                 let at = at + product * BLOCK;
                 total.copy_from_slice(&sums[at..at + TILE]);

@@ -4,15 +4,16 @@
 //! one copy and, where a tap needs it, at odd ones in another. So no row of a tile register crosses from one cache line to the next,
 //! which would take three times as long to load.
 //!
-//! 3×3 kernels by tiles: along rows by minimal filtering, which is the gradient of `rows`' filtering: of two pixels e of the
-//! gradient and the four inputs d that they meet, three taps by four products, not six,
+//! With tile registers, 3×3 kernels whose output is wider than the dilation are filtered along rows, by the gradient of what `rows`
+//! does: of a tile's two pixels e of the gradient and the four inputs d that they meet, three taps by four products, not six,
 //!
 //! ```text
 //! m₀ = e₀·(d₀ − d₂)    m₁ = (e₀ + e₁)·(d₁ + d₂)    m₂ = (e₀ − e₁)·(d₂ − d₁)    m₃ = e₁·(d₁ − d₃)
 //! g₀ = m₀ + (m₁ + m₂)/2    g₁ = (m₁ − m₂)/2    g₂ = (m₁ + m₂)/2 − m₃
 //! ```
 //!
-//! where each m is a sum over all tiles. Only rows of the kernel shift where B begins, by rows of tiles, an even number of each.
+//! where each m is a sum over all tiles. Only rows of the kernel shift where B begins, by whole rows of tiles, which have an
+//! even number of places: by whole pairs.
 
 use std::ops::Range;
 
