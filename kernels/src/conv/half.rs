@@ -62,7 +62,7 @@ pub fn forward(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    if method.unit.has_tiles() && rows::fits(shape, shape.out_size()[1]) {
+    if rows::fits(method, shape, shape.out_size()[1]) {
         let (channels, sizes) = ([shape.c_in, shape.c_out], [shape.size, shape.out_size()]);
         let zeros = shape.padding.map(|zeros| zeros as isize);
         return rows::convolve(method, x, channels, sizes, zeros, shape.dilation, weights, false, bias, residual, out);
@@ -79,7 +79,7 @@ pub fn transposed(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    if method.unit.has_tiles() && rows::fits(shape, shape.size[1]) {
+    if rows::fits(method, shape, shape.size[1]) {
         let (channels, sizes) = ([shape.c_out, shape.c_in], [shape.out_size(), shape.size]);
         let zeros = shape.padding.map(|zeros| (2 * shape.dilation) as isize - zeros as isize);
         return rows::convolve(method, grad, channels, sizes, zeros, shape.dilation, weights, true, bias, None, out);

@@ -61,9 +61,9 @@ pub fn tiles(width: usize, dilation: usize) -> Vec<usize> {
     (0..width).filter(|x| (x / dilation).is_multiple_of(2)).collect()
 }
 
-/// Whether this way is open, and tiles are more than half full.
-pub fn fits(shape: &ConvShape, out_width: usize) -> bool {
-    shape.kernel == [3, 3] && shape.stride == 1 && out_width > shape.dilation
+/// Whether this way is open, by tile registers, and tiles are more than half full.
+pub fn fits(method: Method, shape: &ConvShape, out_width: usize) -> bool {
+    method.unit.has_tiles() && shape.kernel == [3, 3] && shape.stride == 1 && out_width > shape.dilation
 }
 
 /// Where everything of one image is.

@@ -55,7 +55,7 @@ const X_TILE: usize = 4;
 
 impl Layout {
     pub fn of(method: Method, shape: &ConvShape) -> Self {
-        match method.unit.has_tiles() && rows::fits(shape, shape.out_size()[1]) {
+        match rows::fits(method, shape, shape.out_size()[1]) {
             true => Self::of_tiles(method.parts, shape),
             false => Self::of_pixels(method.parts, shape),
         }
