@@ -79,20 +79,29 @@ fn is_permitted() -> bool {
     false
 }
 
+/// An instruction on a tile, and eight behind it that do nothing. Where something else slows the core's matrix unit down, as its other
+/// hardware thread may, instructions on tiles that follow one another within less than these take up to two thirds longer; elsewhere
+/// there is time enough for them (measured on Emerald Rapids, see `docs/performance.md`).
+macro_rules! spaced {
+    ($instruction:literal) => {
+        concat!($instruction, "\n.fill 8, 1, 0x90")
+    };
+}
+
 /// One instruction that changes tile `$t` alone. The compiler has no use for tile registers of its own (it gets none
 /// without a target feature that is never enabled), so they keep what one instruction left there for the next.
 macro_rules! on_tile {
-    ($t:expr, $instruction:literal, [$($operand:tt)*], $($option:ident),*) => {
+    ($t:expr, $instruction:expr, [$($operand:tt)*], $($option:ident),*) => {
         on_tile!(@each $t, $instruction, [$($operand)*], [$($option),*],
             0 "tmm0", 1 "tmm1", 2 "tmm2", 3 "tmm3", 4 "tmm4", 5 "tmm5", 6 "tmm6", 7 "tmm7")
     };
-    (@each $t:expr, $instruction:literal, $operands:tt, $options:tt, $($n:tt $register:tt),*) => {
+    (@each $t:expr, $instruction:expr, $operands:tt, $options:tt, $($n:tt $register:tt),*) => {
         match $t {
             $($n => on_tile!(@one $instruction, $operands, $options, $register),)*
             _ => unreachable!("eight tiles"),
         }
     };
-    (@one $instruction:literal, [$($operand:tt)*], [$($option:ident),*], $register:tt) => {
+    (@one $instruction:expr, [$($operand:tt)*], [$($option:ident),*], $register:tt) => {
         asm!($instruction, $($operand)* out($register) _, options(nostack, preserves_flags, $($option),*))
     };
 }
@@ -140,7 +149,7 @@ impl TileUnit for Amx {
         unsafe {
             on_tile!(
                 T,
-                "tileloadd tmm{t}, [{from} + {pitch}*1]",
+                spaced!("tileloadd tmm{t}, [{from} + {pitch}*1]"),
                 [t = const T, from = in(reg) from.as_ptr(), pitch = in(reg) 2 * pitch,],
                 readonly
             );
@@ -165,7 +174,9 @@ impl TileUnit for Amx {
     fn multiply<const C: usize, const A: usize, const B: usize>(&mut self) {
         const { assert!(C != A && C != B && A != B && A < 8 && B < 8) };
         // SAFETY: as for `configure`; no memory is touched.
-        unsafe { on_tile!(C, "tdpbf16ps tmm{c}, tmm{a}, tmm{b}", [c = const C, a = const A, b = const B,], nomem) };
+        unsafe {
+            on_tile!(C, spaced!("tdpbf16ps tmm{c}, tmm{a}, tmm{b}"), [c = const C, a = const A, b = const B,], nomem);
+        }
     }
 
     #[inline(always)]

@@ -202,10 +202,8 @@ pub fn transposed(
 /// If a length is not that of `shape`.
 pub fn weight_gradient(isa: Isa, precision: Precision, shape: &ConvShape, x: &[f32], grad: &[f32], out: &mut [f32]) {
     shape.check(x.len(), out.len(), grad.len());
-    // By pairs of bf16 it takes a quarter less time than by Winograd's filtering in f32, but up to a quarter more where matrix units
-    // are held back.
-    let by_half = shape.stride == 1 && (precision == Precision::Medium || shape.tile(precision).is_none());
-    if let Some(method) = shape.half(isa, precision, shape.c_in.max(shape.c_out)).filter(|_| by_half) {
+    let half = shape.half(isa, precision, shape.c_in.max(shape.c_out));
+    if let Some(method) = half.filter(|_| shape.stride == 1) {
         return half::weight_gradient(method, shape, x, grad, out);
     }
     match shape.tile(precision) {
@@ -260,9 +258,7 @@ pub fn describe(isa: Isa, precision: Precision) -> String {
     let winograd = format!("3×3 kernels by Winograd's filtering in tiles of {tile}");
     match (Unit::of(isa).map(Unit::has_tiles), precision) {
         (Some(true), Precision::Medium) => format!("bf16 with f32 sums by {isa}"),
-        (Some(true), Precision::High) => {
-            format!("pairs of bf16 with f32 sums by {isa}; gradients of 3×3 kernels in f32 by Winograd's filtering")
-        }
+        (Some(true), Precision::High) => format!("pairs of bf16 with f32 sums by {isa}"),
         (Some(false), Precision::Medium) => {
             format!("f32 by {isa}; {winograd}, others of 24 channels or more in bf16 with f32 sums")
         }
