@@ -162,12 +162,13 @@ fn optimizers(criterion: &mut Criterion) {
             group.bench_function(format!("{name}_ema/{n}"), |bencher| {
                 bencher.iter(|| {
                     let state = [&mut mean[..], &mut squares[..n_squares], &mut []];
-                    optimizer::step(isa, &step, &gradient, Parameter { value: &mut value, state, shadow: &mut shadow });
+                    let parameter = Parameter { value: &mut value, state, shadow: &mut shadow };
+                    optimizer::step(isa, &step, [(&gradient[..], parameter)]);
                 });
             });
         }
-        group.bench_function(format!("sum_of_squares/{n}"), |bencher| {
-            bencher.iter(|| optimizer::sum_of_squares(isa, black_box(&gradient)));
+        group.bench_function(format!("sums_of_squares/{n}"), |bencher| {
+            bencher.iter(|| optimizer::sums_of_squares(isa, black_box(&[&gradient])));
         });
     }
     group.finish();

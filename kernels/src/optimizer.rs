@@ -1,4 +1,4 @@
-//! One step of an optimiser over one parameter in one pass: clipping, decay, state, weights and their moving average.
+//! One step of an optimiser over all parameters in one pass: clipping, decay, state, weights and their moving average.
 //!
 //! The arithmetic is PyTorch's: constants are computed in f64, numbers are f32, and every operation is rounded by itself,
 //! so that the bits are the same on every instruction set. Memory is what a pass waits for, so fusing would gain nothing.
@@ -90,35 +90,39 @@ impl<'a> Parameter<'a> {
     }
 }
 
-/// Moves a parameter against its gradient.
+/// Moves parameters, all in one go, against their gradients.
 ///
 /// # Panics
-/// If lengths differ, or the states are not those of the rule.
-pub fn step(isa: Isa, step: &Step, gradient: &[f32], parameter: Parameter<'_>) {
-    let n = gradient.len();
-    if n == 0 {
-        return;
-    }
-    let n_states = parameter.state.iter().take_while(|state| !state.is_empty()).count();
-    assert!(step.rule.takes(n_states), "{n_states} states of {:?}", step.rule);
-    let others = parameter.state.iter().chain([&parameter.shadow]).map(|x| x.len()).filter(|&len| len > 0);
-    assert!(others.chain([parameter.value.len()]).all(|len| len == n), "lengths of a parameter of {n} numbers");
+/// If lengths of a parameter differ, or the states are not those of the rule.
+pub fn step<'a>(isa: Isa, step: &Step, parameters: impl IntoIterator<Item = (&'a [f32], Parameter<'a>)>) {
+    let mut parts = Vec::new();
+    for (gradient, parameter) in parameters {
+        let n = gradient.len();
+        if n == 0 {
+            continue;
+        }
+        let n_states = parameter.state.iter().take_while(|state| !state.is_empty()).count();
+        assert!(step.rule.takes(n_states), "{n_states} states of {:?}", step.rule);
+        let others = parameter.state.iter().chain([&parameter.shadow]).map(|x| x.len()).filter(|&len| len > 0);
+        assert!(others.chain([parameter.value.len()]).all(|len| len == n), "lengths of a parameter of {n} numbers");
 
-    let mut rest = parameter;
-    let mut parts = Vec::with_capacity(n.div_ceil(PART));
-    for gradient in gradient.chunks(PART) {
-        let (part, others) = rest.split_at(gradient.len());
-        parts.push((gradient, part));
-        rest = others;
+        let mut rest = parameter;
+        for gradient in gradient.chunks(PART) {
+            let (part, others) = rest.split_at(gradient.len());
+            parts.push((gradient, part));
+            rest = others;
+        }
     }
     for_each_of(parts, |(gradient, part)| pass(isa, step, gradient, part));
 }
 
-/// The sum of squares in f64, in which a square of an f32 is exact. Not finite if any number is not.
-pub fn sum_of_squares(isa: Isa, x: &[f32]) -> f64 {
-    let mut sums = vec![0.0; x.len().div_ceil(PART)];
-    for_each_of(sums.iter_mut().zip(x.chunks(PART)).collect(), |(sum, part)| *sum = part_of_squares(isa, part));
-    sums.into_iter().sum()
+/// The sum of squares of each of `xs`, in f64, in which a square of an f32 is exact. Not finite if any number is not.
+pub fn sums_of_squares(isa: Isa, xs: &[&[f32]]) -> Vec<f64> {
+    let parts = || xs.iter().flat_map(|x| x.chunks(PART));
+    let mut sums = vec![0.0; parts().count()];
+    for_each_of(sums.iter_mut().zip(parts()).collect(), |(sum, part)| *sum = part_of_squares(isa, part));
+    let mut sums = sums.into_iter();
+    xs.iter().map(|x| sums.by_ref().take(x.len().div_ceil(PART)).sum()).collect()
 }
 
 kernel! {
@@ -314,7 +318,11 @@ mod tests {
         for t in 1..=5 {
             let gradient: Vec<f32> = (0..n).map(|i| gradient(t, i)).collect();
             let state = state.each_mut().map(Vec::as_mut_slice);
-            step(isa, &at_step(rule, t), &gradient, Parameter { value: &mut value, state, shadow: &mut shadow });
+            // In two of different lengths, which are as one.
+            let parameter = Parameter { value: &mut value, state, shadow: &mut shadow };
+            let (first, second) = parameter.split_at(n / 3);
+            let (first_gradient, second_gradient) = gradient.split_at(n / 3);
+            step(isa, &at_step(rule, t), [(first_gradient, first), (second_gradient, second)]);
         }
         [value, shadow].into_iter().chain(state).collect()
     }
@@ -363,24 +371,25 @@ mod tests {
         let (mut momentum, mut other_momentum) = (vec![0.5; 100], vec![0.5; 100]);
         let (gradient, sgd) = (vec![0.3; 100], at_step(RULES[3].0, 1));
         let state = [&mut momentum[..], &mut [], &mut []];
-        step(Isa::chosen(), &sgd, &gradient, Parameter { value: &mut with, state, shadow: &mut shadow });
+        step(Isa::chosen(), &sgd, [(&gradient[..], Parameter { value: &mut with, state, shadow: &mut shadow })]);
         let state = [&mut other_momentum[..], &mut [], &mut []];
-        step(Isa::chosen(), &sgd, &gradient, Parameter { value: &mut without, state, shadow: &mut [] });
+        step(Isa::chosen(), &sgd, [(&gradient[..], Parameter { value: &mut without, state, shadow: &mut [] })]);
         assert_eq!((with, momentum), (without, other_momentum));
     }
 
     #[test]
-    fn the_sum_of_squares_is_that_of_f64_on_any_threads_and_instructions() {
-        for n in [0, 1, 7, 100_003, 3 * PART] {
-            let x: Vec<f32> = (0..n).map(|i| gradient(1, i) * 1e3).collect();
+    fn sums_of_squares_are_those_of_f64_on_any_threads_and_instructions() {
+        let xs = [0, 1, 7, 100_003, 3 * PART].map(|n| (0..n).map(|i| gradient(1, i) * 1e3).collect::<Vec<f32>>());
+        let xs = xs.each_ref().map(Vec::as_slice);
+        let found = sums_of_squares(Isa::Portable, &xs);
+        for (x, found) in xs.iter().zip(&found) {
             let expected: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
-            let found = sum_of_squares(Isa::Portable, &x);
-            assert!((found - expected).abs() <= 1e-12 * expected, "{n}: {found}, not {expected}");
-            for n_threads in [1, 3] {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().expect("threads");
-                for isa in Isa::available() {
-                    assert_eq!(pool.install(|| sum_of_squares(isa, &x)), found, "{isa}, {n_threads} threads, {n}");
-                }
+            assert!((found - expected).abs() <= 1e-12 * expected, "{}: {found}, not {expected}", x.len());
+        }
+        for n_threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().expect("threads");
+            for isa in Isa::available() {
+                assert_eq!(pool.install(|| sums_of_squares(isa, &xs)), found, "{isa}, {n_threads} threads");
             }
         }
     }
@@ -393,11 +402,13 @@ mod tests {
                     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                         let mut x = vec![1.0; n];
                         x[i] = bad;
-                        assert!(!sum_of_squares(isa, &x).is_finite(), "{bad} at {i} of {n} on {isa}");
+                        let sums = sums_of_squares(isa, &[&[1.0; 3], &x, &[2.0; 5]]);
+                        let finite: Vec<bool> = sums.iter().map(|sum| sum.is_finite()).collect();
+                        assert_eq!(finite, [true, false, true], "{bad} at {i} of {n} on {isa}");
                     }
                 }
             }
-            assert!(sum_of_squares(isa, &[f32::MAX; 40]).is_finite(), "{isa}");
+            assert!(sums_of_squares(isa, &[&[f32::MAX; 40]])[0].is_finite(), "{isa}");
         }
     }
 }

@@ -397,8 +397,8 @@ fn optimizers_stay_inside_their_slices() {
                 let step = Step { rule, clip: 0.7, weight_decay: 0.1, ema_rate: 0.9 };
                 let state = states.each_mut().map(|state| &mut **state);
                 let parameter = Parameter { value: &mut value, state, shadow: &mut shadow };
-                optimizer::step(isa, &step, &gradient, parameter);
-                let sum = optimizer::sum_of_squares(isa, &gradient);
+                optimizer::step(isa, &step, [(&*gradient, parameter)]);
+                let [sum] = optimizer::sums_of_squares(isa, &[&gradient]).try_into().expect("one sum");
                 let [a, b, c] = states;
                 [value, a, b, c, shadow].iter().map(|out| out.to_vec()).chain([vec![sum as f32]]).collect()
             });

@@ -399,8 +399,7 @@ mod tests {
         let before = loss(&net);
         let gradients: Vec<_> = params::gradients(&net, &before.backward()).into_iter().map(|(_, g)| g).collect();
         assert!(gradients.iter().all(Option::is_some), "every parameter has a gradient");
-        let squares: f64 =
-            gradients.iter().flatten().map(|g| ncsn_kernels::ops::optimizer::sum_of_squares(g.clone())).sum();
+        let squares: f64 = ncsn_kernels::ops::optimizer::sums_of_squares(&gradients).iter().sum();
         // Along the gradient itself the loss falls by lr·‖g‖² to first order; the second is small for so short a step.
         let lr = 1e-2;
         let after = loss(&Optimizer::new(Rule::Sgd { lr, momentum: 0.0, weight_decay: 0.0 }).step(net, gradients));

@@ -88,6 +88,33 @@ pub(super) enum Decision<'a> {
     OnDevice(&'a Verdict),
 }
 
+/// Parameters after a step, of which those with gradients move, all of them in one go; shadows follow the others too.
+fn advance_each(
+    step: &kernel::Step,
+    verdict: Option<&Verdict>,
+    gradients: Vec<Option<Tensor<1>>>,
+    parameters: Vec<ops::Parameter>,
+) -> Vec<ops::Parameter> {
+    let moves: Vec<bool> = gradients.iter().map(Option::is_some).collect();
+    let (mut moving, mut still) = (Vec::new(), Vec::new());
+    for (gradient, parameter) in gradients.into_iter().zip(parameters) {
+        match gradient {
+            Some(gradient) => moving.push((gradient, parameter)),
+            None => still.push(parameter),
+        }
+    }
+    let (mut moved, mut still) = (ops::step(step, verdict, moving).into_iter(), still.into_iter());
+    let follow = |parameter: ops::Parameter| {
+        let shadow = parameter.shadow.map(|shadow| {
+            let after = blend(step.ema_rate, shadow.clone(), parameter.value.clone());
+            verdict.map_or(after.clone(), |verdict| verdict.choose(after, shadow))
+        });
+        ops::Parameter { shadow, ..parameter }
+    };
+    let next = |moves| if moves { moved.next() } else { still.next().map(follow) };
+    moves.into_iter().map(next).map(|parameter| parameter.expect("as many as before")).collect()
+}
+
 /// A rule with the state it keeps for each parameter.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
@@ -165,31 +192,28 @@ impl Optimizer {
         verdict: Option<&Verdict>,
         shadows: Vec<Tensor<1>>,
     ) -> Vec<Tensor<1>> {
-        let mut shadows = shadows.into_iter();
-        let mut shadows_after = Vec::with_capacity(shadows.len());
+        let mut shadows_after = Vec::new();
         params::map_values(module, |values| {
             assert_eq!(values.len(), gradients.len(), "gradients of as many parameters");
-            let advance_one = |(index, (value, gradient)): (usize, (Tensor<1>, Option<Tensor<1>>))| {
-                let (mut value, mut shadow) = (value.inner(), shadows.next());
+            let mut parameters: Vec<ops::Parameter> = Vec::with_capacity(values.len());
+            let mut shadows = shadows.into_iter();
+            for (index, value) in values.into_iter().enumerate() {
+                let value = value.inner();
                 if self.state.len() <= index {
                     let zeros = self.rule.state_names().iter().map(|_| value.zeros_like());
                     self.state.push(zeros.collect());
                 }
-                if let Some(gradient) = gradient {
-                    let state = std::mem::take(&mut self.state[index]);
-                    let before = ops::Parameter { value, state, shadow };
-                    let after = ops::step(&step, verdict, gradient, before);
-                    (value, self.state[index], shadow) = (after.value, after.state, after.shadow);
-                } else {
-                    shadow = shadow.map(|shadow| {
-                        let after = blend(step.ema_rate, shadow.clone(), value.clone());
-                        verdict.map_or(after.clone(), |verdict| verdict.choose(after, shadow))
-                    });
-                }
+                let state = std::mem::take(&mut self.state[index]);
+                parameters.push(ops::Parameter { value, state, shadow: shadows.next() });
+            }
+            let after = advance_each(&step, verdict, gradients, parameters);
+            let mut values = Vec::with_capacity(after.len());
+            for (kept, ops::Parameter { value, state, shadow }) in self.state.iter_mut().zip(after) {
+                *kept = state;
                 shadows_after.extend(shadow);
-                Tensor::from_inner(value)
-            };
-            values.into_iter().zip(gradients).enumerate().map(advance_one).collect()
+                values.push(Tensor::from_inner(value));
+            }
+            values
         });
         shadows_after
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use ncsn_kernels::ops::is_cpu;
-use ncsn_kernels::ops::optimizer::{Verdict, sum_of_squares, sums_of_squares_on_gpu};
+use ncsn_kernels::ops::optimizer::{Verdict, sums_of_squares, sums_of_squares_on_gpu};
 
 use super::optimizer::Decision;
 use super::{Ema, Optimizer, Rule};
@@ -194,8 +194,7 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
         let (names, gradients): (Vec<_>, Vec<_>) = params::gradients(&self.net, &loss.backward()).into_iter().unzip();
         let loss = loss.inner();
         let outcome = if is_cpu(&device) {
-            let squares = gradients.iter().map(|g| g.as_ref().map_or(0.0, |g| sum_of_squares(g.clone())));
-            let squares: Vec<f64> = squares.collect();
+            let squares = sums_of_squares(&gradients);
             let loss = finite(device::scalar(loss)?, squares.iter().copied(), &names, step)?;
             let clip = self.options.grad_clip.map_or(1.0, |max_norm| {
                 // PyTorch's clip_grad_norm_.

@@ -37,18 +37,72 @@ impl Verdict {
     }
 }
 
-/// The parameter after a step against its `gradient`, `[n]`, see [`optimizer::step`]; the same parameter if the verdict, which only
-/// a GPU takes, is not to go.
+/// Parameters, all on one device, after a step against their gradients, `[n]` each, see [`optimizer::step`]; the same parameters if
+/// the verdict, which only a GPU takes, is not to go.
 ///
 /// # Panics
 /// If shapes differ, or the states are not those of the rule, or numbers are not f32.
-pub fn step(step: &Step, verdict: Option<&Verdict>, gradient: Tensor<1>, parameter: Parameter) -> Parameter {
-    let Parameter { value, state, shadow } = parameter;
-    assert!(step.rule.takes(state.len()), "{} states of {:?}", state.len(), step.rule);
-    for x in state.iter().chain([&gradient, &value]).chain(&shadow) {
-        assert!(has_kernels(x), "found {:?}, expected f32", x.dtype());
-        assert_eq!(x.dims(), value.dims(), "lengths of a parameter and what belongs to it");
+pub fn step(step: &Step, verdict: Option<&Verdict>, parameters: Vec<(Tensor<1>, Parameter)>) -> Vec<Parameter> {
+    for (gradient, Parameter { value, state, shadow }) in &parameters {
+        assert!(step.rule.takes(state.len()), "{} states of {:?}", state.len(), step.rule);
+        for x in state.iter().chain([gradient, value]).chain(shadow) {
+            assert!(has_kernels(x), "found {:?}, expected f32", x.dtype());
+            assert_eq!(x.dims(), value.dims(), "lengths of a parameter and what belongs to it");
+        }
     }
+    match parameters.iter().all(|(gradient, _)| is_cpu(&gradient.device())) {
+        true => {
+            assert!(verdict.is_none(), "found a verdict, which only GPUs take");
+            step_on_cpu(step, parameters)
+        }
+        false => parameters
+            .into_iter()
+            .map(|(gradient, parameter)| step_on_gpu(step, verdict, gradient, parameter))
+            .collect(),
+    }
+}
+
+fn step_on_cpu(step: &Step, parameters: Vec<(Tensor<1>, Parameter)>) -> Vec<Parameter> {
+    struct Held {
+        gradient: FlexTensor,
+        value: FlexTensor,
+        state: Vec<FlexTensor>,
+        shadow: Option<FlexTensor>,
+    }
+    let held = |(gradient, Parameter { value, state, shadow })| Held {
+        gradient: of_cpu(gradient),
+        value: of_cpu(value),
+        state: state.into_iter().map(of_cpu).collect(),
+        shadow: shadow.map(of_cpu),
+    };
+    let mut parameters: Vec<Held> = parameters.into_iter().map(held).collect();
+    let numbers = parameters.iter_mut().map(|Held { gradient, value, state, shadow }| {
+        let mut state = state.iter_mut();
+        // Numbers that others hold too are copied.
+        let parameter = optimizer::Parameter {
+            value: value.storage_mut(),
+            state: [(); 3].map(|()| state.next().map_or(&mut [][..], FlexTensor::storage_mut)),
+            shadow: shadow.as_mut().map_or(&mut [], FlexTensor::storage_mut),
+        };
+        (gradient.storage(), parameter)
+    });
+    optimizer::step(Isa::chosen(), step, numbers);
+    let tensor = Tensor::from_primitive::<Flex>;
+    let after = |Held { value, state, shadow, .. }| Parameter {
+        value: tensor(value),
+        state: state.into_iter().map(tensor).collect(),
+        shadow: shadow.map(tensor),
+    };
+    parameters.into_iter().map(after).collect()
+}
+
+/// A tensor of the processor, without gradients of its own.
+fn of_cpu<const D: usize>(x: Tensor<D>) -> FlexTensor {
+    whole(x.try_into_primitive::<Flex>().expect("a tensor of the processor without gradients"))
+}
+
+fn step_on_gpu(step: &Step, verdict: Option<&Verdict>, gradient: Tensor<1>, parameter: Parameter) -> Parameter {
+    let Parameter { value, state, shadow } = parameter;
     let mut state = state.into_iter().map(Tensor::into_dispatch);
     let before = Primitives {
         value: value.into_dispatch(),
@@ -71,9 +125,14 @@ pub fn step(step: &Step, verdict: Option<&Verdict>, gradient: Tensor<1>, paramet
     }
 }
 
-/// The sum of squares, of a tensor of the processor. See [`optimizer::sum_of_squares`].
-pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> f64 {
-    <Dispatch as OptimizerOps>::sum_of_squares(x.into_dispatch())
+/// The sum of squares of each of some tensors of the processor, 0 of none. See [`optimizer::sums_of_squares`].
+///
+/// # Panics
+/// If numbers are not f32, or a GPU's.
+pub fn sums_of_squares(xs: &[Option<Tensor<1>>]) -> Vec<f64> {
+    let xs: Vec<_> = xs.iter().map(|x| x.clone().map(of_cpu)).collect();
+    let numbers: Vec<&[f32]> = xs.iter().map(|x| x.as_ref().map_or(&[][..], FlexTensor::storage)).collect();
+    optimizer::sums_of_squares(Isa::chosen(), &numbers)
 }
 
 /// The sum of squares of each of some tensors of one GPU, `[xs.len()]`, on it: nobody waits for it. 0 of none.
@@ -138,7 +197,7 @@ pub struct Primitives<B: Backend> {
     pub shadow: Slot<B>,
 }
 
-/// What a backend has for optimisers.
+/// What GPUs have for optimisers. The processor's parameters are no backend's own: all of them are changed in one pass.
 #[backend_extension(Flex, Cube: cfg(feature = "gpu"))]
 pub trait OptimizerOps: Backend {
     /// See [`step()`].
@@ -149,48 +208,18 @@ pub trait OptimizerOps: Backend {
         step: Step,
     ) -> Primitives<Self>;
 
-    /// The sum of squares.
-    fn sum_of_squares(x: FloatTensor<Self>) -> f64;
-
     /// `parts`, `[rows, N_PARTS]`, in whose row `row` are the sums of squares of parts of `x`.
     fn parts_of_squares(parts: FloatTensor<Self>, x: FloatTensor<Self>, row: usize) -> FloatTensor<Self>;
 }
 
 impl OptimizerOps for Flex {
-    fn optimizer_step(
-        gradient: FlexTensor,
-        parameter: Primitives<Self>,
-        verdict: Slot<Self>,
-        step: Step,
-    ) -> Primitives<Self> {
-        assert!(matches!(verdict, Slot::Empty), "found a verdict, which only GPUs take");
-        let gradient = whole(gradient);
-        let Primitives { value, state0, state1, state2, shadow } = parameter;
-        let mut value = whole(value);
-        let [mut state0, mut state1, mut state2, mut shadow] =
-            [state0, state1, state2, shadow].map(|slot| slot.into_option().map(whole));
-        let numbers = optimizer::Parameter {
-            value: value.storage_mut(),
-            state: [numbers(&mut state0), numbers(&mut state1), numbers(&mut state2)],
-            shadow: numbers(&mut shadow),
-        };
-        optimizer::step(Isa::chosen(), &step, gradient.storage(), numbers);
-        let [state0, state1, state2, shadow] = [state0, state1, state2, shadow].map(Slot::from);
-        Primitives { value, state0, state1, state2, shadow }
-    }
-
-    fn sum_of_squares(x: FlexTensor) -> f64 {
-        optimizer::sum_of_squares(Isa::chosen(), whole(x).storage())
+    fn optimizer_step(_: FlexTensor, _: Primitives<Self>, _: Slot<Self>, _: Step) -> Primitives<Self> {
+        unreachable!("the processor's parameters go together")
     }
 
     fn parts_of_squares(_: FlexTensor, _: FlexTensor, _: usize) -> FlexTensor {
         unreachable!("the processor's numbers are waited for")
     }
-}
-
-/// The numbers of a tensor, a copy of its own if others hold them too; none of no tensor.
-fn numbers(tensor: &mut Option<FlexTensor>) -> &mut [f32] {
-    tensor.as_mut().map_or(&mut [], FlexTensor::storage_mut)
 }
 
 #[cfg(test)]
@@ -218,7 +247,7 @@ mod tests {
         let (mut value, mut shadow, mut m, mut v) = (start, start, [0.0; 3], [0.0; 3]);
         let state = [&mut m[..], &mut v, &mut []];
         let numbers = optimizer::Parameter { value: &mut value, state, shadow: &mut shadow };
-        optimizer::step(Isa::chosen(), &step_of, &gradient, numbers);
+        optimizer::step(Isa::chosen(), &step_of, [(&gradient[..], numbers)]);
 
         let held = tensor(&start);
         let before = Parameter {
@@ -226,7 +255,7 @@ mod tests {
             state: vec![tensor(&[0.0; 3]), tensor(&[0.0; 3])],
             shadow: Some(held.clone()),
         };
-        let after = step(&step_of, None, tensor(&gradient), before);
+        let [after] = step(&step_of, None, vec![(tensor(&gradient), before)]).try_into().expect("one parameter");
         assert_eq!(values(after.value), value);
         assert_eq!(after.state.into_iter().map(values).collect::<Vec<_>>(), [m, v]);
         assert_eq!(values(after.shadow.expect("a shadow")), shadow);
@@ -244,15 +273,16 @@ mod tests {
         let [value, momentum, shadow] = [1.0, 2.0, 3.0].map(|x| tensor(&[x; 100]));
         let before = [&value, &momentum, &shadow].map(address);
         let parameter = Parameter { value, state: vec![momentum], shadow: Some(shadow) };
-        let Parameter { value, state, shadow } = step(&step_of, None, tensor(&[1.0; 100]), parameter);
+        let after = step(&step_of, None, vec![(tensor(&[1.0; 100]), parameter)]);
+        let [Parameter { value, state, shadow }] = after.try_into().expect("one parameter");
         assert_eq!([&value, &state[0], &shadow.expect("a shadow")].map(address), before);
     }
 
     #[test]
-    fn the_sum_of_squares_is_that_of_the_tensors_own_numbers() {
+    fn sums_of_squares_are_those_of_the_tensors_own_numbers() {
         let x = Tensor::<2>::from_floats([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], &Device::flex());
-        assert_eq!(sum_of_squares(x.clone()), 91.0);
-        assert_eq!(sum_of_squares(x.clone().transpose()), 91.0);
-        assert_eq!(sum_of_squares(x.slice([0..2, 1..2])), 29.0);
+        let column = x.clone().slice([0..2, 1..2]);
+        let xs = [Some(x.reshape([6])), None, Some(column.swap_dims(0, 1).reshape([2]))];
+        assert_eq!(sums_of_squares(&xs), [91.0, 0.0, 29.0]);
     }
 }

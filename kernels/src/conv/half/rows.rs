@@ -111,26 +111,46 @@ pub fn convolve(
     pack_weights(method, weights, Taps::Places, channels, exchanged, packed);
     let packed = &*packed;
 
+    // Rows of the output that are computed by themselves: few images are cut, so that there is work for all threads until the end.
     let tiles = tiles(out_size[1], dilation);
-    let n = out_size[0] * tiles.len();
-    let n_rows = n.div_ceil(n.div_ceil(16));
-    let target = |i: usize| {
-        let (y, x) = (i / tiles.len(), tiles[i % tiles.len()]);
-        (y * out_size[1] + x, x + dilation < out_size[1])
+    let n_images = out.len() / (c_out * out_size[0] * out_size[1]).max(1);
+    let n_bands = (N_PARTS / n_images.max(1)).clamp(1, (out_size[0] * tiles.len() / LEAST_TILES).max(1));
+    let band = out_size[0].div_ceil(n_bands);
+    let plan = |first: usize| {
+        let out_size = [band.min(out_size[0] - first), out_size[1]];
+        let n = out_size[0] * tiles.len();
+        let n_rows = n.div_ceil(n.div_ceil(16));
+        let target = |i: usize| {
+            let (y, x) = (i / tiles.len(), tiles[i % tiles.len()]);
+            (y * out_size[1] + x, x + dilation < out_size[1])
+        };
+        let targets = (0..n).map(target).collect();
+        let pixel = c_in.next_multiple_of(TERMS) * parts as usize;
+        // A tile register is read as if it had 16 rows.
+        let place = ((out_size[0] + 2 * dilation) * tiles.len() + 16) * pixel;
+        let runs = starts(n, n_rows).collect();
+        let offset = [offset[0] - first as isize, offset[1]];
+        Plan { channels, size, out_size, offset, dilation, tiles: tiles.clone(), n_rows, runs, targets, pixel, place }
     };
-    let targets = (0..n).map(target).collect();
-    let pixel = c_in.next_multiple_of(TERMS) * parts as usize;
-    // A tile register is read as if it had 16 rows.
-    let place = ((out_size[0] + 2 * dilation) * tiles.len() + 16) * pixel;
-    let runs = starts(n, n_rows).collect();
-    let plan = Plan { channels, size, out_size, offset, dilation, tiles, n_rows, runs, targets, pixel, place };
+    let plans: Vec<Plan> = (0..out_size[0]).step_by(band).map(plan).collect();
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * out_size[0] * out_size[1]);
-    parallel::for_each_part(out, out_len, |i, out| {
+    let band_len = c_out * band * out_size[1];
+    let bands = out.chunks_mut(out_len).enumerate().flat_map(|(i, out)| {
+        plans.iter().zip(out.chunks_mut(band_len)).enumerate().map(move |(band, (plan, out))| (i, band, plan, out))
+    });
+    parallel::for_each_of(bands.collect(), |(i, band, plan, out)| {
         let [x, next] = image_and_next(x, i, in_len);
-        let residual = residual.map(|r| &r[i * out_len..][..out_len]);
-        method.unit.run(Image { parts, plan: &plan, x, next, weights: packed, bias, residual, out });
+        let next = if band + 1 == plans.len() { next } else { &[] };
+        let residual = residual.map(|r| &r[i * out_len + band * band_len..][..out.len()]);
+        method.unit.run(Image { parts, plan, x, next, weights: packed, bias, residual, out });
     });
 }
+
+/// So many parts there are at least, if images are large enough.
+const N_PARTS: usize = 16;
+
+/// Tiles of a part at the least, if it is no whole image: all registers are used, twice.
+const LEAST_TILES: usize = 64;
 
 /// One image.
 struct Image<'a> {

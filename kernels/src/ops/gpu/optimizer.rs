@@ -91,10 +91,6 @@ impl OptimizerOps for CubeBackend {
         Primitives { value, state0, state1, state2, shadow }
     }
 
-    fn sum_of_squares(_: CubeTensor) -> f64 {
-        unreachable!("nobody waits for a GPU's numbers")
-    }
-
     fn parts_of_squares(parts: CubeTensor, x: CubeTensor, row: usize) -> CubeTensor {
         let (parts, x) = (owned(parts), into_contiguous(x));
         let (count, dim) = cubes(&x, N_PARTS);
