@@ -251,16 +251,16 @@ fn steps_of_optimisers_are_those_of_the_processor() {
                 let after = optimizer::step(&step(clip), verdict, vec![(gradient, parameter)]);
                 after.into_iter().next().expect("one parameter")
             };
+            let [sharper, stop] = [verdict(0.25, true), verdict(f32::NAN, false)];
             let cpu = Device::flex();
             let expected = all(&after(0.5, None, gradient(&cpu), start(&cpu)));
             let held = start(&device);
             let decided = after(0.5, None, gradient(&device), held.clone());
-            let by_verdict = after(2.0, Some(&verdict(0.25, true)), gradient(&device), held.clone());
+            let by_verdict = after(2.0, Some(&sharper), gradient(&device), held.clone());
             for found in [decided, by_verdict] {
                 let difference = difference(&all(&found), &expected);
                 assert!(difference <= 1e-5, "{rule:?} {n_states} {has_shadow}: {difference:.1e}");
             }
-            let stop = verdict(f32::NAN, false);
             let not_finite = gradient(&device) * f32::NAN;
             let stays = after(1.0, Some(&stop), not_finite, held.clone());
             assert_eq!([&stays, &held].map(all), [all(&start(&device)), all(&start(&device))], "{rule:?}");

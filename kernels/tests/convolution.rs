@@ -325,17 +325,27 @@ fn no_images_have_a_gradient_of_zeros() {
 #[test]
 fn images_in_bf16_do_not_depend_on_the_rest_of_the_batch() {
     let mut random = Random(0x8cb9_2ba7_2f3d_8dd7);
-    let shape =
+    let small =
         ConvShape { n: 3, c_in: 20, c_out: 24, size: [9, 7], kernel: [3, 3], stride: 1, padding: [1; 2], dilation: 1 };
-    let (x, weights) = (random.values(shape.input_len()), random.values(shape.weight_len()));
-    for method in Method::available() {
-        let mut together = vec![0.0; shape.output_len()];
-        half::forward(method, &shape, &x, &weights, None, None, &mut together);
+    // Alone it is cut into bands of rows, the last of them shorter.
+    let large = ConvShape { c_in: 5, c_out: 17, n: 17, size: [33, 18], ..small };
+    for shape in [small, large, ConvShape { padding: [3; 2], dilation: 3, ..large }] {
+        let [x, weights] = [shape.input_len(), shape.weight_len()].map(|n| random.values(n));
+        let [residual, grad] = [(); 2].map(|()| random.values(shape.output_len()));
         let one = ConvShape { n: 1, ..shape };
-        for (x, together) in x.chunks(one.input_len()).zip(together.chunks(one.output_len())) {
-            let mut alone = vec![0.0; one.output_len()];
-            half::forward(method, &one, x, &weights, None, None, &mut alone);
-            assert_eq!(alone, together, "{method:?}");
+        for method in Method::available() {
+            let [mut out, mut grad_x] = [shape.output_len(), shape.input_len()].map(|n| vec![f32::NAN; n]);
+            half::forward(method, &shape, &x, &weights, None, Some(&residual), &mut out);
+            half::transposed(method, &shape, &grad, &weights, None, &mut grad_x);
+            for i in [0, shape.n - 1] {
+                let [x, grad_x] = [&x, &grad_x].map(|x| &x[i * one.input_len()..][..one.input_len()]);
+                let [out, residual, grad] =
+                    [&out, &residual, &grad].map(|x| &x[i * one.output_len()..][..one.output_len()]);
+                let [mut alone, mut grad_alone] = [one.output_len(), one.input_len()].map(|n| vec![f32::NAN; n]);
+                half::forward(method, &one, x, &weights, None, Some(residual), &mut alone);
+                half::transposed(method, &one, grad, &weights, None, &mut grad_alone);
+                assert!(alone == out && grad_alone == grad_x, "{method:?} {shape:?}");
+            }
         }
     }
 }

@@ -66,7 +66,7 @@ pub fn fits(method: Method, shape: &ConvShape, out_width: usize) -> bool {
     method.unit.has_tiles() && shape.kernel == [3, 3] && shape.stride == 1 && out_width > shape.dilation
 }
 
-/// Where everything of one image is.
+/// Where everything of one image is, for some rows of its output.
 struct Plan {
     channels: [usize; 2],
     size: [usize; 2],
@@ -85,6 +85,39 @@ struct Plan {
     pixel: usize,
     /// Numbers of bf16 of a place.
     place: usize,
+}
+
+impl Plan {
+    fn of(
+        parts: Parts,
+        channels: [usize; 2],
+        [size, out_size]: [[usize; 2]; 2],
+        offset: [isize; 2],
+        dilation: usize,
+        tiles: &[usize],
+    ) -> Self {
+        let n = out_size[0] * tiles.len();
+        let n_rows = n.div_ceil(n.div_ceil(16));
+        let target = |i: usize| {
+            let (y, x) = (i / tiles.len(), tiles[i % tiles.len()]);
+            (y * out_size[1] + x, x + dilation < out_size[1])
+        };
+        let pixel = channels[0].next_multiple_of(TERMS) * parts as usize;
+        Self {
+            channels,
+            size,
+            out_size,
+            offset,
+            dilation,
+            tiles: tiles.to_vec(),
+            n_rows,
+            runs: starts(n, n_rows).collect(),
+            targets: (0..n).map(target).collect(),
+            pixel,
+            // A tile register is read as if it had 16 rows.
+            place: ((out_size[0] + 2 * dilation) * tiles.len() + 16) * pixel,
+        }
+    }
 }
 
 /// The convolution of `x` `[n, size, c_in]` → `out` `[n, out_size, c_out]`. `exchanged`: with the mirrored kernel, and weights from
@@ -111,49 +144,40 @@ pub fn convolve(
     pack_weights(method, weights, Taps::Places, channels, exchanged, packed);
     let packed = &*packed;
 
-    // Rows of the output that are computed by themselves: few images are cut, so that there is work for all threads until the end.
     let tiles = tiles(out_size[1], dilation);
-    let n_images = out.len() / (c_out * out_size[0] * out_size[1]).max(1);
-    let n_bands = (N_PARTS / n_images.max(1)).clamp(1, (out_size[0] * tiles.len() / LEAST_TILES).max(1));
-    let band = out_size[0].div_ceil(n_bands);
-    let plan = |first: usize| {
-        let out_size = [band.min(out_size[0] - first), out_size[1]];
-        let n = out_size[0] * tiles.len();
-        let n_rows = n.div_ceil(n.div_ceil(16));
-        let target = |i: usize| {
-            let (y, x) = (i / tiles.len(), tiles[i % tiles.len()]);
-            (y * out_size[1] + x, x + dilation < out_size[1])
-        };
-        let targets = (0..n).map(target).collect();
-        let pixel = c_in.next_multiple_of(TERMS) * parts as usize;
-        // A tile register is read as if it had 16 rows.
-        let place = ((out_size[0] + 2 * dilation) * tiles.len() + 16) * pixel;
-        let runs = starts(n, n_rows).collect();
-        let offset = [offset[0] - first as isize, offset[1]];
-        Plan { channels, size, out_size, offset, dilation, tiles: tiles.clone(), n_rows, runs, targets, pixel, place }
-    };
-    let plans: Vec<Plan> = (0..out_size[0]).step_by(band).map(plan).collect();
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * out_size[0] * out_size[1]);
-    let band_len = c_out * band * out_size[1];
-    let bands = out.chunks_mut(out_len).enumerate().flat_map(|(i, out)| {
-        plans.iter().zip(out.chunks_mut(band_len)).enumerate().map(move |(band, (plan, out))| (i, band, plan, out))
+    let n_rows = band_rows(out.len() / out_len.max(1), out_size[0], tiles.len(), dilation);
+    let plan = |first: usize| {
+        let out_size = [n_rows.min(out_size[0] - first), out_size[1]];
+        let offset = [offset[0] - first as isize, offset[1]];
+        Plan::of(parts, channels, [size, out_size], offset, dilation, &tiles)
+    };
+    let plans: Vec<Plan> = (0..out_size[0]).step_by(n_rows).map(plan).collect();
+    let band_len = c_out * n_rows * out_size[1];
+    let bands = out.chunks_mut(out_len).enumerate().flat_map(|(image, out)| {
+        plans.iter().zip(out.chunks_mut(band_len)).enumerate().map(move |(band, (plan, out))| (image, band, plan, out))
     });
-    parallel::for_each_of(bands.collect(), |(i, band, plan, out)| {
-        let [x, next] = image_and_next(x, i, in_len);
+    parallel::for_each_of(bands.collect(), |(image, band, plan, out)| {
+        let [x, next] = image_and_next(x, image, in_len);
         let next = if band + 1 == plans.len() { next } else { &[] };
-        let residual = residual.map(|r| &r[i * out_len + band * band_len..][..out.len()]);
-        method.unit.run(Image { parts, plan, x, next, weights: packed, bias, residual, out });
+        let residual = residual.map(|r| &r[image * out_len + band * band_len..][..out.len()]);
+        method.unit.run(Band { parts, plan, x, next, weights: packed, bias, residual, out });
     });
 }
 
-/// So many parts there are at least, if images are large enough.
-const N_PARTS: usize = 16;
+/// Rows of the output that are computed by themselves: few images are cut, so that there is work for many threads.
+fn band_rows(n_images: usize, n_rows: usize, n_tiles: usize, dilation: usize) -> usize {
+    /// So many parts there are at the most, if not for as many images.
+    const N_PARTS: usize = 16;
+    /// Tiles of a part at the least: two blocks of products.
+    const LEAST_TILES: usize = 64;
+    // A part reads as many rows again as the kernel reaches beyond its own: those are fewer.
+    let most = (n_rows * n_tiles / LEAST_TILES).min(n_rows / (2 * dilation));
+    n_rows.div_ceil((N_PARTS / n_images.max(1)).min(most).max(1))
+}
 
-/// Tiles of a part at the least, if it is no whole image: all registers are used, twice.
-const LEAST_TILES: usize = 64;
-
-/// One image.
-struct Image<'a> {
+/// Some rows of the output of one image.
+struct Band<'a> {
     parts: Parts,
     plan: &'a Plan,
     x: &'a [f32],
@@ -165,7 +189,7 @@ struct Image<'a> {
     out: &'a mut [f32],
 }
 
-impl Work for Image<'_> {
+impl Work for Band<'_> {
     #[inline(always)]
     fn run<P: Products>(self, products: &mut P) {
         let Self { parts, plan, x, next, weights, bias, residual, out } = self;
