@@ -170,6 +170,7 @@ fn shapes() -> Vec<ConvShape> {
         shape(3, 25, 37, [5, 1], [1, 1], [1, 0, 1]),
         shape(1, 32, 32, [7, 3], [1, 1], [2, 0, 1]),
         shape(1, 27, 26, [3, 8], [2, 3], [1, 2, 1]),
+        shape(1, 18, 17, [33, 18], [3, 3], [1, 1, 1]),
     ];
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     while shapes.len() < 40 {

@@ -89,7 +89,7 @@ pub(super) enum Decision<'a> {
 }
 
 /// Parameters after a step, of which those with gradients move, all of them in one go; shadows follow the others too.
-fn advance_each(
+fn move_together(
     step: &kernel::Step,
     verdict: Option<&Verdict>,
     gradients: Vec<Option<Tensor<1>>>,
@@ -206,7 +206,7 @@ impl Optimizer {
                 let state = std::mem::take(&mut self.state[index]);
                 parameters.push(ops::Parameter { value, state, shadow: shadows.next() });
             }
-            let after = advance_each(&step, verdict, gradients, parameters);
+            let after = move_together(&step, verdict, gradients, parameters);
             let mut values = Vec::with_capacity(after.len());
             for (kept, ops::Parameter { value, state, shadow }) in self.state.iter_mut().zip(after) {
                 *kept = state;
@@ -263,5 +263,32 @@ impl Optimizer {
             });
         }
         result.map(|()| Self { rule, n_steps, state })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_parameter_without_a_gradient_stays_between_those_that_move_and_its_shadow_follows() {
+        let tensor = |x: f32| Tensor::<1>::from_floats([x; 5], &Device::flex());
+        let parameter =
+            |x: f32| ops::Parameter { value: tensor(x), state: vec![tensor(10.0 * x)], shadow: Some(tensor(0.0)) };
+        let rule = kernel::Rule::Sgd { lr: 1.0, momentum: 0.5 };
+        let step = kernel::Step { rule, clip: 1.0, weight_decay: 0.0, ema_rate: 0.75 };
+        let gradients = vec![Some(tensor(1.0)), None, Some(tensor(2.0))];
+        let after = move_together(&step, None, gradients, [1.0, 2.0, 3.0].map(parameter).into());
+        // Momentum 0.5·10x + g, the weight less that, and a quarter of it.
+        let expected = [[-5.0, 6.0, -1.25], [2.0, 20.0, 0.5], [-14.0, 17.0, -3.5]];
+        assert_eq!(after.len(), 3);
+        for (ops::Parameter { value, state, shadow }, expected) in after.into_iter().zip(expected) {
+            for (tensor, expected) in [Some(value), state.into_iter().next(), shadow].into_iter().zip(expected) {
+                let values: Vec<f32> = tensor.expect("a tensor").try_into_vec_as().expect("f32");
+                assert_eq!(values, [expected; 5]);
+            }
+        }
     }
 }

@@ -76,10 +76,10 @@ struct Plan {
     dilation: usize,
     /// First outputs of a row's tiles.
     tiles: Vec<usize>,
-    /// Tiles that are done together, at most 16, and where such runs begin in all of the output.
+    /// Tiles that are done together, at most 16, and where such runs begin in all of these rows.
     n_rows: usize,
     runs: Vec<usize>,
-    /// Of each tile of the output its first pixel, and whether the second is there.
+    /// Of each tile of these rows its first pixel, and whether the second is there.
     targets: Vec<(usize, bool)>,
     /// Numbers of bf16 of a place of a tile.
     pixel: usize,
@@ -136,6 +136,9 @@ pub fn convolve(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    if out.is_empty() {
+        return;
+    }
     let [c_in, c_out] = channels;
     let parts = method.parts;
     let lens = [packed_len(parts, Taps::Places, channels)];
@@ -146,14 +149,14 @@ pub fn convolve(
 
     let tiles = tiles(out_size[1], dilation);
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * out_size[0] * out_size[1]);
-    let n_rows = band_rows(out.len() / out_len.max(1), out_size[0], tiles.len(), dilation);
+    let band_height = band_height(out.len() / out_len, out_size[0], tiles.len(), dilation);
     let plan = |first: usize| {
-        let out_size = [n_rows.min(out_size[0] - first), out_size[1]];
+        let out_size = [band_height.min(out_size[0] - first), out_size[1]];
         let offset = [offset[0] - first as isize, offset[1]];
         Plan::of(parts, channels, [size, out_size], offset, dilation, &tiles)
     };
-    let plans: Vec<Plan> = (0..out_size[0]).step_by(n_rows).map(plan).collect();
-    let band_len = c_out * n_rows * out_size[1];
+    let plans: Vec<Plan> = (0..out_size[0]).step_by(band_height).map(plan).collect();
+    let band_len = c_out * band_height * out_size[1];
     let bands = out.chunks_mut(out_len).enumerate().flat_map(|(image, out)| {
         plans.iter().zip(out.chunks_mut(band_len)).enumerate().map(move |(band, (plan, out))| (image, band, plan, out))
     });
@@ -166,14 +169,14 @@ pub fn convolve(
 }
 
 /// Rows of the output that are computed by themselves: few images are cut, so that there is work for many threads.
-fn band_rows(n_images: usize, n_rows: usize, n_tiles: usize, dilation: usize) -> usize {
-    /// So many parts there are at the most, if not for as many images.
+fn band_height(n_images: usize, height: usize, n_tiles: usize, dilation: usize) -> usize {
+    /// More parts there are only for more images.
     const N_PARTS: usize = 16;
-    /// Tiles of a part at the least: two blocks of products.
+    /// Tiles of a band, but for the last, at the least: two blocks of products.
     const LEAST_TILES: usize = 64;
-    // A part reads as many rows again as the kernel reaches beyond its own: those are fewer.
-    let most = (n_rows * n_tiles / LEAST_TILES).min(n_rows / (2 * dilation));
-    n_rows.div_ceil((N_PARTS / n_images.max(1)).min(most).max(1))
+    // A band also reads the rows that the kernel reaches beyond its own: no more than those, but for the last band.
+    let most = (height * n_tiles / LEAST_TILES).min(height / (2 * dilation));
+    height.div_ceil((N_PARTS / n_images).min(most).max(1))
 }
 
 /// Some rows of the output of one image.
