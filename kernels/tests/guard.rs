@@ -173,7 +173,7 @@ fn shapes() -> Vec<ConvShape> {
         shape(1, 18, 17, [33, 18], [3, 3], [1, 1, 1]),
     ];
     let mut random = Random(0x2545_f491_4f6c_dd1d);
-    while shapes.len() < 40 {
+    while shapes.len() < 41 {
         let mut side = || random.one_of(&[1, 2, 3, 5, 8, 13]);
         let size = [side(), side()];
         let mut channels = || random.one_of(&[1, 2, 7, 8, 15, 16, 17, 24, 31, 33]);

@@ -281,7 +281,8 @@ mod tests {
     #[test]
     fn sums_of_squares_are_those_of_the_tensors_own_numbers() {
         let row = tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        let xs = [Some(row.clone()), None, Some(row.narrow(0, 1, 2))];
-        assert_eq!(sums_of_squares(&xs), [91.0, 0.0, 13.0]);
+        let column = row.clone().reshape([2, 3]).slice([0..2, 1..2]).reshape([2]);
+        let xs = [Some(row.clone()), None, Some(column), Some(row.narrow(0, 1, 2))];
+        assert_eq!(sums_of_squares(&xs), [91.0, 0.0, 29.0, 13.0]);
     }
 }
