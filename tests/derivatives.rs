@@ -11,7 +11,7 @@ use ncsn::score::Differentiable;
 struct ToF64;
 
 impl Replace for ToF64 {
-    fn replace<const D: usize>(&mut self, _: usize, _: &str, value: Tensor<D>) -> Tensor<D> {
+    fn replace<const D: usize>(&mut self, _: usize, value: Tensor<D>) -> Tensor<D> {
         value.cast(DType::F64)
     }
 }

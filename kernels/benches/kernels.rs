@@ -15,7 +15,7 @@ use ncsn_kernels::conv::{self, ConvShape};
 use ncsn_kernels::cpu::{Isa, Precision};
 use ncsn_kernels::elu;
 use ncsn_kernels::filter::{self, Filter};
-use ncsn_kernels::norm::{self, Activation, NormShape, Scales};
+use ncsn_kernels::norm::{Activation, Norm, NormShape};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
 use ncsn_kernels::random::{self, Position};
 
@@ -89,16 +89,16 @@ fn norms(criterion: &mut Criterion) {
     for [c, side] in STAGES {
         let shape = NormShape { n: N, c, pixels: side * side };
         let [x, grad] = [(); 2].map(|()| values(N * c * side * side));
-        let [gamma, alpha, beta] = [(); 3].map(|()| values(N * c));
-        let scales = Scales { gamma: &gamma, alpha: Some(&alpha), beta: &beta };
-        let mut out = vec![0.0; x.len()];
-        let statistics = norm::forward(isa, shape, &x, scales, Activation::Elu, &mut out);
+        let (mut table, rows): (_, Vec<usize>) = (values(N * 3 * c), (0..N).collect());
+        let norm = Norm { shape, plus: true, table: &table.clone(), rows: &rows, activation: Activation::Elu };
+        let (mut out, mut statistics) = (vec![0.0; x.len()], vec![0.0; N * 2 * c]);
+        norm.forward(isa, &x, &mut statistics, &mut out);
         group.throughput(Throughput::Elements(x.len() as u64));
         group.bench_function(format!("forward/{c}x{side}x{side}"), |bencher| {
-            bencher.iter(|| norm::forward(isa, shape, &x, scales, Activation::Elu, &mut out));
+            bencher.iter(|| norm.forward(isa, &x, &mut statistics, &mut out));
         });
         group.bench_function(format!("backward/{c}x{side}x{side}"), |bencher| {
-            bencher.iter(|| norm::backward(isa, shape, &x, &grad, scales, &statistics, Activation::Elu, &mut out));
+            bencher.iter(|| norm.backward(isa, &x, &statistics, &grad, None, &mut table, &mut out));
         });
     }
     group.finish();

@@ -4,7 +4,7 @@ use crate::buffer::Scratch;
 use crate::channels::{Terms, Values, load, store, sum_terms};
 use crate::cpu::{Isa, kernel};
 use crate::elu;
-use crate::parallel::for_each_of;
+use crate::parallel::for_each_pair_of_parts;
 use crate::simd::Simd;
 
 /// Added to variances.
@@ -30,115 +30,114 @@ pub enum Activation {
     Elu,
 }
 
-/// The norm's parameters for each example: `[n, c]` each.
+/// An instance norm of some images.
 #[derive(Clone, Copy, Debug)]
-pub struct Scales<'a> {
-    /// γ, the factor.
-    pub gamma: &'a [f32],
-    /// α, the weight of μ̂; `None` for plain instance norm.
-    pub alpha: Option<&'a [f32]>,
-    /// β, the summand.
-    pub beta: &'a [f32],
+pub struct Norm<'a> {
+    /// Their sizes.
+    pub shape: NormShape,
+    /// Whether it is instance norm++.
+    pub plus: bool,
+    /// Its parameters: rows (γ, α, β), of `c` numbers each, or (γ, β) for plain instance norm.
+    pub table: &'a [f32],
+    /// The row of each image, `[n]`.
+    pub rows: &'a [usize],
+    /// What follows.
+    pub activation: Activation,
 }
 
-/// The gradients for [`Scales`]: `[n, c]` each.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ScalesGradient {
-    /// For γ.
-    pub gamma: Vec<f32>,
-    /// For α, if there is one.
-    pub alpha: Option<Vec<f32>>,
-    /// For β.
-    pub beta: Vec<f32>,
-}
+impl Norm<'_> {
+    /// act(γ·(x̂ + α·μ̂) + β), instance norm++ (Song & Ermon 2019, appendix A, with γ before α as in the published program).
+    ///
+    /// x̂ = (x − μ)·r is each channel with mean 0 and variance 1, r = 1/√(σ² + ε) with its biased variance σ²;
+    /// μ̂ = (μ − m)/√(v + ε) are an image's means, standardised with their own mean m and unbiased variance v. Each image is
+    /// computed by itself.
+    ///
+    /// # Shapes
+    /// `x`, `out`: `[n, pixels, c]`; `statistics`: `[n, 2, c]`, μ and r, which [`Self::backward`] needs.
+    ///
+    /// # Panics
+    /// If a length is another, the table has no such row, there is no channel or pixel, or one channel for instance norm++.
+    pub fn forward(&self, isa: Isa, x: &[f32], statistics: &mut [f32], out: &mut [f32]) {
+        let NormShape { c, .. } = self.shape;
+        let image = self.shape.image();
+        self.check([x.len(), out.len()], statistics.len());
+        for_each_pair_of_parts([out, statistics], [image, 2 * c], |i, [out, statistics]| {
+            normalise_image(isa, &x[i * image..][..image], self.scales(i), self.activation, statistics, out);
+        });
+    }
 
-/// What [`backward`] needs to know from [`forward`]: `[n, c]` each.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Statistics {
-    /// μ, each channel's mean.
-    pub mu: Vec<f32>,
-    /// r = 1/√(σ² + ε), with each channel's biased variance σ².
-    pub r: Vec<f32>,
-}
+    /// The gradients of [`Self::forward`]: that for x is written to `grad_x`, and `more`, what comes from elsewhere, added to it;
+    /// that for the table to `grad_table`, a row's images added up in their order.
+    ///
+    /// With g = grad_out·act′(u), u the activation's input, and the sums S₁ = Σ g and S₂ = Σ g·x̂ over a channel's pixels:
+    /// ∂β = S₁, ∂γ = S₂ + α·μ̂·S₁, ∂α = γ·μ̂·S₁, ∂μ̂ = γ·α·S₁,
+    /// ∂x = γ·r·(g − S₁/pixels − x̂·S₂/pixels) + ∂μ/pixels, where
+    /// ∂μ = (∂μ̂ − mean ∂μ̂ − μ̂·Σ ∂μ̂·μ̂/(c − 1))/√(v + ε), mean and sum over the channels.
+    ///
+    /// # Shapes
+    /// `x`, `grad_out`, `more`, `grad_x`: `[n, pixels, c]`; `statistics`: `[n, 2, c]`; `grad_table` as the table.
+    ///
+    /// # Panics
+    /// As [`Self::forward`].
+    #[allow(clippy::too_many_arguments, reason = "all that the forward pass had and gave, and the gradient's two ends")]
+    pub fn backward(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        statistics: &[f32],
+        grad_out: &[f32],
+        more: Option<&[f32]>,
+        grad_table: &mut [f32],
+        grad_x: &mut [f32],
+    ) {
+        let (NormShape { n, c, .. }, columns) = (self.shape, self.columns());
+        let image = self.shape.image();
+        self.check([x.len(), grad_x.len()], statistics.len());
+        let lens = [grad_out.len(), more.unwrap_or(grad_out).len()];
+        assert_eq!(lens, [x.len(); 2], "found gradients of other lengths than x");
+        assert_eq!(grad_table.len(), self.table.len(), "found a gradient of another length than the table");
+        let lens = [n * columns];
+        let mut scratch = Scratch::take(lens);
+        let [of_images] = scratch.pieces(lens);
+        for_each_pair_of_parts([grad_x, &mut *of_images], [image, columns], |i, [grad_x, grad_scales]| {
+            let [x, grad_out] = [x, grad_out].map(|values| &values[i * image..][..image]);
+            let (mu, r) = statistics[2 * i * c..][..2 * c].split_at(c);
+            let more = more.map(|more| &more[i * image..][..image]);
+            let image = Image { x, scales: self.scales(i), mu, r };
+            backward_image(isa, image, grad_out, self.activation, more, grad_x, grad_scales);
+        });
+        grad_table.fill(0.0);
+        for (row, of_image) in self.rows.iter().zip(of_images.chunks_exact(columns)) {
+            let sums = &mut grad_table[row * columns..][..columns];
+            sums.iter_mut().zip(of_image).for_each(|(sum, part)| *sum += part);
+        }
+    }
 
-/// act(γ·(x̂ + α·μ̂) + β), instance norm++ (Song & Ermon 2019, appendix A, with γ before α as in the published program).
-///
-/// x̂ = (x − μ)·r is each channel with mean 0 and variance 1; μ̂ = (μ − m)/√(v + ε) are an image's means, standardised with
-/// their own mean m and unbiased variance v. Each image is computed by itself.
-///
-/// # Shapes
-/// `x`, `out`: `[n, pixels, c]`.
-pub fn forward(
-    isa: Isa,
-    shape: NormShape,
-    x: &[f32],
-    scales: Scales<'_>,
-    act: Activation,
-    out: &mut [f32],
-) -> Statistics {
-    let NormShape { n, c, .. } = shape;
-    shape.check(&scales, [x.len(), out.len()]);
-    let mut statistics = Statistics { mu: vec![0.0; n * c], r: vec![0.0; n * c] };
-    let means = statistics.mu.chunks_mut(c).zip(statistics.r.chunks_mut(c));
-    let images = out.chunks_mut(shape.image()).zip(means).enumerate();
-    for_each_of(images.collect(), |(i, (out, (mu, r)))| {
-        let x = &x[i * shape.image()..][..out.len()];
-        normalise_image(isa, x, scales.of_image(i, c), act, mu, r, out);
-    });
-    statistics
-}
+    /// Numbers of a row of the table.
+    fn columns(&self) -> usize {
+        if self.plus { 3 * self.shape.c } else { 2 * self.shape.c }
+    }
 
-/// The gradients of [`forward`]; that for x is written to `grad_x`.
-///
-/// With g = grad_out·act′(u), u the activation's input, and the sums S₁ = Σ g and S₂ = Σ g·x̂ over a channel's pixels:
-/// ∂β = S₁, ∂γ = S₂ + α·μ̂·S₁, ∂α = γ·μ̂·S₁, ∂μ̂ = γ·α·S₁,
-/// ∂x = γ·r·(g − S₁/pixels − x̂·S₂/pixels) + ∂μ/pixels, where
-/// ∂μ = (∂μ̂ − mean ∂μ̂ − μ̂·Σ ∂μ̂·μ̂/(c − 1))/√(v + ε), mean and sum over the channels.
-///
-/// # Shapes
-/// `x`, `grad_out`, `grad_x`: `[n, pixels, c]`.
-#[allow(clippy::too_many_arguments, reason = "all that the forward pass had, its result and the gradient's two ends")]
-pub fn backward(
-    isa: Isa,
-    shape: NormShape,
-    x: &[f32],
-    grad_out: &[f32],
-    scales: Scales<'_>,
-    statistics: &Statistics,
-    act: Activation,
-    grad_x: &mut [f32],
-) -> ScalesGradient {
-    backward_plus(isa, shape, x, grad_out, scales, statistics, act, None, grad_x)
-}
+    /// Those of image `i`.
+    fn scales(&self, i: usize) -> Scales<'_> {
+        let NormShape { c, .. } = self.shape;
+        let (gamma, rest) = self.table[self.rows[i] * self.columns()..][..self.columns()].split_at(c);
+        match self.plus {
+            true => Scales { gamma, alpha: Some(&rest[..c]), beta: &rest[c..] },
+            false => Scales { gamma, alpha: None, beta: rest },
+        }
+    }
 
-/// [`backward`], with `more` added to the gradient for x: what comes from elsewhere.
-#[allow(clippy::too_many_arguments, reason = "as for the gradient alone")]
-pub fn backward_plus(
-    isa: Isa,
-    shape: NormShape,
-    x: &[f32],
-    grad_out: &[f32],
-    scales: Scales<'_>,
-    statistics: &Statistics,
-    act: Activation,
-    more: Option<&[f32]>,
-    grad_x: &mut [f32],
-) -> ScalesGradient {
-    let NormShape { n, c, .. } = shape;
-    shape.check(&scales, [x.len(), grad_x.len()]);
-    let lens = [grad_out.len(), more.unwrap_or(grad_out).len()];
-    assert_eq!(lens, [x.len(); 2], "found gradients of other lengths than x");
-    let [mut gamma, mut alpha, mut beta] = [(); 3].map(|()| vec![0.0; n * c]);
-    let scales_grads = gamma.chunks_mut(c).zip(alpha.chunks_mut(c)).zip(beta.chunks_mut(c));
-    let images = grad_x.chunks_mut(shape.image()).zip(scales_grads).enumerate();
-    for_each_of(images.collect(), |(i, (grad_x, ((gamma, alpha), beta)))| {
-        let pixels = i * shape.image()..(i + 1) * shape.image();
-        let (mu, r) = (&statistics.mu[i * c..][..c], &statistics.r[i * c..][..c]);
-        let image = Image { x: &x[pixels.clone()], scales: scales.of_image(i, c), mu, r };
-        let more = more.map(|more| &more[pixels.clone()]);
-        backward_image(isa, image, &grad_out[pixels], act, more, grad_x, [gamma, alpha, beta]);
-    });
-    ScalesGradient { gamma, alpha: scales.alpha.map(|_| alpha), beta }
+    fn check(&self, images: [usize; 2], statistics: usize) {
+        let NormShape { n, c, .. } = self.shape;
+        assert!(self.shape.image() > 0, "found {:?}, expected at least one channel and one pixel", self.shape);
+        assert_eq!(images, [n * self.shape.image(); 2], "found images of other lengths than {:?}", self.shape);
+        assert_eq!([self.rows.len(), statistics], [n, n * 2 * c], "found rows or statistics of other images");
+        assert!(!self.plus || c > 1, "found one channel, expected several for instance norm++");
+        let n_rows = self.table.len() / self.columns();
+        assert!(self.table.len().is_multiple_of(self.columns()), "found a table of other rows than {c} channels need");
+        assert!(self.rows.iter().all(|&row| row < n_rows), "found rows {:?} of a table of {n_rows}", self.rows);
+    }
 }
 
 impl NormShape {
@@ -146,27 +145,17 @@ impl NormShape {
     fn image(self) -> usize {
         self.c * self.pixels
     }
-
-    fn check(self, scales: &Scales<'_>, lens: [usize; 2]) {
-        let Self { n, c, .. } = self;
-        assert!(self.image() > 0, "found {self:?}, expected at least one channel and one pixel");
-        assert_eq!(lens, [n * self.image(); 2], "found images of other lengths than {self:?}");
-        let lens = [scales.gamma, scales.beta, scales.alpha.unwrap_or(scales.beta)].map(<[f32]>::len);
-        assert_eq!(lens, [n * c; 3], "found scales of other lengths than {self:?}");
-        assert!(scales.alpha.is_none() || c > 1, "found one channel, expected several for instance norm++");
-    }
 }
 
-impl Scales<'_> {
-    /// Those of image `i`: `[c]` each.
-    fn of_image(&self, i: usize, c: usize) -> Self {
-        let channels = i * c..(i + 1) * c;
-        Self {
-            gamma: &self.gamma[channels.clone()],
-            alpha: self.alpha.map(|alpha| &alpha[channels.clone()]),
-            beta: &self.beta[channels],
-        }
-    }
+/// The parameters for one image: `[c]` each.
+#[derive(Clone, Copy)]
+struct Scales<'a> {
+    /// γ, the factor.
+    gamma: &'a [f32],
+    /// α, the weight of μ̂; `None` for plain instance norm.
+    alpha: Option<&'a [f32]>,
+    /// β, the summand.
+    beta: &'a [f32],
 }
 
 /// One image of the forward pass.
@@ -214,10 +203,11 @@ impl Image<'_> {
 kernel! {
     /// The image stays in the second cache between the passes.
     fn normalise_image<'a>(
-        s; x: &'a [f32], scales: Scales<'a>, act: Activation, mu: &'a mut [f32], r: &'a mut [f32], out: &'a mut [f32]
+        s; x: &'a [f32], scales: Scales<'a>, act: Activation, statistics: &'a mut [f32], out: &'a mut [f32]
     ) {
-        let c = mu.len();
+        let c = scales.gamma.len();
         let pixels = x.len() / c;
+        let (mu, r) = statistics.split_at_mut(c);
         // SAFETY: x has so many pixels and channels.
         unsafe { sum_terms(s, [pixels, c], &mut Values(x), mu) };
         mu.iter_mut().for_each(|mu| *mu /= pixels as f32);
@@ -309,15 +299,16 @@ impl Lines<'_> {
 }
 
 kernel! {
-    /// `grads`: for γ, α and β.
+    /// `grad_scales`: a row, as in the table.
     fn backward_image<'a>(
         s; image: Image<'a>, grad_out: &'a [f32], act: Activation, more: Option<&'a [f32]>, grad_x: &'a mut [f32],
-        grads: [&'a mut [f32]; 3]
+        grad_scales: &'a mut [f32]
     ) {
         let Image { x, scales: Scales { gamma, alpha, .. }, mu, r } = image;
         let (c, pixels) = (mu.len(), x.len() / mu.len());
         let (mu_hat, mu_scale) = image.standardised_means();
-        let [grad_gamma, grad_alpha, grad_beta] = grads;
+        let (grad_gamma, rest) = grad_scales.split_at_mut(c);
+        let (grad_alpha, grad_beta) = rest.split_at_mut(rest.len() - c);
         let lens = [c, c, 2 * c, c];
         let mut scratch = Scratch::take(lens);
         let [a, b, sums, scale] = scratch.pieces(lens);
@@ -343,7 +334,9 @@ kernel! {
         for i in 0..c {
             let (alpha, mu_hat) = (alpha.map_or(0.0, |alpha| alpha[i]), mu_hat[i] as f32);
             grad_gamma[i] = s_2[i] + alpha * mu_hat * s_1[i];
-            grad_alpha[i] = gamma[i] * mu_hat * s_1[i];
+            if !grad_alpha.is_empty() {
+                grad_alpha[i] = gamma[i] * mu_hat * s_1[i];
+            }
             grad_beta[i] = s_1[i];
             grad_mu_hat[i] = f64::from(gamma[i]) * f64::from(alpha) * f64::from(s_1[i]);
         }
@@ -427,25 +420,29 @@ mod tests {
     #[derive(Clone)]
     struct Case {
         shape: NormShape,
+        plus: bool,
         act: Activation,
         x: Vec<f32>,
-        gamma: Vec<f32>,
-        alpha: Option<Vec<f32>>,
-        beta: Vec<f32>,
+        /// A row more than there are images. Of three images two have the same.
+        table: Vec<f32>,
+        rows: Vec<usize>,
         grad_out: Vec<f32>,
     }
 
     impl Case {
         fn new([n, c, pixels]: [usize; 3], act: Activation, plus: bool, seed: u64) -> Self {
             let len = n * c * pixels;
+            let columns = if plus { 3 * c } else { 2 * c };
+            let mut table = numbers((n + 1) * columns, seed + 1);
+            table.chunks_mut(columns).for_each(|row| row[..c].iter_mut().for_each(|gamma| *gamma += 1.0));
             Self {
                 shape: NormShape { n, c, pixels },
+                plus,
                 act,
                 // Channels with different means.
                 x: numbers(len, seed).iter().enumerate().map(|(i, x)| x + (i % c % 5) as f32 * 0.3).collect(),
-                gamma: numbers(n * c, seed + 1).iter().map(|x| 1.0 + x).collect(),
-                alpha: plus.then(|| numbers(n * c, seed + 2)),
-                beta: numbers(n * c, seed + 3),
+                table,
+                rows: (0..n).map(|i| if i % 3 == 2 { n } else { n - i }).collect(),
                 grad_out: numbers(len, seed + 4),
             }
         }
@@ -469,44 +466,45 @@ mod tests {
             cases.flat_map(both).zip(1..).map(|((shape, plus, act), seed)| Self::new(shape, act, plus, seed)).collect()
         }
 
-        fn scales(&self) -> Scales<'_> {
-            Scales { gamma: &self.gamma, alpha: self.alpha.as_deref(), beta: &self.beta }
+        fn norm(&self) -> Norm<'_> {
+            let Self { shape, plus, ref table, ref rows, act: activation, .. } = *self;
+            Norm { shape, plus, table, rows, activation }
         }
 
-        fn forward(&self, isa: Isa) -> (Vec<f32>, Statistics) {
+        /// The output and the statistics.
+        fn forward(&self, isa: Isa) -> (Vec<f32>, Vec<f32>) {
             let mut out = vec![f32::NAN; self.x.len()];
-            let statistics = forward(isa, self.shape, &self.x, self.scales(), self.act, &mut out);
+            let mut statistics = vec![f32::NAN; 2 * self.shape.n * self.shape.c];
+            self.norm().forward(isa, &self.x, &mut statistics, &mut out);
             (out, statistics)
         }
 
-        fn backward(&self, isa: Isa) -> (Vec<f32>, ScalesGradient) {
+        /// The gradients for x and the table.
+        fn backward(&self, isa: Isa, more: Option<&[f32]>) -> (Vec<f32>, Vec<f32>) {
             let (_, statistics) = self.forward(isa);
-            let mut grad_x = vec![f32::NAN; self.x.len()];
-            let (x, grad_out) = (&self.x, &self.grad_out);
-            let grads = backward(isa, self.shape, x, grad_out, self.scales(), &statistics, self.act, &mut grad_x);
-            (grad_x, grads)
+            let [mut grad_x, mut grad_table] = [&self.x, &self.table].map(|values| vec![f32::NAN; values.len()]);
+            self.norm().backward(isa, &self.x, &statistics, &self.grad_out, more, &mut grad_table, &mut grad_x);
+            (grad_x, grad_table)
         }
 
+        /// One image, with the whole table.
         fn image(&self, i: usize) -> Self {
-            let NormShape { c, pixels, .. } = self.shape;
-            let of = |values: &[f32], len: usize| values[i * len..(i + 1) * len].to_vec();
+            let of = |values: &[f32]| values[i * self.shape.image()..][..self.shape.image()].to_vec();
             Self {
                 shape: NormShape { n: 1, ..self.shape },
-                act: self.act,
-                x: of(&self.x, c * pixels),
-                gamma: of(&self.gamma, c),
-                alpha: self.alpha.as_ref().map(|alpha| of(alpha, c)),
-                beta: of(&self.beta, c),
-                grad_out: of(&self.grad_out, c * pixels),
+                x: of(&self.x),
+                rows: vec![self.rows[i]],
+                grad_out: of(&self.grad_out),
+                ..self.clone()
             }
         }
     }
 
-    /// One image in f64, by the formulas. x, γ, α and β in a row, α = 0 without μ̂.
+    /// One image in f64, by the formulas. Its x, and its row of the table.
     fn reference(case: &Case, inputs: &[f64]) -> Vec<f64> {
         let NormShape { c, pixels, .. } = case.shape;
         let (x, scales) = inputs.split_at(c * pixels);
-        let (gamma, alpha, beta) = (&scales[..c], &scales[c..2 * c], &scales[2 * c..]);
+        let (gamma, alpha, beta) = (&scales[..c], &scales[c..], &scales[scales.len() - c..]);
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
         let squares = |x: &[f64]| x.iter().map(|v| (v - mean(x)).powi(2)).sum::<f64>();
         let channel = |i: usize| x.iter().skip(i).step_by(c).copied().collect::<Vec<f64>>();
@@ -515,7 +513,7 @@ mod tests {
         let mut out = vec![0.0; x.len()];
         for i in 0..c {
             let r = 1.0 / (squares(&channel(i)) / pixels as f64 + 1e-5).sqrt();
-            let shift = if case.alpha.is_some() { alpha[i] * (mu[i] - mean(&mu)) / spread } else { 0.0 };
+            let shift = if case.plus { alpha[i] * (mu[i] - mean(&mu)) / spread } else { 0.0 };
             for (out, x) in out.iter_mut().zip(x).skip(i).step_by(c) {
                 let u = gamma[i] * ((x - mu[i]) * r + shift) + beta[i];
                 *out = if case.act == Activation::Elu && u <= 0.0 { u.exp_m1() } else { u };
@@ -525,15 +523,16 @@ mod tests {
     }
 
     fn inputs(image: &Case) -> Vec<f64> {
-        let alpha = image.alpha.clone().unwrap_or(vec![0.0; image.shape.c]);
-        let all = image.x.iter().chain(&image.gamma).chain(&alpha).chain(&image.beta);
-        all.copied().map(f64::from).collect()
+        let columns = image.norm().columns();
+        let row = &image.table[image.rows[0] * columns..][..columns];
+        image.x.iter().chain(row).copied().map(f64::from).collect()
     }
 
     /// Rounding of numbers up to 3 in f32, through μ and sums of up to 200, times the largest factor that they meet.
-    fn tolerance(case: &Case, statistics: &Statistics) -> f64 {
-        let largest_r = statistics.r.iter().copied().fold(1.0, f32::max);
-        let spread = case.alpha.as_ref().map_or(1.0, |_| 4.0);
+    fn tolerance(case: &Case, statistics: &[f32]) -> f64 {
+        let r = statistics.chunks(case.shape.c).skip(1).step_by(2).flatten();
+        let largest_r = r.copied().fold(1.0, f32::max);
+        let spread = if case.plus { 4.0 } else { 1.0 };
         1e-6 * f64::from(largest_r) * spread
     }
 
@@ -550,15 +549,11 @@ mod tests {
         let case = Case::new([2, 3, 7], Activation::Elu, true, 3);
         let more = numbers(case.x.len(), 9);
         for isa in Isa::available() {
-            let (_, statistics) = case.forward(isa);
-            let (grad_x, grads) = case.backward(isa);
-            let mut found = vec![f32::NAN; case.x.len()];
-            let (x, grad_out, scales) = (&case.x, &case.grad_out, case.scales());
-            let more = Some(&more[..]);
-            let same = backward_plus(isa, case.shape, x, grad_out, scales, &statistics, case.act, more, &mut found);
-            let sum = grad_x.iter().zip(more.into_iter().flatten()).map(|(a, b)| a + b);
+            let (grad_x, grad_table) = case.backward(isa, None);
+            let (found, same) = case.backward(isa, Some(&more));
+            let sum = grad_x.iter().zip(&more).map(|(a, b)| a + b);
             assert_eq!(found, sum.collect::<Vec<_>>(), "{isa}");
-            assert_eq!(same, grads, "{isa}");
+            assert_eq!(same, grad_table, "{isa}");
         }
     }
 
@@ -577,27 +572,23 @@ mod tests {
     #[test]
     fn gradients_are_differences_of_the_formula_on_every_instruction_set() {
         for case in Case::all() {
-            let NormShape { n, c, .. } = case.shape;
+            let (n, columns) = (case.shape.n, case.norm().columns());
             let differences: Vec<Vec<f64>> = (0..n).map(|i| central_differences(&case.image(i))).collect();
+            let mut of_table = vec![0.0; case.table.len()];
+            for (row, differences) in case.rows.iter().zip(&differences) {
+                let sums = &mut of_table[row * columns..][..columns];
+                sums.iter_mut().zip(&differences[case.shape.image()..]).for_each(|(sum, d)| *sum += d);
+            }
             for isa in Isa::available() {
-                let (grad_x, grads) = case.backward(isa);
-                assert_eq!(grads.alpha.is_some(), case.alpha.is_some());
+                let (grad_x, grad_table) = case.backward(isa, None);
                 // Sums over the pixels of products of such numbers as in `tolerance`; differences are exact to 1e-8.
                 let largest = differences.iter().flatten().fold(1.0f64, |largest, d| largest.max(d.abs()));
                 let tolerance = 2.0 * tolerance(&case, &case.forward(isa).1) * largest.sqrt() + 1e-8;
                 let what = format!("{isa}, {:?}, {:?}", case.shape, case.act);
-                for (i, expected) in differences.iter().enumerate() {
-                    let (x, scales) = expected.split_at(case.shape.image());
-                    assert_near(&grad_x[i * x.len()..][..x.len()], x, tolerance, &format!("x, {what}"));
-                    let of = |grad: &[f32], expected: &[f64], name: &str| {
-                        assert_near(&grad[i * c..][..c], expected, tolerance, &format!("{name}, {what}"));
-                    };
-                    of(&grads.gamma, &scales[..c], "gamma");
-                    if let Some(alpha) = &grads.alpha {
-                        of(alpha, &scales[c..2 * c], "alpha");
-                    }
-                    of(&grads.beta, &scales[2 * c..], "beta");
+                for (differences, grad_x) in differences.iter().zip(grad_x.chunks(case.shape.image())) {
+                    assert_near(grad_x, &differences[..grad_x.len()], tolerance, &format!("x, {what}"));
                 }
+                assert_near(&grad_table, &of_table, tolerance, &format!("table, {what}"));
             }
         }
     }
@@ -625,15 +616,16 @@ mod tests {
     fn an_image_does_not_depend_on_its_batch() {
         for isa in Isa::available() {
             let case = Case::new([5, 6, 53], Activation::Elu, true, 7);
-            let (all, (grad_all, grads_all)) = (case.forward(isa).0, case.backward(isa));
+            let (all, (grad_all, grad_table)) = (case.forward(isa).0, case.backward(isa, None));
+            let mut sums = vec![0.0; case.table.len()];
             for i in 0..case.shape.n {
                 let (image, values) = (case.image(i), i * case.shape.image()..(i + 1) * case.shape.image());
-                let (grad_x, grads) = image.backward(isa);
+                let (grad_x, of_image) = image.backward(isa, None);
                 assert_eq!(all[values.clone()], image.forward(isa).0, "{isa}");
                 assert_eq!(grad_all[values], grad_x, "{isa}");
-                assert_eq!(grads_all.gamma[i * 6..][..6], grads.gamma, "{isa}");
-                assert_eq!(grads_all.alpha.as_ref().map(|a| &a[i * 6..][..6]), grads.alpha.as_deref(), "{isa}");
+                sums.iter_mut().zip(of_image).for_each(|(sum, part)| *sum += part);
             }
+            assert_eq!(grad_table, sums, "{isa}");
         }
     }
 
@@ -642,7 +634,7 @@ mod tests {
         let with = |threads: usize, isa: Isa| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             let case = Case::new([7, 4, 77], Activation::Elu, true, 8);
-            pool.install(|| (case.forward(isa), case.backward(isa)))
+            pool.install(|| (case.forward(isa), case.backward(isa, None)))
         };
         for isa in Isa::available() {
             assert_eq!(with(1, isa), with(3, isa), "{isa}");

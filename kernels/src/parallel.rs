@@ -26,6 +26,24 @@ pub fn for_each_part(values: &mut [f32], len: usize, work: impl Fn(usize, &mut [
     });
 }
 
+/// Calls `work` with the number and the values of each part of both, which are cut into equally many, of `lens` numbers each.
+pub fn for_each_pair_of_parts(
+    [a, b]: [&mut [f32]; 2],
+    lens: [usize; 2],
+    work: impl Fn(usize, [&mut [f32]; 2]) + Send + Sync,
+) {
+    let n = a.len() / lens[0];
+    assert_eq!([a.len(), b.len()], lens.map(|len| n * len), "parts of {lens:?} numbers");
+    match n {
+        0 => {}
+        1 => work(0, [a, b]),
+        _ => count::region(n, || {
+            let parts = a.par_chunks_exact_mut(lens[0]).zip(b.par_chunks_exact_mut(lens[1]));
+            parts.with_max_len(1).enumerate().for_each(|(i, (a, b))| work(i, [a, b]));
+        }),
+    }
+}
+
 /// Calls `work` with each of `items`.
 pub fn for_each_of<T: Send>(items: Vec<T>, work: impl Fn(T) + Send + Sync) {
     match items.len() {

@@ -11,7 +11,7 @@ use ncsn_kernels::cpu::{Isa, Kernel, Precision};
 use ncsn_kernels::elu;
 use ncsn_kernels::filter::{self, Filter};
 use ncsn_kernels::max_pool::{self, Windows};
-use ncsn_kernels::norm::{self, Activation, NormShape, Scales};
+use ncsn_kernels::norm::{Activation, Norm, NormShape};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
 use ncsn_kernels::order;
 use ncsn_kernels::random::{self, Position};
@@ -276,21 +276,23 @@ fn norms_stay_inside_their_slices() {
     let shapes = [[1, 2, 1], [1, 1, 1], [2, 7, 3], [1, 17, 5], [1, 49, 2], [3, 64, 2], [1, 131, 3], [1, 3, 131]];
     for ([n, c, pixels], isa) in shapes.into_iter().flat_map(|s| Isa::available().into_iter().map(move |i| (s, i))) {
         let shape = NormShape { n, c, pixels };
-        for act in [Activation::None, Activation::Elu] {
-            at_every_edge(&format!("{shape:?}, {act:?} on {isa}"), |edge, random| {
+        for activation in [Activation::None, Activation::Elu] {
+            at_every_edge(&format!("{shape:?}, {activation:?} on {isa}"), |edge, random| {
                 let [x, grad, more] = [(); 3].map(|()| edge.input(random, n * c * pixels));
-                let [gamma, alpha, beta] = [(); 3].map(|()| edge.input(random, n * c));
+                let rows: Vec<usize> = (0..n).rev().collect();
                 let mut results = Vec::new();
-                for alpha in [None, Some(&*alpha)].into_iter().filter(|alpha| alpha.is_none() || c > 1) {
-                    let scales = Scales { gamma: &gamma, alpha, beta: &beta };
+                for plus in [false, true].into_iter().filter(|plus| !plus || c > 1) {
+                    let columns = if plus { 3 * c } else { 2 * c };
+                    let table = edge.input(random, n * columns);
+                    let norm = Norm { shape, plus, table: &table, rows: &rows, activation };
                     let [mut out, mut grad_x] = [(); 2].map(|()| edge.output(n * c * pixels));
-                    let statistics = norm::forward(isa, shape, &x, scales, act, &mut out);
+                    let [mut statistics, mut grad_table] = [2 * c, columns].map(|len| edge.output(n * len));
+                    norm.forward(isa, &x, &mut statistics, &mut out);
                     for more in [None, Some(&*more)] {
-                        let (statistics, grad_x) = (&statistics, &mut *grad_x);
-                        let grads = norm::backward_plus(isa, shape, &x, &grad, scales, statistics, act, more, grad_x);
-                        results.extend([grads.gamma, grads.alpha.unwrap_or_default(), grads.beta, grad_x.to_vec()]);
+                        norm.backward(isa, &x, &statistics, &grad, more, &mut grad_table, &mut grad_x);
+                        results.extend([&grad_table, &grad_x].map(|values| values.to_vec()));
                     }
-                    results.extend([out.to_vec(), statistics.mu, statistics.r]);
+                    results.extend([&out, &statistics].map(|values| values.to_vec()));
                 }
                 results
             });

@@ -30,8 +30,7 @@ pub fn resume_published<N: Module + Differentiable<4> + Sync>(
         return Err(bad("found a network without its optimiser's state, expected both".into()));
     };
     // PyTorch numbers the parameters in the order of registration, which is ours too.
-    let mut names: Vec<String> = Vec::new();
-    params::visit(trainer.net(), |name, _, _| names.push(name.to_string()));
+    let names = params::names(trainer.net());
     let numbers: Vec<u64> = state.groups.iter().flat_map(|group| group.params.iter().copied()).collect();
     if numbers.len() != names.len() {
         return Err(bad(format!("its optimiser has {} parameters, expected {}", numbers.len(), names.len())));

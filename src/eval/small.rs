@@ -176,9 +176,9 @@ impl SmallClassifier {
             let labels: Vec<u8> = order.into_iter().map(|image| labels_u8[image]).collect();
             let [_, logits] = net.forward(upload(batch.x, batch.shape, &device));
             let loss = cross_entropy(logits, &labels);
-            let gradients = params::gradients(&net, &loss.backward()).into_iter().map(|(_, gradient)| gradient);
+            let gradients = params::gradients(&net, &loss.backward());
             optimizer.set_lr(LEARNING_RATE * (1.0 - step as f64 / n_steps as f64));
-            net = optimizer.step(net, gradients.collect());
+            net = optimizer.step(net, gradients);
             let loss = device::scalar(loss)?;
             if !loss.is_finite() {
                 return Err(Error::NotFinite { what: "the classifier's loss".into(), value: loss, step: step + 1 });
@@ -397,7 +397,7 @@ mod tests {
             cross_entropy(logits, set.labels_u8())
         };
         let before = loss(&net);
-        let gradients: Vec<_> = params::gradients(&net, &before.backward()).into_iter().map(|(_, g)| g).collect();
+        let gradients = params::gradients(&net, &before.backward());
         assert!(gradients.iter().all(Option::is_some), "every parameter has a gradient");
         let squares: f64 = ncsn_kernels::ops::optimizer::sums_of_squares(&gradients).iter().sum();
         // Along the gradient itself the loss falls by lr·‖g‖² to first order; the second is small for so short a step.

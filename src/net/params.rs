@@ -15,21 +15,25 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
-/// The path of modules down to a parameter. Variants of an enum (`"Enum:…"`) are not part of a name.
+/// The path of modules down to a parameter: fields, a dot behind each, and where each module's begins. Variants of an enum
+/// (`"Enum:…"`) are not part of a name.
 #[derive(Default)]
-struct Path(Vec<Option<String>>);
+struct Path(String, Vec<usize>);
 
 impl Path {
     fn enter(&mut self, name: &str, container: &str) {
-        self.0.push((!container.starts_with("Enum:")).then(|| name.to_string()));
+        self.1.push(self.0.len());
+        if !container.starts_with("Enum:") {
+            self.0.extend([name, "."]);
+        }
     }
 
     fn exit(&mut self) {
-        self.0.pop();
+        self.0.truncate(self.1.pop().expect("a module was entered"));
     }
 
     fn name(&self) -> String {
-        let parts: Vec<&str> = self.0.iter().flatten().map(String::as_str).collect();
+        let parts: Vec<&str> = self.0.split_terminator('.').collect();
         published_name(&parts)
     }
 }
@@ -90,34 +94,34 @@ pub fn visit<M: Module>(module: &M, f: impl FnMut(&str, &[usize], Tensor<1>)) {
     module.visit(&mut Visitor(Path::default(), f));
 }
 
-/// Replaces every parameter by what `f` gives for its name, its index in registration order, its shape and the
-/// parameter itself.
+/// The names of all parameters, in registration order.
+pub fn names<M: Module>(module: &M) -> Vec<String> {
+    let mut names = Vec::new();
+    visit(module, |name, _, _| names.push(name.to_string()));
+    names
+}
+
+/// Replaces every parameter by what `f` gives for its index in registration order and the parameter itself.
 pub fn replace<M: Module, F: Replace>(module: M, f: F) -> (M, F) {
-    struct Mapper<F>(Path, usize, F);
+    struct Mapper<F>(usize, F);
     impl<F: Replace> ModuleMapper for Mapper<F> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.0.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.exit();
-        }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (id, value, _) = param.consume();
             let require_grad = value.is_require_grad();
-            let value = self.2.replace(self.1, &self.0.name(), value);
-            self.1 += 1;
+            let value = self.1.replace(self.0, value);
+            self.0 += 1;
             Param::initialized(id, value.set_require_grad(require_grad))
         }
     }
-    let mut mapper = Mapper(Path::default(), 0, f);
+    let mut mapper = Mapper(0, f);
     let module = module.map(&mut mapper);
-    (module, mapper.2)
+    (module, mapper.1)
 }
 
 /// How [`replace`] makes a new value of an old one, of any rank.
 pub trait Replace {
-    /// The new value of parameter `index`, called `name`: a leaf of the same shape and device.
-    fn replace<const D: usize>(&mut self, index: usize, name: &str, value: Tensor<D>) -> Tensor<D>;
+    /// The new value of parameter `index`: a leaf of the same shape and device.
+    fn replace<const D: usize>(&mut self, index: usize, value: Tensor<D>) -> Tensor<D>;
 }
 
 /// Replaces all values at once by what `f` makes of them, each flattened to `[n]`, in registration order. While it runs the
@@ -129,7 +133,7 @@ pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> V
         values: Vec<Tensor<1>>,
     }
     impl Replace for Take {
-        fn replace<const D: usize>(&mut self, _: usize, _: &str, value: Tensor<D>) -> Tensor<D> {
+        fn replace<const D: usize>(&mut self, _: usize, value: Tensor<D>) -> Tensor<D> {
             let nothing = Tensor::empty([0; D], &value.device());
             self.shapes.push(value.dims().to_vec());
             self.values.push(value.reshape([-1]));
@@ -138,7 +142,7 @@ pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> V
     }
     struct Put(Vec<Vec<usize>>, std::vec::IntoIter<Tensor<1>>);
     impl Replace for Put {
-        fn replace<const D: usize>(&mut self, index: usize, _: &str, _: Tensor<D>) -> Tensor<D> {
+        fn replace<const D: usize>(&mut self, index: usize, _: Tensor<D>) -> Tensor<D> {
             // A leaf, whatever it was computed from.
             let value = self.1.next().expect("a value for each parameter").detach();
             value.reshape(<[usize; D]>::try_from(&self.0[index][..]).expect("the rank that was taken"))
@@ -169,44 +173,38 @@ pub fn to_host<M: Module>(module: &M) -> Result<Vec<(String, HostTensor)>> {
 /// # Errors
 /// The first one that `get` returns.
 pub fn from_host<M: Module>(module: M, get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<M> {
-    struct Load<G>(G, Result<()>);
+    struct Load<G>(Vec<String>, G, Result<()>);
     impl<G: FnMut(&str, &[usize]) -> Result<Vec<f32>>> Replace for Load<G> {
-        fn replace<const D: usize>(&mut self, _: usize, name: &str, value: Tensor<D>) -> Tensor<D> {
-            if self.1.is_err() {
+        fn replace<const D: usize>(&mut self, index: usize, value: Tensor<D>) -> Tensor<D> {
+            if self.2.is_err() {
                 return value;
             }
             let shape = value.dims();
-            match (self.0)(name, &shape) {
+            match (self.1)(&self.0[index], &shape) {
                 Ok(values) => upload(values, shape, &value.device()),
                 Err(error) => {
-                    self.1 = Err(error);
+                    self.2 = Err(error);
                     value
                 }
             }
         }
     }
-    let (module, load) = replace(module, Load(get, Ok(())));
-    load.1.map(|()| module)
+    let names = names(&module);
+    let (module, load) = replace(module, Load(names, get, Ok(())));
+    load.2.map(|()| module)
 }
 
-/// The gradient of each parameter by name, flattened to `[n]`; `None` where the loss does not depend on it.
-pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> Vec<(String, Option<Tensor<1>>)> {
-    struct Collect<'a>(Path, &'a Gradients, Vec<(String, Option<Tensor<1>>)>);
+/// The gradient of each parameter in registration order, flattened to `[n]`; `None` where the loss does not depend on it.
+pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> Vec<Option<Tensor<1>>> {
+    struct Collect<'a>(&'a Gradients, Vec<Option<Tensor<1>>>);
     impl ModuleVisitor for Collect<'_> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.0.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.exit();
-        }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let gradient = param.val().grad(self.1).map(|g| g.reshape([-1]));
-            self.2.push((self.0.name(), gradient));
+            self.1.push(param.val().grad(self.0).map(|gradient| gradient.reshape([-1])));
         }
     }
-    let mut collect = Collect(Path::default(), gradients, Vec::new());
+    let mut collect = Collect(gradients, Vec::new());
     module.visit(&mut collect);
-    collect.2
+    collect.1
 }
 
 /// A tensor of `values`.
@@ -236,7 +234,7 @@ mod tests {
             assert_eq!(after.values, before.values.iter().map(|x| 2.0 * x).collect::<Vec<_>>(), "{name}");
         }
         let loss = net.forward(Tensor::ones([1, 2], &device).into()).value.sum();
-        assert!(gradients(&net, &loss.backward()).iter().all(|(_, gradient)| gradient.is_some()));
+        assert!(gradients(&net, &loss.backward()).iter().all(Option::is_some));
     }
 
     #[test]

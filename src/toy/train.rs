@@ -52,7 +52,7 @@ pub fn train(
         let mut v = vec![0.0; 2 * n];
         noise.stream("toy/v", step as u64).normal(&mut v);
         let loss = ssm_vr(&net, x, &labels, upload(v, [n, 2], &device), Slicing::Exact).loss();
-        let gradients = gradients(&net, &loss.backward()).into_iter().map(|(_, gradient)| gradient).collect();
+        let gradients = gradients(&net, &loss.backward());
         report(step, device::scalar(loss)?);
         net = optimizer.step(net, gradients);
     }

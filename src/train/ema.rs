@@ -32,7 +32,7 @@ impl<M: Module> Ema<M> {
     pub fn update(&mut self, module: &M) {
         struct Blend(f64, Vec<Tensor<1>>);
         impl Replace for Blend {
-            fn replace<const D: usize>(&mut self, index: usize, _: &str, value: Tensor<D>) -> Tensor<D> {
+            fn replace<const D: usize>(&mut self, index: usize, value: Tensor<D>) -> Tensor<D> {
                 let target = self.1[index].clone().reshape(value.dims());
                 blend(self.0, value, target)
             }

@@ -81,7 +81,7 @@ impl Report {
                 let Unread { numbers, names } = &**unread;
                 let numbers = device::values(numbers.clone())?;
                 let (&loss, squares) = numbers.split_first().expect("a loss");
-                finite(f64::from(loss), squares.iter().map(|&s| f64::from(s)), names, self.step)
+                finite(f64::from(loss), squares.iter().map(|&s| f64::from(s)), |i| names[i].clone(), self.step)
             }
         }
     }
@@ -92,14 +92,19 @@ impl Report {
     }
 }
 
-/// The loss, if it and the gradients are finite.
-fn finite(loss: f64, squares: impl IntoIterator<Item = f64>, names: &[String], step: u64) -> Result<f64> {
+/// The loss, if it and the gradients, of which there are sums of squares and names, are finite.
+fn finite(
+    loss: f64,
+    squares: impl IntoIterator<Item = f64>,
+    name: impl FnOnce(usize) -> String,
+    step: u64,
+) -> Result<f64> {
     if !loss.is_finite() {
         return Err(Error::NotFinite { what: "the loss".into(), value: loss, step });
     }
     // As f32, which the optimiser's state is: squares beyond it would stay there for ever.
-    match squares.into_iter().map(|s| f64::from(s as f32)).zip(names).find(|(s, _)| !s.is_finite()) {
-        Some((value, name)) => Err(Error::NotFinite { what: format!("the gradient of {name}"), value, step }),
+    match squares.into_iter().map(|s| f64::from(s as f32)).enumerate().find(|(_, s)| !s.is_finite()) {
+        Some((i, value)) => Err(Error::NotFinite { what: format!("the gradient of {}", name(i)), value, step }),
         None => Ok(loss),
     }
 }
@@ -191,11 +196,12 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
         let step = self.step + 1;
         let device = self.device();
         let loss = self.loss(&self.net, batch, self.options.objective, ["train/level", "train/z", "train/v"], step);
-        let (names, gradients): (Vec<_>, Vec<_>) = params::gradients(&self.net, &loss.backward()).into_iter().unzip();
+        let gradients = params::gradients(&self.net, &loss.backward());
         let loss = loss.inner();
         let outcome = if is_cpu(&device) {
             let squares = sums_of_squares(&gradients);
-            let loss = finite(device::scalar(loss)?, squares.iter().copied(), &names, step)?;
+            let name = |index| params::names(&self.net).swap_remove(index);
+            let loss = finite(device::scalar(loss)?, squares.iter().copied(), name, step)?;
             let clip = self.options.grad_clip.map_or(1.0, |max_norm| {
                 // PyTorch's clip_grad_norm_.
                 let norm = squares.iter().sum::<f64>().sqrt();
@@ -206,7 +212,7 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
         } else {
             let (numbers, verdict) = self.judge(loss, &gradients);
             self.optimizer.advance(&mut self.net, gradients, Decision::OnDevice(&verdict), self.ema.as_mut());
-            Outcome::OnDevice(Box::new(Unread { numbers, names: names.into() }))
+            Outcome::OnDevice(Box::new(Unread { numbers, names: params::names(&self.net).into() }))
         };
         self.step = step;
         Ok(Report { step, outcome })

@@ -49,9 +49,9 @@ fn check<M: Module>(
     }
     let expected = |parameter: &str| case.f64(&format!("grad_param.{parameter}"));
     let largest = |values: &[f64]| values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    let found = params::gradients(&module, &grads);
-    let of_all = found.iter().map(|(parameter, _)| largest(expected(parameter))).fold(0.0, f64::max);
-    for (parameter, grad) in found {
+    let names = params::names(&module);
+    let of_all = names.iter().map(|parameter| largest(expected(parameter))).fold(0.0, f64::max);
+    for (parameter, grad) in names.into_iter().zip(params::gradients(&module, &grads)) {
         let what = format!("{name} gradient of {parameter}");
         let expected = expected(&parameter);
         // A bias that the norm behind it takes away again has a gradient of rounding errors only.

@@ -119,7 +119,7 @@ fn training([params, batches, last]: &[String; 3], rule: Rule, tolerance: f64) {
         let labels = batches.labels(&format!("labels.{i}"), &device);
         let loss = annealed_dsm(&net, &levels, x, &labels, z, 2.0);
         let gradients = params::gradients(&net, &loss.backward());
-        net = optimizer.step(net, gradients.into_iter().map(|(_, g)| g).collect());
+        net = optimizer.step(net, gradients);
     }
     let expected = open(last);
     for (name, found) in params::to_host(&net).unwrap() {

@@ -217,8 +217,11 @@ pub fn bias_gradient(isa: Isa, grad: &[f32], c_out: usize, n_pixels: usize) -> V
     let image = c_out * n_pixels;
     let mut sums = vec![0.0; grad.len() / image.max(1) * c_out];
     parallel::for_each_part(&mut sums, c_out, |i, sums| sum_pixels(isa, &grad[i * image..][..image], n_pixels, sums));
-    let of = |channel: usize| sums.iter().skip(channel).step_by(c_out).map(|&sum| f64::from(sum)).sum::<f64>() as f32;
-    (0..c_out).map(of).collect()
+    let mut totals = vec![0.0; c_out];
+    for image in sums.chunks_exact(c_out) {
+        totals.iter_mut().zip(image).for_each(|(total, &sum)| *total += f64::from(sum));
+    }
+    totals.into_iter().map(|total| total as f32).collect()
 }
 
 kernel! {

@@ -37,8 +37,12 @@ pub fn is_cpu(device: &Device) -> bool {
 
 /// The tensor with its numbers in order and no others beside them.
 fn whole(x: FlexTensor) -> FlexTensor {
-    // By reference, then the original goes: if it is whole already, the result holds the same storage alone.
-    x.to_contiguous()
+    if x.is_contiguous() && is_alone(&x) { x } else { x.to_contiguous() }
+}
+
+/// Whether there are no other numbers beside those of the tensor, whatever their order.
+fn is_alone(x: &FlexTensor) -> bool {
+    x.layout().start_offset() == 0 && x.bytes().len() == x.layout().num_elements() * x.dtype().size()
 }
 
 /// In which order the numbers of images `[n, c, h, w]` lie in memory. Kernels take and give them by pixels. Burn's operations give
@@ -57,15 +61,29 @@ const TO_PIXELS: [usize; 4] = [0, 2, 3, 1];
 const FROM_PIXELS: [usize; 4] = [0, 3, 1, 2];
 
 impl Order {
+    /// Asked often, so nothing is allocated for it, as it would be for another view.
     fn of(x: &FlexTensor) -> Self {
-        if x.permute(&TO_PIXELS).is_contiguous() { Self::Pixels } else { Self::Channels }
+        let (shape, strides) = (x.layout().shape(), x.layout().strides());
+        let mut expected = 1;
+        let follow = TO_PIXELS.iter().rev().all(|&axis| {
+            let follows = shape[axis] == 1 || strides[axis] == expected;
+            expected *= shape[axis] as isize;
+            follows
+        });
+        if follow || x.layout().num_elements() == 0 { Self::Pixels } else { Self::Channels }
     }
+}
+
+/// Of images `[n, c, h, w]` by pixels, with no other numbers beside them.
+fn layout_by_pixels([n, c, h, w]: [usize; 4]) -> Layout {
+    let strides = [h * w * c, 1, w * c, c].map(|stride| stride as isize);
+    Layout::new(Shape::new([n, c, h, w]), strides.to_vec(), 0)
 }
 
 /// The images by pixels, with no other numbers beside them.
 fn by_pixels(x: FlexTensor) -> FlexTensor {
     if Order::of(&x) == Order::Pixels {
-        return whole(x.permute(&TO_PIXELS)).permute(&FROM_PIXELS);
+        return if is_alone(&x) { x } else { x.permute(&TO_PIXELS).to_contiguous().permute(&FROM_PIXELS) };
     }
     let ([n, c, h, w], x) = (x.shape().dims(), whole(x));
     made_images(Order::Pixels, [n, c, h, w], |out| exchange(Isa::chosen(), x.storage(), [n, c, h * w], out))
@@ -114,19 +132,22 @@ fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
 }
 
 /// Images `[n, c, h, w]` whose numbers `fill` writes by pixels, all of them.
-fn made_images(order: Order, [n, c, h, w]: [usize; 4], fill: impl FnOnce(&mut [f32])) -> FlexTensor {
-    let images = made([n, h, w, c], fill).permute(&FROM_PIXELS);
+fn made_images(order: Order, size: [usize; 4], fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+    let images = made_as(layout_by_pixels(size), fill);
     if order == Order::Channels { by_channels(images) } else { images }
 }
 
 /// A tensor of the shape of `other` and with its numbers in the same order, of which `fill` writes all.
 fn made_like(other: &FlexTensor, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
-    made(other.shape(), fill).with_layout(other.layout().clone())
+    made_as(other.layout().clone(), fill)
 }
 
 /// A tensor whose numbers `fill` writes, all of them.
 fn made(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
-    let shape = shape.into();
-    let bytes = pool::filled(shape.num_elements(), fill);
-    FlexTensor::new(bytes, Layout::contiguous(shape), DType::F32)
+    made_as(Layout::contiguous(shape.into()), fill)
+}
+
+/// A tensor of which `fill` writes all numbers in their order in memory. There are no others beside them.
+fn made_as(layout: Layout, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+    FlexTensor::new(pool::filled(layout.num_elements(), fill), layout, DType::F32)
 }

@@ -7,20 +7,20 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::{
-    AutodiffBackend, Backend, Dispatch, Flex, backend_extension,
+    AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use burn_flex::FlexTensor;
 
 use super::again::{Waiting, again};
 use super::optimizer::Slot;
-use super::{Order, by_pixels, has_kernels, made_images, tensor, whole};
+use super::{Order, by_pixels, has_kernels, made, made_images, whole};
 use crate::cpu::Isa;
 pub use crate::norm::Activation;
-use crate::norm::{self, NormShape, Scales, Statistics};
+use crate::norm::{Norm, NormShape};
 
-/// act(γ·(x̂ + α·μ̂) + β), see [`norm::forward`], and `x` itself, to be used beside the result.
+/// act(γ·(x̂ + α·μ̂) + β), see [`Norm::forward`], and `x` itself, to be used beside the result.
 ///
 /// What uses the second `x` gives its gradient to this norm's, which adds it in its own pass: Burn would add the two on one
 /// thread. Whoever uses it must use the result too.
@@ -66,45 +66,23 @@ pub trait NormOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// γ, α and β of each image, `[n, c]` each.
-struct OfImages {
-    gamma: Vec<f32>,
-    alpha: Option<Vec<f32>>,
-    beta: Vec<f32>,
-}
-
-impl OfImages {
-    fn new(table: &FlexTensor, rows: &[usize], c: usize) -> Self {
-        let [_, columns] = table.layout().shape().dims();
-        let table: &[f32] = table.storage();
-        let part = |i: usize| {
-            let mut values = Vec::with_capacity(rows.len() * c);
-            rows.iter().for_each(|row| values.extend_from_slice(&table[row * columns + i * c..][..c]));
-            values
-        };
-        match columns == 3 * c {
-            true => Self { gamma: part(0), alpha: Some(part(1)), beta: part(2) },
-            false => Self { gamma: part(0), alpha: None, beta: part(1) },
-        }
-    }
-
-    fn scales(&self) -> Scales<'_> {
-        Scales { gamma: &self.gamma, alpha: self.alpha.as_deref(), beta: &self.beta }
-    }
-}
-
-fn shape_of(x: &FlexTensor) -> ([usize; 4], NormShape) {
-    let [n, c, h, w] = x.layout().shape().dims();
-    ([n, c, h, w], NormShape { n, c, pixels: h * w })
+/// The norm that a table stands for, of images of these sizes.
+fn norm_of<'a>([n, c, h, w]: [usize; 4], table: &'a FlexTensor, rows: &'a [usize], activation: Activation) -> Norm<'a> {
+    let [_, columns] = table.layout().shape().dims();
+    let shape = NormShape { n, c, pixels: h * w };
+    Norm { shape, plus: columns == 3 * c, table: table.storage(), rows, activation }
 }
 
 /// The numbers of rows of `table`.
 fn numbers_of_rows(rows: FlexTensor, table: &FlexTensor) -> Vec<usize> {
     let [n_rows, _] = table.layout().shape().dims();
-    let rows: Vec<i64> = rows.into_data().iter().collect();
     let number = |row: i64| usize::try_from(row).ok().filter(|&row| row < n_rows);
-    let numbers: Option<Vec<usize>> = rows.iter().map(|&row| number(row)).collect();
-    numbers.unwrap_or_else(|| panic!("found rows {rows:?} of a table of {n_rows}"))
+    let checked = |row| number(row).unwrap_or_else(|| panic!("found row {row} of a table of {n_rows}"));
+    let rows = whole(rows);
+    match rows.dtype() {
+        DType::I64 => rows.storage().iter().copied().map(checked).collect(),
+        _ => rows.into_data().iter().map(checked).collect(),
+    }
 }
 
 impl NormOps for Flex {
@@ -116,17 +94,15 @@ impl NormOps for Flex {
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (order, table) = (Order::of(&x), whole(table));
         let x = by_pixels(x);
-        let (dims, shape) = shape_of(&x);
+        let dims: [usize; 4] = x.layout().shape().dims();
+        let [n, c, ..] = dims;
         let rows = numbers_of_rows(rows, &table);
-        let of_images = OfImages::new(&table, &rows, shape.c);
-        let mut statistics = None;
-        let out = made_images(order, dims, |out| {
-            let scales = of_images.scales();
-            statistics = Some(norm::forward(Isa::chosen(), shape, x.storage(), scales, activation, out));
+        let norm = norm_of(dims, &table, &rows, activation);
+        let mut out = None;
+        let statistics = made([n, 2, c], |statistics| {
+            out = Some(made_images(order, dims, |out| norm.forward(Isa::chosen(), x.storage(), statistics, out)));
         });
-        let Statistics { mut mu, r } = statistics.expect("set above");
-        mu.extend(r);
-        (out, x, tensor(mu, [2, shape.n, shape.c]))
+        (out.expect("set above"), x, statistics)
     }
 
     fn instance_norm_backward(
@@ -141,28 +117,17 @@ impl NormOps for Flex {
         let order = Order::of(&x);
         let ([x, grad], [table, statistics]) = ([x, grad].map(by_pixels), [table, statistics].map(whole));
         let more = more.into_option().map(by_pixels);
-        let (dims, shape) = shape_of(&x);
+        let dims = x.layout().shape().dims();
         let rows = numbers_of_rows(rows, &table);
-        let of_images = OfImages::new(&table, &rows, shape.c);
-        let (mu, r) = statistics.storage::<f32>().split_at(shape.n * shape.c);
-        let statistics = Statistics { mu: mu.to_vec(), r: r.to_vec() };
-        let mut gradient = None;
-        let grad_x = made_images(order, dims, |out| {
+        let norm = norm_of(dims, &table, &rows, activation);
+        let mut grad_x = None;
+        let grad_table = made(table.shape(), |grad_table| {
             let (x, grad, more) = (x.storage(), grad.storage(), more.as_ref().map(FlexTensor::storage));
-            let (isa, scales) = (Isa::chosen(), of_images.scales());
-            gradient = Some(norm::backward_plus(isa, shape, x, grad, scales, &statistics, activation, more, out));
+            grad_x = Some(made_images(order, dims, |grad_x| {
+                norm.backward(Isa::chosen(), x, statistics.storage(), grad, more, grad_table, grad_x);
+            }));
         });
-        let gradient = gradient.expect("set above");
-        let [n_rows, columns] = table.layout().shape().dims();
-        let mut grad_table = vec![0.0; n_rows * columns];
-        let parts = [Some(&gradient.gamma), gradient.alpha.as_ref(), Some(&gradient.beta)];
-        for (i, part) in parts.into_iter().flatten().enumerate() {
-            for (row, part) in rows.iter().zip(part.chunks(shape.c)) {
-                let sums = &mut grad_table[row * columns + i * shape.c..][..shape.c];
-                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-            }
-        }
-        (grad_x, tensor(grad_table, [n_rows, columns]))
+        (grad_x.expect("set above"), grad_table)
     }
 }
 

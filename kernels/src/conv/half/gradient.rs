@@ -104,7 +104,7 @@ pub fn weight_gradient(method: Method, shape: &ConvShape, x: &[f32], grad: &[f32
     if shape.n == 0 {
         sums.fill(0.0);
     }
-    let mut tasks = Vec::new();
+    let mut tasks = Vec::with_capacity(cut.n_tasks());
     let mut rest = &mut *sums;
     let [n_row_strips, n_column_strips] = cut.n_strips();
     for group in 0..cut.n_groups {

@@ -157,10 +157,12 @@ pub fn convolve(
     };
     let plans: Vec<Plan> = (0..out_size[0]).step_by(band_height).map(plan).collect();
     let band_len = c_out * band_height * out_size[1];
-    let bands = out.chunks_mut(out_len).enumerate().flat_map(|(image, out)| {
-        plans.iter().zip(out.chunks_mut(band_len)).enumerate().map(move |(band, (plan, out))| (image, band, plan, out))
-    });
-    parallel::for_each_of(bands.collect(), |(image, band, plan, out)| {
+    let mut bands = Vec::with_capacity(out.len() / out_len * plans.len());
+    for (image, out) in out.chunks_mut(out_len).enumerate() {
+        let of_image = plans.iter().zip(out.chunks_mut(band_len)).enumerate();
+        bands.extend(of_image.map(|(band, (plan, out))| (image, band, plan, out)));
+    }
+    parallel::for_each_of(bands, |(image, band, plan, out)| {
         let [x, next] = image_and_next(x, image, in_len);
         let next = if band + 1 == plans.len() { next } else { &[] };
         let residual = residual.map(|r| &r[image * out_len + band * band_len..][..out.len()]);
