@@ -1,7 +1,7 @@
 //! A network's parameters by their published names: listed, read, replaced.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Shape, Tensor, TensorData};
 
 use crate::device;
 use crate::error::Result;
@@ -124,35 +124,47 @@ pub trait Replace {
     fn replace<const D: usize>(&mut self, index: usize, value: Tensor<D>) -> Tensor<D>;
 }
 
-/// Replaces all values at once by what `f` makes of them, each flattened to `[n]`, in registration order. While it runs the
-/// module is without them, so that values which nobody else holds can be changed in place.
+/// Replaces all values at once by what `f` makes of them: without gradients, each flattened to `[n]`, in registration order. While
+/// it runs the module is without them, so that values which nobody else holds can be changed in place.
 pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> Vec<Tensor<1>>) {
+    /// A parameter without its value.
+    struct Place {
+        shape: Shape,
+        is_autodiff: bool,
+        requires_grad: bool,
+    }
     #[derive(Default)]
     struct Take {
-        shapes: Vec<Vec<usize>>,
+        places: Vec<Place>,
         values: Vec<Tensor<1>>,
     }
-    impl Replace for Take {
-        fn replace<const D: usize>(&mut self, _: usize, value: Tensor<D>) -> Tensor<D> {
-            let nothing = Tensor::empty([0; D], &value.device());
-            self.shapes.push(value.dims().to_vec());
-            self.values.push(value.reshape([-1]));
-            nothing
+    impl ModuleMapper for Take {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, value, _) = param.consume();
+            let (shape, device, requires_grad) = (value.shape(), value.device(), value.is_require_grad());
+            self.places.push(Place { shape: shape.clone(), is_autodiff: device.is_autodiff(), requires_grad });
+            self.values.push(value.inner().reshape([-1]));
+            // An empty tensor would do too, but takes ten times as many allocations.
+            let nothing = |_: &Device, _| unreachable!("a parameter is read while its value is elsewhere");
+            Param::uninitialized(id, nothing, device, requires_grad, shape)
         }
     }
-    struct Put(Vec<Vec<usize>>, std::vec::IntoIter<Tensor<1>>);
-    impl Replace for Put {
-        fn replace<const D: usize>(&mut self, index: usize, _: Tensor<D>) -> Tensor<D> {
-            // A leaf, whatever it was computed from.
-            let value = self.1.next().expect("a value for each parameter").detach();
-            value.reshape(<[usize; D]>::try_from(&self.0[index][..]).expect("the rank that was taken"))
+    struct Put(std::iter::Zip<std::vec::IntoIter<Place>, std::vec::IntoIter<Tensor<1>>>);
+    impl ModuleMapper for Put {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (Place { shape, is_autodiff, requires_grad }, value) = self.0.next().expect("a value for each parameter");
+            let value = value.reshape(shape);
+            let value = if is_autodiff { Tensor::from_inner(value).set_require_grad(requires_grad) } else { value };
+            Param::initialized(param.id, value)
         }
     }
-    let (hollow, Take { shapes, values }) = replace(module.clone(), Take::default());
+    let mut take = Take::default();
+    let hollow = module.clone().map(&mut take);
     *module = hollow.clone();
+    let Take { places, values } = take;
     let values = f(values);
-    assert_eq!(values.len(), shapes.len(), "values of as many parameters");
-    *module = replace(hollow, Put(shapes, values.into_iter())).0;
+    assert_eq!(values.len(), places.len(), "values of as many parameters");
+    *module = hollow.map(&mut Put(places.into_iter().zip(values)));
 }
 
 /// Every parameter with its name, copied to the host.

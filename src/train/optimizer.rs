@@ -198,7 +198,6 @@ impl Optimizer {
             let mut parameters: Vec<ops::Parameter> = Vec::with_capacity(values.len());
             let mut shadows = shadows.into_iter();
             for (index, value) in values.into_iter().enumerate() {
-                let value = value.inner();
                 if self.state.len() <= index {
                     let zeros = self.rule.state_names().iter().map(|_| value.zeros_like());
                     self.state.push(zeros.collect());
@@ -211,7 +210,7 @@ impl Optimizer {
             for (kept, ops::Parameter { value, state, shadow }) in self.state.iter_mut().zip(after) {
                 *kept = state;
                 shadows_after.extend(shadow);
-                values.push(Tensor::from_inner(value));
+                values.push(value);
             }
             values
         });

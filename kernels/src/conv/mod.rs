@@ -18,6 +18,7 @@ pub mod reference;
 mod tiles;
 mod winograd;
 
+use crate::buffer::Scratch;
 use crate::channels::{Values, sum_terms};
 use crate::cpu::{Isa, Precision, kernel};
 use crate::parallel;
@@ -215,10 +216,12 @@ pub fn weight_gradient(isa: Isa, precision: Precision, shape: &ConvShape, x: &[f
 /// The gradient of the bias `[c_out]`: the sum of `grad` `[n, h_out·w_out, c_out]` over images and pixels.
 pub fn bias_gradient(isa: Isa, grad: &[f32], c_out: usize, n_pixels: usize) -> Vec<f32> {
     let image = c_out * n_pixels;
-    let mut sums = vec![0.0; grad.len() / image.max(1) * c_out];
-    parallel::for_each_part(&mut sums, c_out, |i, sums| sum_pixels(isa, &grad[i * image..][..image], n_pixels, sums));
+    let lens = [grad.len() / image.max(1) * c_out];
+    let mut scratch = Scratch::take(lens);
+    let [sums] = scratch.pieces(lens);
+    parallel::for_each_part(sums, c_out, |i, sums| sum_pixels(isa, &grad[i * image..][..image], n_pixels, sums));
     let mut totals = vec![0.0; c_out];
-    for image in sums.chunks_exact(c_out) {
+    for image in sums.chunks_exact(c_out.max(1)) {
         totals.iter_mut().zip(image).for_each(|(total, &sum)| *total += f64::from(sum));
     }
     totals.into_iter().map(|total| total as f32).collect()

@@ -80,7 +80,7 @@ fn numbers_of_rows(rows: FlexTensor, table: &FlexTensor) -> Vec<usize> {
     let checked = |row| number(row).unwrap_or_else(|| panic!("found row {row} of a table of {n_rows}"));
     let rows = whole(rows);
     match rows.dtype() {
-        DType::I64 => rows.storage().iter().copied().map(checked).collect(),
+        DType::I32 => rows.storage::<i32>().iter().map(|&row| checked(i64::from(row))).collect(),
         _ => rows.into_data().iter().map(checked).collect(),
     }
 }

@@ -11,7 +11,7 @@ use burn_std::bytes::{AccessError, AccessPolicy, AllocationController, Allocatio
 use crate::buffer::Aligned;
 
 /// Smaller ones are left to the allocator, which keeps them itself.
-const SMALLEST: usize = 1 << 14;
+const SMALLEST: usize = 1 << 8;
 
 /// Buffers that are free, the oldest first, and how much memory there is.
 struct Pool {
