@@ -152,7 +152,8 @@ pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> V
     struct Put(std::iter::Zip<std::vec::IntoIter<Place>, std::vec::IntoIter<Tensor<1>>>);
     impl ModuleMapper for Put {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let (Place { shape, is_autodiff, requires_grad }, value) = self.0.next().expect("a value for each parameter");
+            let (Place { shape, is_autodiff, requires_grad }, value) =
+                self.0.next().expect("a value for each parameter");
             let value = value.reshape(shape);
             let value = if is_autodiff { Tensor::from_inner(value).set_require_grad(requires_grad) } else { value };
             Param::initialized(param.id, value)
