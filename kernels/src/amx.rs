@@ -37,6 +37,13 @@ pub trait TileUnit {
     fn load_sums<const T: usize>(&mut self, from: &[f32]);
     /// C\[m\]\[n\] += Σ over pairs k of A\[m\]\[k\] · B\[k\]\[n\]
     fn multiply<const C: usize, const A: usize, const B: usize>(&mut self);
+    /// [`Self::multiply`], and asks for 16 rows from `from` on, each `pitch` numbers after the one before, which are soon loaded: a
+    /// hint, for which nothing needs to be there.
+    #[inline(always)]
+    fn multiply_asking<const C: usize, const A: usize, const B: usize>(&mut self, from: *const u16, pitch: usize) {
+        let _ = (from, pitch);
+        self.multiply::<C, A, B>();
+    }
     /// Writes T's 16 rows of 16 sums, one after the other.
     fn store<const T: usize>(&mut self, to: &mut [f32]);
 }

@@ -79,12 +79,23 @@ fn is_permitted() -> bool {
     false
 }
 
-/// An instruction on a tile, and eight behind it that do nothing. Where something else slows the core's matrix unit down, as its other
+/// An instruction on a tile, and eight behind it that do nothing (or, with [`TileUnit::multiply_asking`], as many that ask for memory). Where something else slows the core's matrix unit down, as its other
 /// hardware thread may, instructions on tiles that follow one another within less than these take up to two thirds longer; elsewhere
 /// there is time enough for them (measured on Emerald Rapids, see `docs/performance.md`).
 macro_rules! spaced {
     ($instruction:literal) => {
         concat!($instruction, "\n.fill 8, 1, 0x90")
+    };
+}
+
+/// Asks for four rows of a tile, into the first-level cache, and goes on to the next.
+macro_rules! four_rows {
+    () => {
+        "prefetcht0 [{from}]\n\
+         prefetcht0 [{from} + {pitch}]\n\
+         prefetcht0 [{from} + {pitch}*2]\n\
+         prefetcht0 [{from} + {three}]\n\
+         lea {from}, [{from} + {pitch}*4]\n"
     };
 }
 
@@ -176,6 +187,34 @@ impl TileUnit for Amx {
         // SAFETY: as for `configure`; no memory is touched.
         unsafe {
             on_tile!(C, spaced!("tdpbf16ps tmm{c}, tmm{a}, tmm{b}"), [c = const C, a = const A, b = const B,], nomem);
+        }
+    }
+
+    #[inline(always)]
+    fn multiply_asking<const C: usize, const A: usize, const B: usize>(&mut self, from: *const u16, pitch: usize) {
+        const { assert!(C != A && C != B && A != B && A < 8 && B < 8) };
+        // SAFETY: as for `configure`; memory is only asked for, a hint that no address makes fail.
+        unsafe {
+            on_tile!(
+                C,
+                concat!(
+                    "tdpbf16ps tmm{c}, tmm{a}, tmm{b}\n",
+                    "lea {three}, [{pitch} + {pitch}*2]\n",
+                    four_rows!(),
+                    four_rows!(),
+                    four_rows!(),
+                    four_rows!(),
+                ),
+                [
+                    c = const C,
+                    a = const A,
+                    b = const B,
+                    from = inout(reg) from => _,
+                    pitch = in(reg) pitch.wrapping_mul(2),
+                    three = out(reg) _,
+                ],
+                readonly
+            );
         }
     }
 

@@ -206,6 +206,9 @@ impl Work for Image<'_> {
     }
 }
 
+/// Numbers of bf16 of weights, 1 MB, of which not all stay in the second-level cache.
+const LARGE: usize = 512 << 10;
+
 /// What is read or written soon while two times 16 columns of the output are computed: what comes from memory meanwhile is not waited for
 /// later.
 #[derive(Clone, Copy)]
@@ -225,8 +228,6 @@ impl Soon<'_> {
     /// Of these in as many pieces as blocks are multiplied.
     #[inline(always)]
     fn pieces(self, n_blocks: usize) -> [Pieces; 2] {
-        /// Numbers of bf16: 1 MB, more than stays in the second-level cache.
-        const LARGE: usize = 512 << 10;
         let Self { weights, panel, column, residual, out, next } = self;
         let [end, next_end] = [column + 2, column + 4].map(|column| weights.len().min(column * panel));
         let more = if weights.len() >= LARGE { &weights[end..next_end] } else { &[] };

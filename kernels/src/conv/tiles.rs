@@ -241,6 +241,22 @@ impl<T: TileUnit, C: Conversion> Products for Tiles<T, C> {
     }
 }
 
+/// 16 rows of a tile: where the first is, and how many numbers it is from one to the next.
+#[derive(Clone, Copy)]
+struct Rows {
+    from: *const u16,
+    pitch: usize,
+}
+
+/// C += A·B, perhaps asking for rows that are soon loaded.
+#[inline(always)]
+fn product<T: TileUnit, const C: usize, const A: usize, const B: usize>(unit: &mut T, ask: Option<Rows>) {
+    match ask {
+        Some(Rows { from, pitch }) => unit.multiply_asking::<C, A, B>(from, pitch),
+        None => unit.multiply::<C, A, B>(),
+    }
+}
+
 impl<T: TileUnit, C: Conversion> Tiles<T, C> {
     /// Tiles 0 to 3 are sums (two of each run), 4 and 5 rows of A, 6 and 7 columns of B: four products for four loads, or with
     /// `SPLIT` numbers twelve for eight.
@@ -255,8 +271,8 @@ impl<T: TileUnit, C: Conversion> Tiles<T, C> {
         let (unit, simd) = (&mut self.unit, self.conversion.simd());
         let n_each = soon.map(|lines| lines.n.div_ceil((segments.len() * len / TERMS).max(1)));
         let parts = if SPLIT { 2 } else { 1 };
-        let a_at = [runs[0], runs[RUNS - 1]];
-        let b_at = [columns[0], columns[COLUMNS - 1]];
+        let a_runs = [runs[0], runs[RUNS - 1]];
+        let b_columns = [columns[0], columns[COLUMNS - 1]];
         assert!(c.len() == BLOCK && len.is_multiple_of(TERMS));
         if add {
             unit.load_sums::<0>(c);
@@ -271,49 +287,66 @@ impl<T: TileUnit, C: Conversion> Tiles<T, C> {
         }
         macro_rules! load_a {
             ($at:expr) => {
-                unit.load::<4>(&a[a_at[0] + $at..], row);
+                unit.load::<4>(&a[a_runs[0] + $at..], row);
                 if RUNS == 2 {
-                    unit.load::<5>(&a[a_at[1] + $at..], row);
+                    unit.load::<5>(&a[a_runs[1] + $at..], row);
                 }
             };
         }
         macro_rules! load_b {
             ($at:expr) => {
-                unit.load::<6>(&b[b_at[0] + $at..], TERMS * parts);
+                unit.load::<6>(&b[b_columns[0] + $at..], TERMS * parts);
                 if COLUMNS == 2 {
-                    unit.load::<7>(&b[b_at[1] + $at..], TERMS * parts);
+                    unit.load::<7>(&b[b_columns[1] + $at..], TERMS * parts);
                 }
             };
         }
         macro_rules! multiply {
-            () => {
-                unit.multiply::<0, 4, 6>();
+            ($ask:expr) => {
+                let ask: [Option<Rows>; 4] = $ask;
+                product::<T, 0, 4, 6>(unit, ask[0]);
                 if COLUMNS == 2 {
-                    unit.multiply::<1, 4, 7>();
+                    product::<T, 1, 4, 7>(unit, ask[1]);
                 }
                 if RUNS == 2 {
-                    unit.multiply::<2, 5, 6>();
+                    product::<T, 2, 5, 6>(unit, ask[2]);
                     if COLUMNS == 2 {
-                        unit.multiply::<3, 5, 7>();
+                        product::<T, 3, 5, 7>(unit, ask[3]);
                     }
                 }
             };
         }
-        for &[a_first, b_first] in segments {
+        for (segment, &[a_first, b_first]) in segments.iter().enumerate() {
             for k in 0..len / TERMS {
                 let (a_at, b_at) = (a_first + k * step, b_first + k * TERMS * 16 * parts);
+                let [a_next, b_next] = match segments.get(segment + 1) {
+                    _ if k + 1 < len / TERMS => [a_at + step, b_at + TERMS * 16 * parts],
+                    Some(&next) => next,
+                    None => [a_at, b_at],
+                };
+                let next_a = |run: usize, part: usize| {
+                    Some(Rows { from: a.as_ptr().wrapping_add(a_runs[run] + a_next + part * TERMS), pitch: row })
+                };
+                let next_b = |column: usize, part: usize| {
+                    let from = b.as_ptr().wrapping_add(b_columns[column] + b_next + part * TERMS);
+                    Some(Rows { from, pitch: TERMS * parts })
+                };
+                // A whole block's tiles of the next step come into the first-level cache meanwhile. Without `SPLIT` there are so many
+                // for each product that asking for them takes longer than it saves.
+                let ask = |rows: [Option<Rows>; 4]| if RUNS == 2 && COLUMNS == 2 { rows } else { [None; 4] };
                 soon[0].take(n_each[0]).ask(simd);
                 soon[1].take(n_each[1]).ask(simd);
                 load_b!(b_at);
                 if SPLIT {
                     load_a!(a_at + TERMS);
-                    multiply!();
-                }
-                load_a!(a_at);
-                multiply!();
-                if SPLIT {
+                    multiply!(ask([next_b(0, 0), next_b(1, 0), next_a(0, 1), next_a(1, 1)]));
+                    load_a!(a_at);
+                    multiply!(ask([next_a(0, 0), next_a(1, 0), next_b(0, 1), next_b(1, 1)]));
                     load_b!(b_at + TERMS);
-                    multiply!();
+                    multiply!([None; 4]);
+                } else {
+                    load_a!(a_at);
+                    multiply!([None; 4]);
                 }
             }
         }

@@ -16,7 +16,7 @@ use super::super::ConvShape;
 use super::super::tiles::{BLOCK, Block, Conversion, Parts, Products, TERMS, Work};
 use super::output::starts;
 use super::weights::{Taps, pack_weights, packed_len};
-use super::{LINE, Method, Soon, halves, image_and_next, store_in_order};
+use super::{LARGE, LINE, Method, Soon, halves, image_and_next, store_in_order};
 use crate::amx::TILE;
 use crate::buffer::Scratch;
 use crate::parallel;
@@ -149,7 +149,7 @@ pub fn convolve(
 
     let tiles = tiles(out_size[1], dilation);
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * out_size[0] * out_size[1]);
-    let band_height = band_height(out.len() / out_len, out_size[0], tiles.len(), dilation);
+    let band_height = band_height(parts, channels, out.len() / out_len, out_size[0], tiles.len(), dilation);
     let plan = |first: usize| {
         let out_size = [band_height.min(out_size[0] - first), out_size[1]];
         let offset = [offset[0] - first as isize, offset[1]];
@@ -170,15 +170,30 @@ pub fn convolve(
     });
 }
 
-/// Rows of the output that are computed by themselves: few images are cut, so that there is work for many threads.
-fn band_height(n_images: usize, height: usize, n_tiles: usize, dilation: usize) -> usize {
-    /// More parts there are only for more images.
+/// Rows of the output that are computed by themselves: the places of many would not stay in the second-level cache, and few images
+/// are cut so that there is work for many threads.
+fn band_height(
+    parts: Parts,
+    channels: [usize; 2],
+    n_images: usize,
+    height: usize,
+    n_tiles: usize,
+    dilation: usize,
+) -> usize {
+    /// Numbers of bf16 of a band's places at the most, 768 KB.
+    const PLACES_AT_ONCE: usize = 384 << 10;
+    /// So many parts there are at least, if there are rows enough: large weights come from further away for each band.
     const N_PARTS: usize = 16;
+    const N_PARTS_LARGE: usize = 8;
     /// Tiles of a band, but for the last, at the least: two blocks of products.
     const LEAST_TILES: usize = 64;
+    let row = PLACES * n_tiles * channels[0].next_multiple_of(TERMS) * parts as usize;
+    let for_cache = (height * row).div_ceil(PLACES_AT_ONCE);
+    let is_large = packed_len(parts, Taps::Places, channels) >= LARGE / 2;
+    let for_threads = if is_large { N_PARTS_LARGE } else { N_PARTS } / n_images;
     // A band also reads the rows that the kernel reaches beyond its own: no more than those, but for the last band.
     let most = (height * n_tiles / LEAST_TILES).min(height / (2 * dilation));
-    height.div_ceil((N_PARTS / n_images).min(most).max(1))
+    height.div_ceil(for_cache.max(for_threads).min(most).max(1))
 }
 
 /// Some rows of the output of one image.
@@ -328,6 +343,35 @@ fn write<S: Simd>(
                 }
                 s.store_some(&mut out[at..at + n], v);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bands_are_cut_for_the_cache_and_for_threads() {
+        for (channels, n_images, side, dilation, expected) in [
+            // Small enough, and images enough.
+            (64, 32, 28, 1, 28),
+            (256, 8, 16, 1, 16),
+            // 1.1 MB of places.
+            (128, 25, 32, 1, 16),
+            (128, 8, 32, 1, 16),
+            // Few images: 16 bands or, of large weights, 8, of no less than 64 tiles and no less rows than the kernel reaches.
+            (64, 4, 28, 1, 7),
+            (64, 1, 28, 1, 5),
+            (128, 1, 32, 1, 4),
+            (256, 1, 32, 1, 4),
+            (256, 1, 16, 1, 8),
+            (64, 1, 28, 4, 10),
+            (64, 1, 5, 1, 5),
+        ] {
+            let n_tiles = tiles(side, dilation).len();
+            let found = band_height(Parts::Two, [channels; 2], n_images, side, n_tiles, dilation);
+            assert_eq!(found, expected, "{n_images} images of {side}, {channels} channels, dilation {dilation}");
         }
     }
 }
