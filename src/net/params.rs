@@ -96,9 +96,22 @@ pub fn visit<M: Module>(module: &M, f: impl FnMut(&str, &[usize], Tensor<1>)) {
 
 /// The names of all parameters, in registration order.
 pub fn names<M: Module>(module: &M) -> Vec<String> {
-    let mut names = Vec::new();
-    visit(module, |name, _, _| names.push(name.to_string()));
-    names
+    #[derive(Default)]
+    struct Collect(Path, Vec<String>);
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
+            self.1.push(self.0.name());
+        }
+    }
+    let mut collect = Collect::default();
+    module.visit(&mut collect);
+    collect.1
 }
 
 /// Replaces every parameter by what `f` gives for its index in registration order and the parameter itself.
@@ -124,8 +137,8 @@ pub trait Replace {
     fn replace<const D: usize>(&mut self, index: usize, value: Tensor<D>) -> Tensor<D>;
 }
 
-/// Replaces all values at once by what `f` makes of them: without gradients, each flattened to `[n]`, in registration order. While
-/// it runs the module is without them, so that values which nobody else holds can be changed in place.
+/// Replaces all values at once by what `f` makes of them. `f` is given plain tensors, without autodiff, each flattened to `[n]`, in
+/// registration order. While it runs the module is without them, so that values which nobody else holds can be changed in place.
 pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> Vec<Tensor<1>>) {
     /// A parameter without its value.
     struct Place {
@@ -154,7 +167,8 @@ pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> V
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (Place { shape, is_autodiff, requires_grad }, value) =
                 self.0.next().expect("a value for each parameter");
-            let value = value.reshape(shape);
+            // A leaf, whatever it was computed from.
+            let value = value.inner().reshape(shape);
             let value = if is_autodiff { Tensor::from_inner(value).set_require_grad(requires_grad) } else { value };
             Param::initialized(param.id, value)
         }
@@ -232,6 +246,10 @@ pub fn count<M: Module>(module: &M) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use burn::backend::Flex;
+    use ncsn_kernels::ops::optimizer::{self, Parameter};
+    use ncsn_kernels::optimizer::{Rule, Step};
+
     use super::*;
     use crate::net::Mlp;
     use crate::noise::Noise;
@@ -248,6 +266,34 @@ mod tests {
         }
         let loss = net.forward(Tensor::ones([1, 2], &device).into()).value.sum();
         assert!(gradients(&net, &loss.backward()).iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn values_stay_plain_or_frozen_and_nothing_else_holds_them_while_they_are_replaced() {
+        let plain = Device::flex();
+        for device in [plain.clone(), plain.autodiff()] {
+            // A module of which nothing requires gradients.
+            let mut net = Mlp::new(&[2, 3, 1], &mut Noise::new(1).stream("init", 0), &device).no_grad();
+            let places = |values: &[Tensor<1>]| -> Vec<*const f32> {
+                let primitive = |value: &Tensor<1>| value.clone().try_into_primitive::<Flex>().expect("a plain tensor");
+                values.iter().map(|value| primitive(value).storage::<f32>().as_ptr()).collect()
+            };
+            map_values(&mut net, |values| {
+                let before = places(&values);
+                let step =
+                    Step { rule: Rule::Sgd { lr: 1.0, momentum: 0.0 }, clip: 1.0, weight_decay: 0.0, ema_rate: 0.0 };
+                let parameter = |value: Tensor<1>| {
+                    (value.ones_like(), Parameter { state: vec![value.zeros_like()], value, shadow: None })
+                };
+                let parameters = values.into_iter().map(parameter).collect();
+                let after: Vec<_> = optimizer::step(&step, None, parameters).into_iter().map(|p| p.value).collect();
+                assert_eq!(places(&after), before, "moved in place");
+                after
+            });
+            visit(&net, |name, _, value| {
+                assert_eq!((value.is_autodiff(), value.is_require_grad()), (device.is_autodiff(), false), "{name}");
+            });
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ fn whole(x: FlexTensor) -> FlexTensor {
     if x.is_contiguous() && is_alone(&x) { x } else { x.to_contiguous() }
 }
 
-/// Whether there are no other numbers beside those of the tensor, whatever their order.
+/// Whether there are no other numbers beside those of the tensor, whose axes follow each other in some order.
 fn is_alone(x: &FlexTensor) -> bool {
     x.layout().start_offset() == 0 && x.bytes().len() == x.layout().num_elements() * x.dtype().size()
 }
@@ -150,4 +150,53 @@ fn made(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
 /// A tensor of which `fill` writes all numbers in their order in memory. There are no others beside them.
 fn made_as(layout: Layout, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
     FlexTensor::new(pool::filled(layout.num_elements(), fill), layout, DType::F32)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+
+    use super::*;
+
+    #[test]
+    fn images_of_any_view_come_in_the_order_that_is_asked_for_with_no_other_numbers_beside_them() {
+        let numbers = |shape: [usize; 4]| {
+            let values = (0..shape.iter().product::<usize>()).map(|i| i as f32).collect();
+            tensor(values, shape)
+        };
+        for size in [[3, 4, 5, 2], [3, 1, 5, 2], [3, 4, 1, 1], [1, 4, 2, 3], [3, 1, 1, 1], [0, 4, 5, 2]] {
+            let [n, c, h, w] = size;
+            let odd = |stride| Layout::new(Shape::new([1, c, h, w]), vec![stride, (h * w) as isize, w as isize, 1], 0);
+            let mut views = vec![
+                ("by channels", numbers(size)),
+                ("by pixels", numbers([n, h, w, c]).permute(&FROM_PIXELS)),
+                ("some images", numbers([n + 2, c, h, w]).narrow(0, 1, n)),
+                ("the first images by pixels", numbers([n + 2, h, w, c]).narrow(0, 0, n).permute(&FROM_PIXELS)),
+                ("the last images by pixels", numbers([n + 2, h, w, c]).narrow(0, 2, n).permute(&FROM_PIXELS)),
+                ("some channels", numbers([n, c + 3, h, w]).narrow(1, 2, c)),
+                ("some channels by pixels", numbers([n, h, w, c + 3]).narrow(3, 2, c).permute(&FROM_PIXELS)),
+            ];
+            if n == 1 {
+                views.push(("one image that is repeated", numbers(size).with_layout(odd(0))));
+                views.push(("one image, backwards", numbers(size).with_layout(odd(-1))));
+            }
+            for (what, view) in views {
+                let expected: Vec<f32> = view.to_contiguous().storage().to_vec();
+                let by_burn = view.permute(&TO_PIXELS).is_contiguous();
+                assert!(Order::of(&view) == Order::Pixels || !by_burn, "{what}, {size:?}");
+                for order in [Order::Pixels, Order::Channels] {
+                    let found = in_order(view.clone(), order);
+                    let what = format!("{what}, {size:?} {order:?}");
+                    assert_eq!(found.shape(), view.shape(), "{what}");
+                    let in_memory = match order {
+                        Order::Pixels => view.permute(&TO_PIXELS).to_contiguous(),
+                        Order::Channels => view.to_contiguous(),
+                    };
+                    assert_eq!(found.storage::<f32>(), in_memory.storage::<f32>(), "{what}");
+                    let values = Tensor::<4>::from_primitive::<Flex>(found).try_into_vec_as::<f32>().expect("f32");
+                    assert_eq!(values, expected, "{what}");
+                }
+            }
+        }
+    }
 }

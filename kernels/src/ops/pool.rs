@@ -10,8 +10,11 @@ use burn_std::bytes::{AccessError, AccessPolicy, AllocationController, Allocatio
 
 use crate::buffer::Aligned;
 
-/// Smaller ones are left to the allocator, which keeps them itself.
+/// Smaller ones are left to the allocator, which keeps such sizes at hand for each thread.
 const SMALLEST: usize = 1 << 8;
+
+/// Free buffers at the most: all are looked through for one that fits. A step of training leaves some hundreds.
+const MOST: usize = 1 << 12;
 
 /// Buffers that are free, the oldest first, and how much memory there is.
 struct Pool {
@@ -52,6 +55,9 @@ impl Pool {
         self.used_len -= buffer.len();
         self.free_len += buffer.len();
         self.free.push(buffer);
+        if self.free.len() > MOST {
+            self.free_len -= self.free.remove(0).len();
+        }
     }
 }
 
@@ -132,5 +138,13 @@ mod tests {
             assert!((1..=1000).contains(&pool.most_used) && pool.used_len == 0, "{}", pool.most_used);
         }
         assert!(pool.free_len > 1000, "{}", pool.free_len);
+    }
+
+    #[test]
+    fn free_buffers_are_not_more_than_can_be_looked_through() {
+        let mut pool = Pool { free: Vec::new(), free_len: 0, used_len: 0, most_used: 0 };
+        let used: Vec<Aligned> = (0..MOST + 9).map(|_| pool.take(2).unwrap_or_else(|| Aligned::zeros(2))).collect();
+        used.into_iter().for_each(|buffer| pool.give_back(buffer));
+        assert_eq!((pool.free.len(), pool.free_len, pool.used_len), (MOST, 2 * MOST, 0));
     }
 }
