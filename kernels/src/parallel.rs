@@ -29,7 +29,7 @@ pub fn for_each_part(values: &mut [f32], len: usize, work: impl Fn(usize, &mut [
 /// Calls `work` with the number and the values of each part of both, which are cut into equally many, of `lens` numbers each.
 ///
 /// # Panics
-/// If they cannot be cut so, or the first of `lens` is 0.
+/// If they cannot be cut so, or one of `lens` is 0.
 pub fn for_each_pair_of_parts(
     [a, b]: [&mut [f32]; 2],
     lens: [usize; 2],

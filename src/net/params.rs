@@ -269,19 +269,27 @@ mod tests {
     }
 
     #[test]
-    fn values_stay_plain_or_frozen_and_nothing_else_holds_them_while_they_are_replaced() {
-        let plain = Device::flex();
-        for device in [plain.clone(), plain.autodiff()] {
-            // A module of which nothing requires gradients.
-            let mut net = Mlp::new(&[2, 3, 1], &mut Noise::new(1).stream("init", 0), &device).no_grad();
-            let places = |values: &[Tensor<1>]| -> Vec<*const f32> {
-                let primitive = |value: &Tensor<1>| value.clone().try_into_primitive::<Flex>().expect("a plain tensor");
-                values.iter().map(|value| primitive(value).storage::<f32>().as_ptr()).collect()
-            };
+    fn values_stay_plain_frozen_or_trained_and_nothing_else_holds_them_while_they_are_replaced() {
+        struct Trained(Vec<[bool; 2]>);
+        impl ModuleVisitor for Trained {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let value = param.val();
+                self.0.push([value.is_autodiff(), value.is_require_grad()]);
+            }
+        }
+        let places = |values: &[Tensor<1>]| -> Vec<*const f32> {
+            let primitive = |value: &Tensor<1>| value.clone().try_into_primitive::<Flex>().expect("a plain tensor");
+            values.iter().map(|value| primitive(value).storage::<f32>().as_ptr()).collect()
+        };
+        let net = |device: &Device| Mlp::new(&[2, 3, 1], &mut Noise::new(1).stream("init", 0), device);
+        let (plain, autodiff) = (Device::flex(), Device::flex().autodiff());
+        for (mut net, expected) in
+            [(net(&plain), [false, false]), (net(&autodiff).no_grad(), [true, false]), (net(&autodiff), [true, true])]
+        {
             map_values(&mut net, |values| {
                 let before = places(&values);
-                let step =
-                    Step { rule: Rule::Sgd { lr: 1.0, momentum: 0.0 }, clip: 1.0, weight_decay: 0.0, ema_rate: 0.0 };
+                let rule = Rule::Sgd { lr: 1.0, momentum: 0.0 };
+                let step = Step { rule, clip: 1.0, weight_decay: 0.0, ema_rate: 0.0 };
                 let parameter = |value: Tensor<1>| {
                     (value.ones_like(), Parameter { state: vec![value.zeros_like()], value, shadow: None })
                 };
@@ -290,9 +298,9 @@ mod tests {
                 assert_eq!(places(&after), before, "moved in place");
                 after
             });
-            visit(&net, |name, _, value| {
-                assert_eq!((value.is_autodiff(), value.is_require_grad()), (device.is_autodiff(), false), "{name}");
-            });
+            let mut trained = Trained(Vec::new());
+            net.visit(&mut trained);
+            assert_eq!(trained.0, [expected; 4]);
         }
     }
 

@@ -79,7 +79,7 @@ fn is_permitted() -> bool {
     false
 }
 
-/// An instruction on a tile, and eight behind it that do nothing (or, with [`TileUnit::multiply_asking`], as many that ask for memory). Where something else slows the core's matrix unit down, as its other
+/// An instruction on a tile, and eight behind it that do nothing. Where something else slows the core's matrix unit down, as its other
 /// hardware thread may, instructions on tiles that follow one another within less than these take up to two thirds longer; elsewhere
 /// there is time enough for them (measured on Emerald Rapids, see `docs/performance.md`).
 macro_rules! spaced {
@@ -88,7 +88,8 @@ macro_rules! spaced {
     };
 }
 
-/// Asks for four rows of a tile, into the first-level cache, and goes on to the next.
+/// Asks for four rows of a tile, into the first-level cache, and goes on to the next. Behind a product they are the space that
+/// [`spaced!`] makes.
 macro_rules! four_rows {
     () => {
         "prefetcht0 [{from}]\n\

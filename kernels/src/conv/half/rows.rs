@@ -180,19 +180,23 @@ fn band_height(
     n_tiles: usize,
     dilation: usize,
 ) -> usize {
-    /// Numbers of bf16 of a band's places at the most, 768 KB.
+    /// Numbers of bf16 of a band's places, 768 KB: that much stays in the cache beside weights that are not large.
     const PLACES_AT_ONCE: usize = 384 << 10;
-    /// So many parts there are at least, if there are rows enough: large weights come from further away for each band.
-    const N_PARTS: usize = 16;
-    const N_PARTS_LARGE: usize = 8;
+    /// Bands of few images, of all of them at the most. Large weights come from further away for each.
+    const N_BANDS: usize = 16;
+    const N_BANDS_LARGE: usize = 8;
     /// Tiles of a band, but for the last, at the least: two blocks of products.
     const LEAST_TILES: usize = 64;
     let row = PLACES * n_tiles * channels[0].next_multiple_of(TERMS) * parts as usize;
-    let for_cache = (height * row).div_ceil(PLACES_AT_ONCE);
+    let reach = 2 * dilation;
     let is_large = packed_len(parts, Taps::Places, channels) >= LARGE / 2;
-    let for_threads = if is_large { N_PARTS_LARGE } else { N_PARTS } / n_images;
+    let for_cache = match is_large || (height + reach) * row <= PLACES_AT_ONCE {
+        true => 1,
+        false => height.div_ceil((PLACES_AT_ONCE / row).saturating_sub(reach).max(1)),
+    };
+    let for_threads = if is_large { N_BANDS_LARGE } else { N_BANDS } / n_images;
     // A band also reads the rows that the kernel reaches beyond its own: no more than those, but for the last band.
-    let most = (height * n_tiles / LEAST_TILES).min(height / (2 * dilation));
+    let most = (height * n_tiles / LEAST_TILES).min(height / reach);
     height.div_ceil(for_cache.max(for_threads).min(most).max(1))
 }
 
@@ -357,10 +361,14 @@ mod tests {
             // Small enough, and images enough.
             (64, 32, 28, 1, 28),
             (256, 8, 16, 1, 16),
-            // 1.1 MB of places.
+            // 1.1 MB of places, with weights that are not large and such as are.
             (128, 25, 32, 1, 16),
             (128, 8, 32, 1, 16),
+            (128, 25, 32, 4, 16),
+            (256, 8, 32, 1, 32),
             // Few images: 16 bands or, of large weights, 8, of no less than 64 tiles and no less rows than the kernel reaches.
+            (64, 1, 64, 1, 4),
+            (256, 1, 64, 1, 8),
             (64, 4, 28, 1, 7),
             (64, 1, 28, 1, 5),
             (128, 1, 32, 1, 4),
