@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -9,13 +9,33 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// The content of the file at `path`.
+/// Opens the regular file at `path`, or the one that a link there leads to, and gives its length. Whatever else has names in a
+/// file system is refused before it is opened: a pipe would block, a device has no end.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is larger than `max_bytes`.
-pub fn read_at_most(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+/// [`Error::Io`] when it cannot be opened, [`Error::Format`] when it is no regular file.
+pub fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let expect_file = |metadata: Metadata| match metadata.is_file() {
+        true => Ok(metadata.len()),
+        false => Err(Error::format(path, format!("found {}, expected a file", kind(&metadata)))),
+    };
+    expect_file(fs::metadata(path).map_err(Error::io(path))?)?;
     let file = File::open(path).map_err(Error::io(path))?;
-    let n_bytes = file.metadata().map_err(Error::io(path))?.len();
+    // Once more, in case the name was given to something else in between.
+    let n_bytes = expect_file(file.metadata().map_err(Error::io(path))?)?;
+    Ok((file, n_bytes))
+}
+
+fn kind(metadata: &Metadata) -> &'static str {
+    if metadata.is_dir() { "a folder" } else { "a pipe or a device" }
+}
+
+/// The content of the regular file at `path`.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is larger than `max_bytes` or no regular file.
+pub fn read_at_most(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    let (file, n_bytes) = open_regular(path)?;
     if n_bytes > max_bytes {
         return Err(Error::format(path, format!("found {n_bytes} bytes, expected at most {max_bytes}")));
     }
@@ -26,8 +46,9 @@ pub fn read_at_most(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
 
 /// A file under a temporary, hidden name beside its target, which [`AtomicFile::commit`] moves into place.
 ///
-/// Until then, and after a crash, whatever was at the target is untouched. Dropped uncommitted, it is removed; left by a
-/// killed program, it is overwritten by the next one.
+/// Until then, and after a crash, whatever was at the target is untouched. Dropped uncommitted, it is removed; what a killed
+/// program leaves is found by [`remove_leftovers`]. The name has the process's number in it and is created exclusively: a link
+/// at that name is not followed, and programs that write the same target do not share a file.
 #[derive(Debug)]
 pub struct AtomicFile {
     writer: BufWriter<File>,
@@ -43,7 +64,13 @@ impl AtomicFile {
     /// [`Error::Io`] if the target's folder cannot be written to.
     pub fn create(target: &Path) -> Result<Self> {
         let temporary = temporary_name(target);
-        let writer = BufWriter::new(File::create(&temporary).map_err(Error::io(target))?);
+        let create = || File::options().write(true).create_new(true).open(&temporary);
+        let file = create().or_else(|error| match error.kind() {
+            // Of a killed program that had our number.
+            io::ErrorKind::AlreadyExists => fs::remove_file(&temporary).and_then(|()| create()),
+            _ => Err(error),
+        });
+        let writer = BufWriter::new(file.map_err(Error::io(target))?);
         Ok(Self { writer, temporary, target: target.to_path_buf(), committed: false })
     }
 
@@ -114,12 +141,58 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The name under which `path` is written before it is complete.
-pub fn temporary_name(path: &Path) -> PathBuf {
+/// The name under which this process writes `path` before it is complete: `.NAME.PROCESS.tmp`.
+fn temporary_name(path: &Path) -> PathBuf {
+    hidden_name(path, &format!("{}.tmp", std::process::id()))
+}
+
+/// The name under which `path` is written over several calls: `.NAME.part`.
+pub(crate) fn partial_name(path: &Path) -> PathBuf {
+    hidden_name(path, "part")
+}
+
+fn hidden_name(path: &Path, end: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(".tmp");
+    name.push(".");
+    name.push(end);
     path.with_file_name(name)
+}
+
+/// The name of the file that `name` is a temporary file of: of `.NAME.PROCESS.tmp`, or of `.NAME.tmp` as earlier versions wrote.
+fn target_name(name: &str) -> Option<&str> {
+    let name = name.strip_prefix('.')?.strip_suffix(".tmp")?;
+    let is_process = |end: &str| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit());
+    match name.rsplit_once('.') {
+        Some((target, end)) if is_process(end) => Some(target),
+        _ => Some(name),
+    }
+}
+
+/// Removes the temporary files that killed programs left in `folder`, of those targets that `is_ours` knows. Whoever calls this
+/// holds the folder's lock: nobody else is writing there.
+///
+/// # Errors
+/// When a file cannot be removed. A folder that does not exist has none.
+pub fn remove_leftovers(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().and_then(target_name).is_some_and(&is_ours) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the file at `path`, if there is one.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the names in `path`'s folder durable.
@@ -163,5 +236,44 @@ mod tests {
         file.commit().expect("commits");
         assert_eq!(fs::read(&path).expect("reads"), b"new");
         assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_at_the_temporary_name_is_not_followed() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let (path, other) = (folder.path().join("file"), folder.path().join("other"));
+        fs::write(&other, "precious").expect("writes");
+        std::os::unix::fs::symlink(&other, temporary_name(&path)).expect("links");
+        write_atomically(&path, |w| w.write_all(b"new")).expect("writes");
+        assert_eq!(fs::read(&other).expect("reads"), b"precious");
+        assert_eq!(fs::read(&path).expect("reads"), b"new");
+        assert!(fs::symlink_metadata(&path).expect("is there").is_file());
+    }
+
+    #[test]
+    fn only_what_killed_programs_left_of_known_files_is_removed() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let names = [".a.1.tmp", ".a.tmp", ".b.77.tmp", "a", "a.tmp", ".a.part", ".a.x1.tmp"];
+        names.iter().for_each(|name| fs::write(folder.path().join(name), "x").expect("writes"));
+        remove_leftovers(folder.path(), |name| name == "a").expect("removes");
+        remove_leftovers(&folder.path().join("none"), |_| true).expect("nothing to do");
+        let left: Vec<bool> = names.iter().map(|name| folder.path().join(name).exists()).collect();
+        assert_eq!(left, [false, false, true, true, true, true, true]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        for (path, found) in [(folder.path(), "a folder"), (Path::new("/dev/zero"), "a pipe or a device")] {
+            let message = read_at_most(path, 9).expect_err("refused").to_string();
+            assert!(message.contains(&format!("found {found}, expected a file")), "{message}");
+        }
+        let link = folder.path().join("link");
+        fs::write(folder.path().join("file"), "text").expect("writes");
+        std::os::unix::fs::symlink(folder.path().join("file"), &link).expect("links");
+        assert_eq!(read_at_most(&link, 4).expect("reads"), b"text");
+        assert!(read_at_most(&link, 3).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read as _, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -205,7 +205,7 @@ fn write_to(
     tensors.iter().try_for_each(|(_, tensor)| write_f32(out, &tensor.values))
 }
 
-/// One f32 tensor `[n, …]` written row by row to its final size, for sets larger than memory. It goes by a temporary
+/// One f32 tensor `[n, …]` written row by row to its final size, for sets larger than memory. It goes by a hidden
 /// name until [`Self::finish`], and an unfinished one is taken up again.
 #[derive(Debug)]
 pub struct TensorWriter {
@@ -216,26 +216,53 @@ pub struct TensorWriter {
 }
 
 impl TensorWriter {
-    /// Opens the tensor `name` of `shape` at `path`.
+    /// Opens the tensor `name` of `shape` at `path`. Rows of an earlier one, unfinished or of another number of rows, are kept.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn open(path: &Path, name: &str, shape: &[usize]) -> Result<Self> {
-        let unfinished = file::temporary_name(path);
+        let unfinished = file::partial_name(path);
         let head = header(&[(name, shape)], &BTreeMap::new());
         let row_len: usize = shape[1..].iter().product();
         let length = head.len() as u64 + 4 * (shape[0] * row_len) as u64;
-        let open = || -> std::io::Result<File> {
-            if path.exists() && !unfinished.exists() {
-                fs::rename(path, &unfinished)?;
+        let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+        if !is_file(&unfinished) {
+            file::remove(&unfinished)?;
+            if is_file(path) {
+                fs::rename(path, &unfinished).map_err(Error::io(path))?;
             }
-            let mut file = File::options().create(true).truncate(false).write(true).open(&unfinished)?;
+        }
+        if is_file(&unfinished) && !has_rows_of(&unfinished, name, shape, head.len()) {
+            file::remove(&unfinished)?;
+        }
+        let open = || -> std::io::Result<File> {
+            let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&unfinished)?;
             file.set_len(length)?;
             file.write_all(&head)?;
             Ok(file)
         };
         let file = open().map_err(Error::io(path))?;
         Ok(Self { path: path.to_path_buf(), file, data_start: head.len() as u64, row_len })
+    }
+
+    /// Whether all of these rows were written: the file begins with zeros, which no row of samples is.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn has_rows(&mut self, rows: std::ops::Range<usize>) -> Result<bool> {
+        let mut row = vec![0; 4 * self.row_len];
+        let mut is_written = |at: u64| {
+            self.file.seek(SeekFrom::Start(at))?;
+            self.file.read_exact(&mut row)?;
+            Ok(row.iter().any(|&byte| byte != 0))
+        };
+        for i in rows {
+            let at = self.data_start + 4 * (i * self.row_len) as u64;
+            if !is_written(at).map_err(Error::io(&self.path))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Writes rows from number `first`, and makes them durable.
@@ -259,9 +286,22 @@ impl TensorWriter {
     /// # Errors
     /// When the file system refuses.
     pub fn finish(self) -> Result<()> {
-        let done = self.file.sync_all().and_then(|()| fs::rename(file::temporary_name(&self.path), &self.path));
+        let done = self.file.sync_all().and_then(|()| fs::rename(file::partial_name(&self.path), &self.path));
         done.and_then(|()| file::sync_folder(&self.path)).map_err(Error::io(&self.path))
     }
+}
+
+/// Whether the file at `path` holds rows of the tensor `name`, where one with `shape` has them: after `data_start` bytes.
+fn has_rows_of(path: &Path, name: &str, shape: &[usize], data_start: usize) -> bool {
+    let mut bytes = vec![0; data_start];
+    if File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).is_err() {
+        return false;
+    }
+    let (length, json) = bytes.split_at(8);
+    let header: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    let found: Option<Vec<usize>> = serde_json::from_value(header[name]["shape"].clone()).ok();
+    let is_same = found.is_some_and(|found| found.len() == shape.len() && found[1..] == shape[1..]);
+    is_same && length == (json.len() as u64).to_le_bytes()
 }
 
 #[cfg(test)]
@@ -303,6 +343,26 @@ mod tests {
             }
         }
         assert_eq!(TensorFile::open(&path).expect("reads").get("samples").expect("f32"), Some(all));
+    }
+
+    #[test]
+    fn rows_are_kept_when_some_are_added_and_unwritten_ones_are_known() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let path = folder.path().join("rows.safetensors");
+        let all = tensor(&[4, 2]);
+        let mut writer = TensorWriter::open(&path, "samples", &[2, 2]).expect("opens");
+        writer.write_rows(0, &all.values[..4]).expect("writes");
+        writer.finish().expect("renames");
+        let mut writer = TensorWriter::open(&path, "samples", &[4, 2]).expect("opens");
+        let has = |writer: &mut TensorWriter, rows| writer.has_rows(rows).expect("reads");
+        assert!(has(&mut writer, 0..2) && !has(&mut writer, 1..3) && !has(&mut writer, 3..4));
+        writer.write_rows(2, &all.values[4..]).expect("writes");
+        assert!(has(&mut writer, 0..4));
+        writer.finish().expect("renames");
+        assert_eq!(TensorFile::open(&path).expect("reads").get("samples").expect("f32"), Some(all));
+        // Rows of another length are others.
+        let mut writer = TensorWriter::open(&path, "samples", &[4, 3]).expect("opens");
+        assert!(!has(&mut writer, 0..1));
     }
 
     #[test]

@@ -171,8 +171,8 @@ pub fn tar<'a>(files: impl IntoIterator<Item = (impl AsRef<Path>, &'a [u8])>) ->
     builder.into_inner().unwrap()
 }
 
-fn golden(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap()
+fn fixture(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap()
 }
 
 const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
@@ -377,14 +377,14 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("NumPy's archive of images", npz_of(&npy_images(false)), as_is, images),
         ("our samples", samples(), as_is, images),
         ("a small classifier", classifier(), as_is, small),
-        ("PyTorch's zip", golden("pth_reader/mixed_zip.pth"), as_is, mixed),
-        ("PyTorch's stream", golden("pth_reader/mixed_legacy.pth"), as_is, mixed),
-        ("PyTorch's old checkpoint", golden("pth_reader/old_style_checkpoint.pth"), as_is, published),
-        ("PyTorch's older checkpoint", golden("pth_reader/older_style_checkpoint.pth"), as_is, published),
+        ("PyTorch's zip", fixture("pth_reader/mixed_zip.pth"), as_is, mixed),
+        ("PyTorch's stream", fixture("pth_reader/mixed_legacy.pth"), as_is, mixed),
+        ("PyTorch's old checkpoint", fixture("pth_reader/old_style_checkpoint.pth"), as_is, published),
+        ("PyTorch's older checkpoint", fixture("pth_reader/older_style_checkpoint.pth"), as_is, published),
         ("PyTorch's tar", pth_tar(), as_is, published),
-        ("Adam's state", golden("ncsn/optimizers_arithmetic/optimizer_state_adam_amsgrad.pth"), as_is, optimizer),
-        ("RMSProp's state", golden("ncsn/optimizers_arithmetic/optimizer_state_rmsprop.pth"), as_is, optimizer),
-        ("SGD's state", golden("ncsn/optimizers_arithmetic/optimizer_state_sgd_momentum_0.9.pth"), as_is, optimizer),
+        ("Adam's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_adam_amsgrad.pth"), as_is, optimizer),
+        ("RMSProp's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_rmsprop.pth"), as_is, optimizer),
+        ("SGD's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_sgd_momentum_0.9.pth"), as_is, optimizer),
     ];
     let n_rounds = n_rounds();
     let before = peak_memory_bytes();

@@ -60,13 +60,10 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn find(name: &str) -> PathBuf {
-    fixture::find(name).expect("asked for only if it is there")
-}
 
 fn every_kind_of_view_and_item_is_read_from_every_container() {
     for name in ["mixed_zip", "mixed_zip_tagged_cuda0", "mixed_legacy", "mixed_legacy_tagged_cuda0"] {
-        let path = find(&format!("pth_reader/{name}.pth"));
+        let path = fixture::path(&format!("pth_reader/{name}.pth"));
         let (bytes, mut scratch) = (read_file(&path).unwrap(), Vec::new());
         let pth = Pth::parse(&path, &bytes, &mut scratch).unwrap();
         let mut n_compared = 0;
@@ -105,7 +102,7 @@ fn checkpoints_of_old_versions_are_read() {
     for (name, params) in
         [("old_style_checkpoint", [0, 1]), ("older_style_checkpoint", [140_000_000_000_000, 140_000_000_000_064])]
     {
-        let path = find(&format!("pth_reader/{name}.pth"));
+        let path = fixture::path(&format!("pth_reader/{name}.pth"));
         let read = read_published(&path).unwrap();
         let expected = open("pth_reader/expected.safetensors").tensors;
         let assert_equal = |name: String, tensor: &HostTensor| {
@@ -135,7 +132,7 @@ fn checkpoints_of_old_versions_are_read() {
 }
 
 fn the_published_programs_checkpoints_are_read() {
-    let path = find("ncsn/optimizers_smallest/checkpoint_adam.pth");
+    let path = fixture::path("ncsn/optimizers_smallest/checkpoint_adam.pth");
     let zip = read_published(&path).unwrap();
     let expected = open("ncsn/optimizers_smallest/final_adam.safetensors").tensors;
     assert_eq!((zip.prefix.as_str(), zip.network.len()), ("module.", expected.len()));
@@ -148,11 +145,11 @@ fn the_published_programs_checkpoints_are_read() {
     assert_eq!(optimizer.groups[0].params, (0..zip.network.len() as u64).collect::<Vec<_>>());
     assert!(optimizer.state.values().all(|state| state["step"].number() == Some(3.0)));
 
-    let path = find("ncsn/optimizers_smallest/checkpoint_adam_legacy.pth");
+    let path = fixture::path("ncsn/optimizers_smallest/checkpoint_adam_legacy.pth");
     assert_eq!(read_published(&path).unwrap(), zip);
 
     // Before the first step, and of a network that was not in a DataParallel.
-    let path = find("ncsn/resscore_32/checkpoint_init.pth");
+    let path = fixture::path("ncsn/resscore_32/checkpoint_init.pth");
     let read = read_published(&path).unwrap();
     assert_eq!(read.prefix, "");
     assert!(read.optimizer.unwrap().state.is_empty());
@@ -171,7 +168,7 @@ fn every_optimisers_state_is_read() {
             _ if name.contains("amsgrad") => &["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"],
             _ => &["exp_avg", "exp_avg_sq", "step"],
         };
-        let path = find(&format!("ncsn/optimizers_arithmetic/optimizer_state_{name}.pth"));
+        let path = fixture::path(&format!("ncsn/optimizers_arithmetic/optimizer_state_{name}.pth"));
         let state = read_optimizer(&path).unwrap();
         assert_eq!(state.groups[0].params, [0, 1]);
         assert!(state.groups[0].settings["lr"].number().is_some());
@@ -193,7 +190,7 @@ fn every_optimisers_state_is_read() {
 fn what_is_written_is_read_back_and_always_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["pth_reader/old_style_checkpoint.pth", "pth_reader/older_style_checkpoint.pth"] {
-        let path = find(name);
+        let path = fixture::path(name);
         let read = read_published(&path).unwrap();
         let paths = ["a.pth", "b.pth"].map(|name| folder.path().join(name));
         for path in &paths {

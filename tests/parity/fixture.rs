@@ -1,13 +1,41 @@
 //! Reading fixtures and comparing with them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ncsn::device::DeviceKind;
 use ncsn::net::params;
 use safetensors::{Dtype, SafeTensors};
+
+use crate::Case;
+
+/// The fixtures are what their makers wrote: `tests/fixtures/SHA256SUMS` lists every file, and no other is there.
+pub fn cases() -> Vec<Case> {
+    vec![Case::new("every fixture has the digest that SHA256SUMS says", &["SHA256SUMS"], || {
+        let list = String::from_utf8(read("SHA256SUMS")).unwrap();
+        let listed: BTreeMap<PathBuf, &str> = list
+            .lines()
+            .map(|line| line.split_once("  ").unwrap())
+            .map(|(digest, name)| (path(name), digest))
+            .collect();
+        let found: BTreeMap<PathBuf, String> = files(&path(""))
+            .into_iter()
+            .filter(|file| !file.ends_with("SHA256SUMS"))
+            .map(|file| (file.clone(), ncsn::file::sha256(&file).unwrap()))
+            .collect();
+        assert_eq!(found.keys().collect::<Vec<_>>(), listed.keys().collect::<Vec<_>>(), "the files that are there");
+        for (file, digest) in &found {
+            assert_eq!(digest, listed[file], "{}", file.display());
+        }
+    })]
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
 
 /// Where everything here is computed: the processor, or the device that NCSN_TEST_DEVICE names.
 pub fn device() -> Device {
@@ -19,16 +47,14 @@ pub struct Fixture {
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
 }
 
-/// Where the fixture `name` lies: the shared folder, else `tests/golden`; `None` if in neither.
-pub fn find(name: &str) -> Option<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let candidates = [root.join("../shared/fixtures").join(name), root.join("tests/golden").join(name)];
-    candidates.into_iter().find(|path| path.exists())
+/// Where the fixture `name` lies.
+pub fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// Its bytes.
+/// The bytes of the fixture `name`.
 pub fn read(name: &str) -> Vec<u8> {
-    std::fs::read(find(name).unwrap_or_else(|| panic!("no fixture {name}"))).unwrap()
+    std::fs::read(path(name)).unwrap_or_else(|error| panic!("tests/fixtures/{name}: {error}"))
 }
 
 /// Its tensors.

@@ -1,8 +1,7 @@
 //! Numbers of the published program, reproduced.
 //!
-//! The fixtures lie in `../shared/fixtures`, the small ones that every clone needs in `tests/golden` (made by the
-//! program named in that folder's README). A question whose fixture is in neither is reported as ignored, loudly: that is
-//! known only when the program runs, hence the test harness of our own.
+//! The fixtures lie in `tests/fixtures`, whose README names the programs that made them. A case without its fixture
+//! fails. Cases are rows of tables, hence the test harness of our own.
 #![allow(clippy::unwrap_used)]
 
 mod blocks;
@@ -52,6 +51,7 @@ fn main() {
 
 fn cases() -> Vec<Case> {
     [
+        fixture::cases(),
         blocks::cases(),
         checkpoints::cases(),
         inception::cases(),
@@ -71,22 +71,15 @@ fn cases() -> Vec<Case> {
 }
 
 fn run_all(cases: Vec<Case>) -> Conclusion {
-    let mut n_missing = 0;
     let trials = cases.into_iter().map(|case| {
-        let missing = case.fixtures.iter().any(|name| fixture::find(name).is_none());
-        n_missing += usize::from(missing);
         let run = move || -> Result<(), Failed> {
+            for name in &case.fixtures {
+                assert!(fixture::path(name).exists(), "tests/fixtures/{name} is missing: it belongs to every clone");
+            }
             (case.run)();
             Ok(())
         };
-        Trial::test(format!("{} ({})", case.claim, Precision::current()), run).with_ignored_flag(missing)
+        Trial::test(format!("{} ({})", case.claim, Precision::current()), run)
     });
-    let trials = trials.collect();
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
-    if n_missing > 0 {
-        eprintln!(
-            "ATTENTION: {n_missing} comparisons with the published program did NOT run: ../shared/fixtures is not there"
-        );
-    }
-    conclusion
+    libtest_mimic::run(&Arguments::from_args(), trials.collect())
 }
