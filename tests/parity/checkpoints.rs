@@ -60,7 +60,6 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-
 fn every_kind_of_view_and_item_is_read_from_every_container() {
     for name in ["mixed_zip", "mixed_zip_tagged_cuda0", "mixed_legacy", "mixed_legacy_tagged_cuda0"] {
         let path = fixture::path(&format!("pth_reader/{name}.pth"));
