@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// A configuration that cannot be meant: unknown key, wrong type, impossible value.
     /// `place` is `file:line` (or `--set`, or just the file).
-    #[error("{place}: {message}")]
+    #[error("{}: {message}", fit_for_terminal(place))]
     Config {
         /// Where: `configs/anneal.yml:37`.
         place: String,
@@ -21,7 +21,7 @@ pub enum Error {
         message: String,
     },
     /// The operating system refused to read or write `path`.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", shown(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -29,15 +29,24 @@ pub enum Error {
         source: io::Error,
     },
     /// A file that is not what its name or place promises: truncated, foreign, or inconsistent.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", shown(path))]
     Format {
         /// The file.
         path: PathBuf,
         /// What was found and what was expected.
         message: String,
     },
+    /// A checkpoint's file that is not what was written: truncated, with changed bits, or without the file that belongs to it.
+    /// An earlier checkpoint may be whole.
+    #[error("{}: {message}", shown(path))]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        message: String,
+    },
     /// Files of a data set that are not there, with what to put where.
-    #[error("{0}")]
+    #[error("{}", fit_for_terminal(.0))]
     MissingData(String),
     /// A loss or gradient that is not finite.
     #[error(
@@ -55,7 +64,7 @@ pub enum Error {
     #[error("the device failed: {0}")]
     Device(String),
     /// A request that cannot be met as asked.
-    #[error("{0}")]
+    #[error("{}", fit_for_terminal(.0))]
     Usage(String),
 }
 
@@ -66,13 +75,34 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
-    /// A file with the wrong content. Messages quote files, and so do those of the libraries that read them: control
-    /// characters, which could make a terminal do things, are escaped.
+    /// A file with the wrong content. Messages quote files, and so do those of the libraries that read them: see
+    /// [`fit_for_terminal`].
     pub fn format(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
-        let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
-        let message = message.into().chars().map(escaped).collect();
-        Error::Format { path: path.as_ref().to_path_buf(), message }
+        Error::Format { path: path.as_ref().to_path_buf(), message: one_line(&message.into()) }
     }
+
+    /// A file that is not what was written; the message is escaped as that of [`Self::format`].
+    pub fn damaged(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
+        Error::Damaged { path: path.as_ref().to_path_buf(), message: one_line(&message.into()) }
+    }
+}
+
+/// A path in an error.
+fn shown(path: &Path) -> String {
+    one_line(&path.display().to_string())
+}
+
+/// `text` as one line, without anything that makes a terminal do things.
+fn one_line(text: &str) -> String {
+    fit_for_terminal(text).replace('\n', "\\n")
+}
+
+/// `text` with its control characters, and those that turn the direction of writing, escaped; lines stay lines. File names and
+/// what files hold may be anybody's.
+pub fn fit_for_terminal(text: &str) -> String {
+    let is_turning = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_unfit = |c: char| c != '\n' && (c.is_control() || is_turning(c));
+    text.chars().map(|c| if is_unfit(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// The first five of `things`, and how many more there are.
@@ -82,5 +112,28 @@ pub(crate) fn few<T: Display>(things: &[T]) -> String {
     match things.len().saturating_sub(N_NAMED) {
         0 => named.join("; "),
         n_more => format!("{}; and {n_more} more", named.join("; ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_messages_cannot_steer_a_terminal() {
+        let evil = "a\u{1b}[2J\u{202e}b";
+        let errors = [
+            Error::format(evil, evil),
+            Error::Usage(evil.into()),
+            Error::MissingData(evil.into()),
+            Error::Config { place: evil.into(), message: String::new() },
+            Error::io(evil)(io::Error::other("x")),
+        ];
+        for error in errors {
+            let shown = error.to_string();
+            assert!(shown.contains("a\\u{1b}[2J\\u{202e}b") && !shown.contains('\u{1b}'), "{shown}");
+        }
+        assert_eq!(fit_for_terminal("σ – ‖ŝ‖\nline"), "σ – ‖ŝ‖\nline");
+        assert!(Error::format("a\nb", "c\nd").to_string().lines().count() == 1);
     }
 }

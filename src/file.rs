@@ -124,6 +124,11 @@ pub fn sha256(path: &Path) -> Result<String> {
     digest::<Sha256>(&mut File::open(path).map_err(Error::io(path))?, path)
 }
 
+/// The SHA-256 of `bytes`, in hexadecimal digits.
+pub fn hex_sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// The digest of the rest of `file`, which is at `path`, in hexadecimal digits.
 pub(crate) fn digest<H: Digest>(file: &mut File, path: &Path) -> Result<String> {
     let mut hash = H::new();

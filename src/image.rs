@@ -1,14 +1,14 @@
 //! Images out: samples as grids, PNG files and GIF animations.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
-use ::image::codecs::png::PngEncoder;
-use ::image::{ExtendedColorType, ImageEncoder, ImageError};
+use ::image::codecs::png::{PngDecoder, PngEncoder};
+use ::image::{ColorType, ExtendedColorType, ImageDecoder as _, ImageEncoder, ImageError};
 
 use crate::data::resize::Pixels;
 use crate::error::{Error, Result};
-use crate::file::AtomicFile;
+use crate::file::{self, AtomicFile};
 
 /// Black pixels around every image of a grid.
 const PADDING: usize = 2;
@@ -71,6 +71,26 @@ pub fn write_png(path: &Path, pixels: &Pixels) -> Result<()> {
         Error::io(path)(source)
     })?;
     file.commit()
+}
+
+/// The bytes `[channels, height, width]` of an image that [`write_png`] wrote.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is not whole or has another shape.
+pub fn read_png(path: &Path, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>> {
+    let (file, _) = file::open_regular(path)?;
+    let broken = |error: ImageError| Error::format(path, format!("found no whole PNG image ({error})"));
+    let decoder = PngDecoder::new(BufReader::new(file)).map_err(broken)?;
+    let color = if channels == 1 { ColorType::L8 } else { ColorType::Rgb8 };
+    let found = (decoder.color_type(), decoder.dimensions());
+    if found != (color, (width as u32, height as u32)) {
+        let message =
+            format!("found {:?} with sides {:?}, expected {color:?} with ({width}, {height})", found.0, found.1);
+        return Err(Error::format(path, message));
+    }
+    let mut pixels = vec![0; channels * height * width];
+    decoder.read_image(&mut pixels).map_err(broken)?;
+    Ok((0..pixels.len()).map(|i| pixels[i % (height * width) * channels + i / (height * width)]).collect())
 }
 
 /// An animated GIF written frame by frame, so that no more than one frame is held in memory. It plays for ever and rests on

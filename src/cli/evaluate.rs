@@ -207,7 +207,7 @@ pub fn run(mut args: EvaluateArgs) -> Result<ExitCode> {
 }
 
 fn interrupted() -> ExitCode {
-    ExitCode::from(stop::INTERRUPTED)
+    stop::code()
 }
 
 /// `ncsn evaluate stats`

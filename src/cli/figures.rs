@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use ncsn::config::Runner;
 use ncsn::plot::{self, Content, Panel};
 use ncsn::{Error, Result};
 
 use super::log::Log;
-use super::train::{self, TrainArgs, create_folder};
+use super::output::{Existing, Kind, Output};
+use super::train::{self, TrainArgs};
 use super::{Common, RunFolders};
 
 #[derive(Debug, Args)]
@@ -50,12 +51,31 @@ struct ScoreNetArgs {
     /// Folder for scorenet.png and scorenet.svg [default: RUN/figures]
     #[arg(short = 'o', long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Replace files of these names that this command did not write
+    #[arg(long)]
+    overwrite: bool,
     /// Seed of both [default: the configuration's, else 1234]
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]
     common: Common,
 }
+
+/// What the figure depends on.
+#[derive(Serialize)]
+struct Manifest {
+    doc: String,
+    n_iters: u64,
+    set: Vec<String>,
+}
+
+/// The figure in its folder, which is drawn anew whenever its runs have gone on.
+const FIGURE: Kind = Kind {
+    manifest: "scorenet.json",
+    free: &["doc", "n_iters", "set"],
+    files: |_| vec!["scorenet.png".into(), "scorenet.svg".into()],
+    neighbours: |_| false,
+};
 
 /// The standard deviations of the noise that figure 1 compares.
 const NOISE: [&str; 2] = ["0", "0.01"];
@@ -77,6 +97,7 @@ fn scorenet(args: ScoreNetArgs) -> Result<ExitCode> {
             config: Some(args.config.clone()),
             doc,
             resume: folders.config().exists(),
+            step: None,
             overwrite: false,
             seed: args.seed,
             comment: String::new(),
@@ -92,12 +113,14 @@ fn scorenet(args: ScoreNetArgs) -> Result<ExitCode> {
         series.push((name, plot::averaged(&losses, losses.len().div_ceil(100))));
     }
     let output = args.output.unwrap_or_else(|| args.common.run.join("figures"));
-    create_folder(&output)?;
+    let manifest = Manifest { doc: args.doc, n_iters: args.n_iters, set: args.set };
+    let output = Output::open(&output, FIGURE, &manifest, Existing::overwrite(args.overwrite))?;
+    output.describe(&manifest)?;
     let panel = Panel {
         title: "Sliced score matching, figure 1".into(),
         content: Content::Lines { x_label: "step".into(), y_label: "loss".into(), series },
     };
-    let path = output.join("scorenet");
+    let path = output.path("scorenet");
     plot::write(&path, &[panel], 1)?;
     Log::terminal(args.common.verbose).info(format!("{0}.png, {0}.svg", path.display()));
     Ok(ExitCode::SUCCESS)

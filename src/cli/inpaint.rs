@@ -1,5 +1,6 @@
 //! `ncsn inpaint`: completes images of which a part is hidden.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -8,22 +9,25 @@ use std::sync::Arc;
 use burn::module::Module as _;
 use burn::tensor::Tensor;
 use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
 
 use ncsn::config::{Data, Dataset};
 use ncsn::data::folder::{Folder, read_image};
 use ncsn::data::transform::{logit, sigmoid};
 use ncsn::data::{Pixels, Source, Split};
 use ncsn::device;
-use ncsn::image::{grid, to_u8, write_png};
+use ncsn::file;
+use ncsn::image::{grid, read_png, to_u8, write_png};
 use ncsn::net::params::upload;
 use ncsn::noise::Noise;
 use ncsn::sample::{annealed_steps, completion_chain};
 use ncsn::{Error, Result};
 
 use super::log::Log;
+use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
 use super::sample::positive;
-use super::train::create_folder;
 use super::trained::Trained;
 use super::{Common, DEFAULT_SEED, data, noise_levels, stop};
 
@@ -59,7 +63,7 @@ pub struct InpaintArgs {
     /// Enlarge the grid by this factor
     #[arg(long, default_value_t = 2, value_name = "FACTOR", value_parser = clap::value_parser!(u64).range(1..=16))]
     scale: u64,
-    /// Replace completions that are there
+    /// Remove the completions that are there, and draw anew
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
@@ -103,6 +107,20 @@ impl FromStr for Mask {
     }
 }
 
+impl fmt::Display for Mask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Left => f.write_str("left"),
+            Self::Right => f.write_str("right"),
+            Self::Top => f.write_str("top"),
+            Self::Bottom => f.write_str("bottom"),
+            Self::Centre => f.write_str("centre"),
+            Self::Random(p) => write!(f, "random:{p}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 impl Mask {
     /// Whether each pixel of an image of `[height, width]` is hidden; the same of every image but for `random`.
     fn hidden(&self, [height, width]: [usize; 2], image: u64, noise: Noise) -> Result<Vec<bool>> {
@@ -137,10 +155,65 @@ impl Mask {
 /// What hidden pixels look like in the grid.
 const GREY: u8 = 128;
 
+const GRID: &str = "grid.png";
+
+/// What the files of a folder depend on; see [`Kind`].
+#[derive(Serialize)]
+struct Manifest {
+    /// The MD5 of the checkpoint.
+    weights: String,
+    images: String,
+    mask: String,
+    sampler: &'static str,
+    sigmas: Vec<f64>,
+    step_lr: f64,
+    n_steps_each: usize,
+    seed: u64,
+    shape: [usize; 3],
+    #[serde(flatten)]
+    platform: Platform,
+    /// Of each image its pixels and which of them are hidden: the SHA-256.
+    images_sha256: Vec<String>,
+    n: u64,
+    n_per_image: u64,
+    scale: u64,
+}
+
+/// A folder of completions.
+const COMPLETIONS: Kind = Kind {
+    manifest: "completions.json",
+    // Those of the images that both calls have are compared below.
+    free: &["images_sha256", "n", "n_per_image", "scale"],
+    files: |manifest| {
+        let count = |key| manifest.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let completions = format!("images/{}_{}.png", numbers(count("n"), 6), numbers(count("n_per_image"), 3));
+        vec![GRID.to_string(), completions]
+    },
+    neighbours: |_| false,
+};
+
+/// An image and what is hidden of it.
+struct Puzzle {
+    reference_u8: Vec<u8>,
+    /// Of each pixel, the same in all channels.
+    hidden: Vec<bool>,
+}
+
+impl Puzzle {
+    fn is_hidden(&self, i: usize) -> bool {
+        self.hidden[i % self.hidden.len()]
+    }
+
+    fn sha256(&self) -> String {
+        let hidden: Vec<u8> = self.hidden.iter().map(|&hidden| hidden.into()).collect();
+        file::hex_sha256(&[&self.reference_u8[..], &hidden].concat())
+    }
+}
+
 pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     stop::listen();
     let mut log = Log::terminal(args.common.verbose);
-    let (net, mut config, _) = args.trained.open(&args.common)?;
+    let (net, mut config, weights) = args.trained.open(&args.common)?;
     if let Some(n) = args.n_steps_each {
         config.sampling.n_steps_each = n as usize;
     }
@@ -149,76 +222,126 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     }
     let source = open_images(&args, &config.data, &mut log)?;
     let n_images = args.n.min(source.len() as u64);
-    let grid_path = args.output.join("grid.png");
-    if grid_path.exists() && !args.overwrite {
-        return Err(Error::Usage(format!("{} exists; --overwrite replaces it", grid_path.display())));
-    }
-    create_folder(&args.output.join("images"))?;
-
     let shape @ [channels, height, width] = source.shape();
     let (image_len, noise) = (channels * height * width, Noise::new(args.seed));
+    let puzzle = |image: u64| -> Result<Puzzle> {
+        let mut reference_u8 = vec![0; image_len];
+        source.read(image as usize, &mut reference_u8)?;
+        Ok(Puzzle { reference_u8, hidden: args.mask.hidden([height, width], image, noise)? })
+    };
+    let puzzles = (0..n_images).map(puzzle).collect::<Result<Vec<_>>>()?;
     let levels = noise_levels(&config)?;
     let steps = annealed_steps(&levels, config.sampling.n_steps_each, config.sampling.step_lr);
     let device = net.devices().into_iter().next().expect("a network lives somewhere");
+    let manifest = Manifest {
+        weights,
+        images: args.images.clone(),
+        mask: args.mask.to_string(),
+        sampler: "annealed Langevin dynamics",
+        sigmas: levels.sigmas().to_vec(),
+        step_lr: config.sampling.step_lr,
+        n_steps_each: config.sampling.n_steps_each,
+        seed: args.seed,
+        shape,
+        platform: Platform::of(&device)?,
+        images_sha256: puzzles.iter().map(Puzzle::sha256).collect(),
+        n: n_images,
+        n_per_image: args.n_per_image,
+        scale: args.scale,
+    };
+    let output = Output::open(&args.output, COMPLETIONS, &manifest, Existing::overwrite(args.overwrite))?;
+    add_to(&output, &manifest)?;
+    output.describe(&manifest)?;
+    output.make_folders(&manifest)?;
+
     let n_steps = steps.len() as u64;
     let mut progress = Progress::new(&log, "step", 0, n_images * n_steps);
     // A row an image: the image, what is known of it, its completions.
     let mut rows = Vec::new();
-    for image in 0..n_images {
-        let mut reference_u8 = vec![0; image_len];
-        source.read(image as usize, &mut reference_u8)?;
-        let hidden = args.mask.hidden([height, width], image, noise)?;
-        let is_hidden = |i: usize| hidden[i % (height * width)];
-        let to_input = |p: &u8| {
-            let x = f32::from(*p) / 255.0;
-            if config.data.logit_transform { logit(x) } else { x }
-        };
-        let tensor = |values: Vec<f32>| upload::<4>(values, [1, channels, height, width], &device);
-        let reference = tensor(reference_u8.iter().map(to_input).collect());
-        let mask: Tensor<4> = tensor((0..image_len).map(|i| f32::from(u8::from(!is_hidden(i)))).collect());
-        let chain =
-            completion_chain(&net, &levels, steps.clone(), [mask, reference], image, 0..args.n_per_image, noise);
-        let mut last = None;
-        for state in chain {
-            if stop::asked() {
-                drop(progress);
-                log.info(format!("stopped; the completions of {image} of {n_images} images are kept, without a grid"));
-                return Ok(ExitCode::from(stop::INTERRUPTED));
+    for (image, puzzle) in (0..).zip(&puzzles) {
+        let name = |k: u64| output.path(&format!("images/{image:06}_{k:03}.png"));
+        let mut completions: Vec<u8> = Vec::new();
+        // Those that are there, from a call that was stopped or asked for fewer, are not drawn again.
+        let n_there = (0..args.n_per_image)
+            .map_while(|k| read_png(&name(k), shape).ok())
+            .map(|pixels_u8| completions.extend(pixels_u8))
+            .count() as u64;
+        if n_there < args.n_per_image {
+            let to_input = |p: &u8| {
+                let x = f32::from(*p) / 255.0;
+                if config.data.logit_transform { logit(x) } else { x }
+            };
+            let tensor = |values: Vec<f32>| upload::<4>(values, [1, channels, height, width], &device);
+            let reference = tensor(puzzle.reference_u8.iter().map(to_input).collect());
+            let known = (0..image_len).map(|i| f32::from(u8::from(!puzzle.is_hidden(i)))).collect();
+            let mask: Tensor<4> = tensor(known);
+            let numbers = n_there..args.n_per_image;
+            let chain =
+                completion_chain(&net, &levels, steps.clone(), [mask, reference], image, numbers.clone(), noise);
+            let mut last = None;
+            for state in chain {
+                if stop::asked() {
+                    drop(progress);
+                    let done = format!("the completions of {image} of {n_images} images are kept, without a grid");
+                    log.info(format!("stopped; {done}; the same command goes on"));
+                    return Ok(stop::code());
+                }
+                let message = format!("image {} of {n_images}", image + 1);
+                progress.update(&mut log, image * n_steps + state.n_done as u64, &message);
+                last = Some(state.x);
             }
-            let message = format!("image {} of {n_images}", image + 1);
-            progress.update(&mut log, image * n_steps + state.n_done as u64, &message);
-            last = Some(state.x);
+            let x = device::values(last.expect("a chain has steps"))?;
+            if x.iter().any(|x| !x.is_finite()) {
+                let message = "the chain has diverged: a completion is not finite (a smaller --step-lr may help)";
+                return Err(Error::Usage(message.into()));
+            }
+            let to_pixel = |(i, x): (usize, &f32)| {
+                // What is known is the image itself, without the last level's noise.
+                let i = i % image_len;
+                let pixel = to_u8(if config.data.logit_transform { sigmoid(*x) } else { *x });
+                if puzzle.is_hidden(i) { pixel } else { puzzle.reference_u8[i] }
+            };
+            let drawn: Vec<u8> = x.iter().enumerate().map(to_pixel).collect();
+            for (k, completion) in numbers.zip(drawn.chunks(image_len)) {
+                write_png(&name(k), &Pixels::from_chw(completion, shape))?;
+            }
+            completions.extend(drawn);
         }
-        let x = device::values(last.expect("a chain has steps"))?;
-        if x.iter().any(|x| !x.is_finite()) {
-            let message = "the chain has diverged: a completion is not finite (a smaller --step-lr may help)";
-            return Err(Error::Usage(message.into()));
-        }
-        let to_pixel = |(i, x): (usize, &f32)| {
-            // What is known is the image itself, without the last level's blur.
-            let i = i % image_len;
-            let pixel = to_u8(if config.data.logit_transform { sigmoid(*x) } else { *x });
-            if is_hidden(i) { pixel } else { reference_u8[i] }
-        };
-        let completions: Vec<u8> = x.iter().enumerate().map(to_pixel).collect();
-        for (k, completion) in completions.chunks(image_len).enumerate() {
-            let name = format!("{image:06}_{k:03}.png");
-            write_png(&args.output.join("images").join(name), &Pixels::from_chw(completion, shape))?;
-        }
-        let masked = reference_u8.iter().enumerate().map(|(i, &p)| if is_hidden(i) { GREY } else { p });
-        rows.extend_from_slice(&reference_u8);
+        let masked = puzzle.reference_u8.iter().enumerate().map(|(i, &p)| if puzzle.is_hidden(i) { GREY } else { p });
+        rows.extend_from_slice(&puzzle.reference_u8);
         rows.extend(masked);
         rows.extend(completions);
     }
     drop(progress);
     let columns = 2 + args.n_per_image as usize;
-    write_png(&grid_path, &grid(&rows, shape, columns).enlarged(args.scale as usize))?;
+    write_png(&output.path(GRID), &grid(&rows, shape, columns).enlarged(args.scale as usize))?;
     log.info(format!(
         "{} completions of each of {n_images} images in {}: grid.png (image, what is known, completions), images/",
         args.n_per_image,
         args.output.display()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses to add to completions of other images, or to more than are asked for.
+fn add_to(output: &Output, manifest: &Manifest) -> Result<()> {
+    let Some(earlier) = &output.earlier else { return Ok(()) };
+    let refuse =
+        |what: String| Err(Error::Usage(format!("{} {what}; --overwrite removes them", output.path("").display())));
+    let count = |key: &str| earlier.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let (n, n_per_image) = (count("n"), count("n_per_image"));
+    if n > manifest.n || n_per_image > manifest.n_per_image {
+        return refuse(format!(
+            "holds {n_per_image} completions of each of {n} images, more than the {} of {} asked for",
+            manifest.n_per_image, manifest.n
+        ));
+    }
+    let of_images: Vec<&str> =
+        earlier["images_sha256"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match of_images.iter().zip(&manifest.images_sha256).all(|(was, now)| was == now) {
+        true => Ok(()),
+        false => refuse("holds completions of other images".into()),
+    }
 }
 
 /// The images to complete, in the shape that the network was trained on.

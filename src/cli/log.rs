@@ -31,12 +31,21 @@ impl FromStr for Verbosity {
     }
 }
 
+/// Where lines go beside the terminal.
+#[derive(Debug)]
+enum Written {
+    Nowhere,
+    /// Kept until it is known that the file may be written.
+    Kept(Vec<u8>),
+    To(File),
+}
+
 /// Where lines go. Nothing here fails: a line that cannot be written must not stop a run.
 #[derive(Debug)]
 pub struct Log {
     least: Verbosity,
     started: Instant,
-    file: Option<File>,
+    file: Written,
     /// Whether the terminal gets its lines on the error output.
     on_stderr: bool,
 }
@@ -44,7 +53,7 @@ pub struct Log {
 impl Log {
     /// To the terminal only.
     pub fn terminal(least: Verbosity) -> Self {
-        Self { least, started: Instant::now(), file: None, on_stderr: false }
+        Self { least, started: Instant::now(), file: Written::Nowhere, on_stderr: false }
     }
 
     /// To the terminal's error output only: for commands whose output is read by other programs.
@@ -52,10 +61,19 @@ impl Log {
         Self { on_stderr: true, ..Self::terminal(least) }
     }
 
-    /// To the terminal, and all of it appended to `path`.
-    pub fn with_file(least: Verbosity, path: &Path) -> Result<Self> {
-        let file = File::options().create(true).append(true).open(path).map_err(Error::io(path))?;
-        Ok(Self { file: Some(file), ..Self::terminal(least) })
+    /// To the terminal, and kept for [`Self::write_to`].
+    pub fn kept(least: Verbosity) -> Self {
+        Self { file: Written::Kept(Vec::new()), ..Self::terminal(least) }
+    }
+
+    /// Appends the lines so far, and all that follow, to `path`.
+    pub fn write_to(&mut self, path: &Path) -> Result<()> {
+        let mut file = File::options().create(true).append(true).open(path).map_err(Error::io(path))?;
+        if let Written::Kept(lines) = &self.file {
+            let _ = file.write_all(lines);
+        }
+        self.file = Written::To(file);
+        Ok(())
     }
 
     pub fn debug(&mut self, line: impl AsRef<str>) {
@@ -73,16 +91,19 @@ impl Log {
     /// To the file alone: what the terminal shows as a progress bar.
     pub fn file_only(&mut self, line: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
-        if let Some(file) = &mut self.file {
-            let _ = writeln!(file, "[{seconds:9.1} s] {line}");
-        }
+        let line = format!("[{seconds:9.1} s] {line}\n");
+        let _ = match &mut self.file {
+            Written::Nowhere => Ok(()),
+            Written::Kept(lines) => lines.write_all(line.as_bytes()),
+            Written::To(file) => file.write_all(line.as_bytes()),
+        };
     }
 
     fn line(&mut self, level: Verbosity, line: &str) {
         if level >= self.least {
             match self.on_stderr {
                 true => super::hint(line),
-                false => super::say(line),
+                false => super::remark(line),
             }
         }
         self.file_only(line);

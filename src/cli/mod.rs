@@ -5,12 +5,14 @@ mod convert;
 mod cpu;
 mod data;
 mod devices;
+mod drawing;
 mod evaluate;
 mod figures;
 mod info;
 mod inpaint;
 mod lock;
 mod log;
+mod output;
 mod panic;
 mod progress;
 mod sample;
@@ -20,9 +22,10 @@ mod toy;
 mod train;
 mod trained;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand};
@@ -30,6 +33,7 @@ use ncsn::checkpoint::pth::is_pth;
 use ncsn::checkpoint::{Checkpoints, Weights};
 use ncsn::config::{Config, File, Runner};
 use ncsn::device::{self, DeviceKind, Precision, instructions};
+use ncsn::error::fit_for_terminal;
 use ncsn::net::{Architecture, InputRange};
 use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
@@ -197,6 +201,7 @@ impl Published {
                 output: self.image_folder.or(output.map(|folders| folders.samples)),
                 n_steps: toy::DEFAULT_N_STEPS,
                 seed: self.seed.unwrap_or(DEFAULT_SEED),
+                overwrite: false,
                 common: self.common,
             }));
         }
@@ -213,6 +218,7 @@ impl Published {
                 config: self.config,
                 doc,
                 resume: self.resume_training,
+                step: None,
                 overwrite: false,
                 seed: self.seed,
                 comment: self.comment,
@@ -227,12 +233,21 @@ impl Published {
 /// Runs the program.
 pub fn main() -> ExitCode {
     panic::listen();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help and version are results, mistakes are not.
+            if let Err(error) = answer.print().and_then(|()| std::io::stdout().flush()) {
+                let _ = OUTPUT_LOST.set(error);
+            }
+            return if answer.use_stderr() { ExitCode::from(2) } else { end(ExitCode::SUCCESS) };
+        }
+    };
     let command = cli.command.map_or_else(|| cli.published.command(), Ok);
     match command.and_then(|command| panic::caught(|| on_threads(command))) {
-        Ok(code) => code,
+        Ok(code) => end(code),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            hint(format!("error: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -251,14 +266,37 @@ fn on_threads(command: Command) -> Result<ExitCode> {
     ncsn_kernels::parallel::inside(|| command.run())
 }
 
-/// Prints a line; a closed pipe is no error.
+/// Why the output could not be written, after the first time that it could not.
+static OUTPUT_LOST: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Prints a line of a result. When it cannot be written, the program goes on and ends with an error: see [`end`].
 fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let mut out = std::io::stdout();
+    if let Err(error) = writeln!(out, "{}", fit_for_terminal(&line.to_string())).and_then(|()| out.flush()) {
+        let _ = OUTPUT_LOST.set(error);
+    }
 }
 
-/// Prints a line beside the output; a closed pipe is no error.
+/// Prints a line about the work; one that cannot be written is no error.
+fn remark(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{}", fit_for_terminal(&line.to_string()));
+}
+
+/// Prints a line beside the output; one that cannot be written is no error.
 fn hint(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", fit_for_terminal(&line.to_string()));
+}
+
+/// The exit code of a program whose work ended with `code`: a result that could not be written is an error, but not to a reader
+/// who has closed the pipe.
+fn end(code: ExitCode) -> ExitCode {
+    match OUTPUT_LOST.get() {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => {
+            hint(format!("error: the output cannot be written: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => code,
+    }
 }
 
 /// The folders of one run.

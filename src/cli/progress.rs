@@ -38,13 +38,6 @@ impl Progress {
         Self { bar, on_terminal, unit, started: Instant::now(), n_total, n_before: n_done, last_line: None }
     }
 
-    /// `n_done` units need no work: an earlier program did them.
-    pub fn skip(&mut self, n_done: u64) {
-        (self.n_before, self.started) = (n_done, Instant::now());
-        self.bar.set_position(n_done);
-        self.bar.reset_eta();
-    }
-
     /// `n_done` units are done; `message` says the rest.
     pub fn update(&mut self, log: &mut Log, n_done: u64, message: &str) {
         if self.on_terminal {

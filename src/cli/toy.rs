@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use burn::tensor::Tensor;
 use clap::Args;
+use serde::Serialize;
 
 use ncsn::Result;
 use ncsn::noise::Noise;
@@ -15,8 +16,8 @@ use ncsn::sde::NoiseLevels;
 use ncsn::toy::{self, Estimate, HALF_WIDTH, ToyTraining};
 
 use super::log::Log;
+use super::output::{Existing, Kind, Output, Platform};
 use super::progress::Progress;
-use super::train::create_folder;
 use super::{Common, DEFAULT_SEED};
 
 #[derive(Debug, Args)]
@@ -24,15 +25,49 @@ pub struct ToyArgs {
     /// Folder for the pictures [default: RUN/toy]
     #[arg(short = 'o', long, value_name = "DIR")]
     pub output: Option<PathBuf>,
-    /// Training steps of the perceptron
+    /// Training steps of the MLP
     #[arg(long, default_value_t = DEFAULT_N_STEPS, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub n_steps: u64,
     /// Seed of all randomness
     #[arg(long, default_value_t = DEFAULT_SEED)]
     pub seed: u64,
+    /// Remove the figures that are there, and draw anew
+    #[arg(long)]
+    pub overwrite: bool,
     #[command(flatten)]
     pub common: Common,
 }
+
+/// What the figures depend on.
+#[derive(Serialize)]
+struct Manifest {
+    n_steps: u64,
+    seed: u64,
+    #[serde(flatten)]
+    platform: Platform,
+}
+
+/// The figures' names.
+const NAMES: [&str; 10] = [
+    "density",
+    "data_scores",
+    "estimated_scores",
+    "loss",
+    "data",
+    "langevin_data_scores",
+    "langevin_estimated_scores",
+    "annealed_langevin",
+    "figure2",
+    "figure3",
+];
+
+/// A folder of figures.
+const FIGURES: Kind = Kind {
+    manifest: "toy.json",
+    free: &[],
+    files: |_| NAMES.iter().flat_map(|name| [format!("{name}.png"), format!("{name}.svg")]).collect(),
+    neighbours: |_| false,
+};
 
 /// The paper's.
 pub const DEFAULT_N_STEPS: u64 = 10_000;
@@ -50,8 +85,10 @@ const N_LANGEVIN: usize = 1000;
 pub fn run(args: ToyArgs) -> Result<ExitCode> {
     let mut log = Log::terminal(args.common.verbose);
     let folder = args.output.unwrap_or_else(|| args.common.run.join("toy"));
-    create_folder(&folder)?;
     let (noise, device) = (Noise::new(args.seed), args.common.open_device()?);
+    let manifest = Manifest { n_steps: args.n_steps, seed: args.seed, platform: Platform::of(&device)? };
+    let output = Output::open(&folder, FIGURES, &manifest, Existing::overwrite(args.overwrite))?;
+    output.describe(&manifest)?;
     let data_levels = NoiseLevels::single(1.0)?;
     let mixture = toy::mixture(&data_levels);
     let data = |n, name| toy::draw(n, |s| mixture.sample(0, s), noise.stream(name, 0), &device);
@@ -119,12 +156,12 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
     pictures.extend([("estimated_scores", estimated_scores.clone()), ("loss", loss)]);
     pictures.extend(samples.iter().map(|(name, title, x)| (*name, panel(title, points(x)))));
     for (name, picture) in &pictures {
-        plot::write(&folder.join(name), std::slice::from_ref(picture), 1)?;
+        plot::write(&output.path(name), std::slice::from_ref(picture), 1)?;
     }
-    plot::write(&folder.join("figure2"), &[density, data_scores, estimated_scores], 3)?;
+    plot::write(&output.path("figure2"), &[density, data_scores, estimated_scores], 3)?;
     let shown = [&samples[0], &samples[1], &samples[3]];
     let figure3 = shown.map(|(_, title, x)| panel(title, points(x)));
-    plot::write(&folder.join("figure3"), &figure3, 3)?;
+    plot::write(&output.path("figure3"), &figure3, 3)?;
 
     let show = |e: Estimate| format!("{:.3} ± {:.3}", e.mean, e.std_error);
     let uniform = |stream: &mut ncsn::noise::Stream| toy::Square { half_width: HALF_WIDTH }.sample(stream);

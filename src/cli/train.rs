@@ -1,7 +1,7 @@
 //! `ncsn train`.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
-use ncsn::config::{Algo, Config, Optim, Optimizer as OptimizerName, Runner, Training};
+use ncsn::config::{Algo, Config, Dataset, Optim, Optimizer as OptimizerName, Runner, Training};
 use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
 use ncsn::device::{DeviceKind, Precision};
+use ncsn::file::{remove, remove_leftovers, sync_folder};
 use ncsn::image::write_png;
 use ncsn::net::Network;
 use ncsn::noise::Noise;
@@ -21,10 +22,11 @@ use ncsn::train::{Objective, Report, Rule, Trainer, TrainingOptions};
 use ncsn::{Error, Result};
 
 use super::data;
+use super::drawing::{Drawing, Pictures};
 use super::lock::Lock;
 use super::log::Log;
+use super::output::Existing;
 use super::progress::{Progress, duration};
-use super::sample::{Drawing, Pictures};
 use super::{Common, DEFAULT_SEED, RunFolders, images_config, noise_levels, stop};
 
 /// How fast the shown loss follows the losses of single steps, which differ by a factor of several.
@@ -47,6 +49,9 @@ pub struct TrainArgs {
     /// Go on where the run stopped, with its saved configuration
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
+    /// Go on from the checkpoint at this step; later ones are renamed to NAME.old [default: the newest]
+    #[arg(long, value_name = "STEP", requires = "resume")]
+    pub step: Option<u64>,
     /// Replace an existing run of this name
     #[arg(long)]
     pub overwrite: bool,
@@ -84,73 +89,152 @@ struct Metrics {
 pub fn run(args: TrainArgs) -> Result<ExitCode> {
     stop::listen();
     let folders = RunFolders::new(&args.common.run, &args.doc)?;
-    let checkpoints = folders.checkpoints();
-    let newest = checkpoints.steps()?.pop();
-    // A run of the published program goes on here.
-    let published = if newest.is_none() { folders.published() } else { None };
-    let exists = newest.is_some() || published.is_some() || folders.config().exists();
-    if exists && !args.resume && !args.overwrite {
-        let holds = match (newest, &published) {
-            (Some(step), _) => format!("a checkpoint at step {step}"),
-            (None, Some(_)) => "a checkpoint of the published program".to_string(),
-            (None, None) => "no checkpoint yet".to_string(),
-        };
-        return Err(Error::Usage(format!(
-            "the run {} exists ({holds}); --resume goes on with it, --overwrite starts again, another --doc leaves it alone",
-            folders.logs.display()
-        )));
-    }
-    if args.resume && !exists {
+    // A run that goes on is looked at under its lock; a new one's configuration is refused before its folder is made.
+    let given = if args.resume { None } else { Some(load_config(&args, given_config(&args)?)?) };
+    if args.resume && !folders.logs.is_dir() {
         return Err(Error::Usage(format!("found no run in {} to resume", folders.logs.display())));
     }
-    let mut config = load_config(&args, &folders)?;
-    let seed = choose_seed(&args, &config)?;
+    let lock = Lock::take(&folders.logs)?;
+    let result = run_locked(&args, &folders, &lock, given);
+    if result.is_err() {
+        lock.give_back();
+    }
+    result
+}
+
+fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option<Config>) -> Result<ExitCode> {
+    // Everything that can refuse comes before `Session::begin`, where the first file of the run changes.
+    let mut log = Log::kept(args.common.verbose);
+    let found = Found::look(args, folders)?;
+    let mut config = match given {
+        Some(config) => config,
+        None => saved_config(args, folders, &found)?,
+    };
+    let seed = choose_seed(args, &config)?;
     config.training.seed = Some(seed);
-
-    // Everything that can be refused is refused before a file of an existing run changes.
-    let mut log = Log::terminal(args.common.verbose);
-    let train_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Train, &mut log)?;
-    let test_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Test, &mut log)?;
-    create_folder(&folders.logs)?;
-    let _lock = Lock::take(&folders.logs)?;
-    if args.overwrite {
-        clear(&folders, &checkpoints)?;
-    }
-    let resumed = if args.resume { newest } else { None };
-    save_config(&folders.config(), &config)?;
-    log = Log::with_file(args.common.verbose, &folders.logs.join("stdout.txt"))?;
-
-    let header = resumed.map(|step| checkpoints.header(step)).transpose()?;
+    let datasets = args.common.run.join("datasets");
+    let train_set = data::open(&config.data, &datasets, Split::Train, &mut log)?;
+    let test_set = data::open(&config.data, &datasets, Split::Test, &mut log)?;
     let noise = Noise::new(seed);
-    let mut trainer = new_trainer(&config, noise, &args.common)?;
-    if let Some(step) = resumed {
-        trainer = checkpoints.resume(step, rule(&config.optim), trainer)?;
-    } else if let Some(path) = published.as_deref().filter(|_| args.resume) {
-        trainer = resume_published(path, rule(&config.optim), trainer)?;
-        log.info(format!("going on with the published program's {}", path.display()));
-    }
+    let trainer = new_trainer(&config, noise, &args.common)?;
+    let checkpoints = folders.checkpoints();
+    let (mut trainer, smoothed) = match &found {
+        Found::Ours(steps) if args.resume => resume(args, &checkpoints, steps, rule(&config.optim), trainer)?,
+        Found::Published(path) if args.resume => {
+            let trainer = resume_published(path, rule(&config.optim), trainer)?;
+            log.info(format!("going on with the published program's {}", path.display()));
+            (trainer, None)
+        }
+        _ => (trainer, None),
+    };
+    let step = trainer.step_count();
     log.info(format!(
         "{} images of {}, network with {} parameters, seed {seed}{}",
         count_images(&*train_set),
         config.data.dataset.name(),
         ncsn::net::params::count(trainer.net()),
-        if trainer.step_count() > 0 { format!(", going on at step {}", trainer.step_count()) } else { String::new() }
+        match step {
+            0 if args.resume => ", without a checkpoint: starting at step 0".to_string(),
+            0 => String::new(),
+            step => format!(", going on at step {step}"),
+        }
     ));
     if !args.comment.is_empty() {
         log.info(format!("comment: {}", args.comment));
     }
 
-    let smoothed = header.and_then(|h| h.loss);
-    let mut session = Session { args: &args, config: &config, folders: &folders, checkpoints, noise, smoothed, log };
-    if resumed.is_none() && trainer.step_count() > 0 {
-        // From here on the run is ours, whether or not it makes another step.
-        session.save(&trainer)?;
-    }
+    let is_ours = matches!(found, Found::Ours(_));
+    let mut session = Session { args, config: &config, folders, lock, checkpoints, noise, smoothed, log, is_ours };
     match session.train(&mut trainer, train_set, &*test_set)? {
-        Outcome::Stopped => Ok(ExitCode::from(stop::INTERRUPTED)),
+        Outcome::Stopped => Ok(stop::code()),
         Outcome::Finished if args.no_sample => Ok(ExitCode::SUCCESS),
         Outcome::Finished => session.draw_samples(&trainer),
     }
+}
+
+/// What a run's folder holds.
+enum Found {
+    Nothing,
+    /// A configuration without a checkpoint.
+    Begun,
+    /// Checkpoints at these steps.
+    Ours(Vec<u64>),
+    /// The published program's checkpoint.
+    Published(PathBuf),
+}
+
+impl Found {
+    /// Looks, and refuses what does not go with the command.
+    fn look(args: &TrainArgs, folders: &RunFolders) -> Result<Self> {
+        let (checkpoints, logs) = (folders.checkpoints(), folders.logs.display());
+        let steps = checkpoints.steps()?;
+        let found = match folders.published() {
+            _ if !steps.is_empty() => Self::Ours(steps),
+            Some(path) => Self::Published(path),
+            None if folders.config().exists() => Self::Begun,
+            None => Self::Nothing,
+        };
+        let holds = match &found {
+            Self::Nothing => None,
+            Self::Begun => Some("no checkpoint yet".to_string()),
+            Self::Ours(steps) => steps.last().map(|step| format!("a checkpoint at step {step}")),
+            Self::Published(_) => Some("a checkpoint of the published program".to_string()),
+        };
+        match holds {
+            None if args.resume => Err(Error::Usage(format!("found no run in {logs} to resume"))),
+            Some(holds) if !args.resume && !args.overwrite => Err(Error::Usage(format!(
+                "the run {logs} exists ({holds}); --resume goes on with it, --overwrite starts again, another --doc leaves it \
+                 alone"
+            ))),
+            // Its config.yml may be the only copy.
+            _ if args.overwrite && folders.published().is_some() => Err(Error::Usage(format!(
+                "{logs} holds a checkpoint of the published program, which --overwrite would leave without its configuration; \
+                 move it away, or use another --doc"
+            ))),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// `trainer`, fresh, at the checkpoint to go on from, and the smoothed loss there.
+fn resume(
+    args: &TrainArgs,
+    checkpoints: &Checkpoints,
+    steps: &[u64],
+    rule: Rule,
+    trainer: Trainer<Network>,
+) -> Result<(Trainer<Network>, Option<f64>)> {
+    let newest = *steps.last().expect("a run has checkpoints");
+    let step = args.step.unwrap_or(newest);
+    let checkpoint = checkpoints.open(step).map_err(|error| match error {
+        Error::Damaged { path, message } if args.step.is_none() => {
+            let is_whole = |step: &&u64| **step < newest && checkpoints.open(**step).is_ok();
+            let way_out = match steps.iter().rev().find(is_whole) {
+                Some(step) => format!("the checkpoint of step {step} is whole: {} --step {step}", resume_command(args)),
+                None => "no earlier checkpoint can be resumed from".into(),
+            };
+            Error::Damaged { path, message: format!("{message}; {way_out}") }
+        }
+        other => other,
+    })?;
+    let loss = checkpoint.header().loss;
+    Ok((checkpoint.resume(rule, trainer)?, loss))
+}
+
+/// The command that goes on with a run.
+fn resume_command(args: &TrainArgs) -> String {
+    let run = &args.common.run;
+    let flag = if run == Path::new("run") { String::new() } else { format!(" --run {}", run.display()) };
+    // Another precision would give another run.
+    let precision = match args.common.precision {
+        precision if precision == Precision::default() => String::new(),
+        other => format!(" --precision {other}"),
+    };
+    let device = match args.common.device {
+        DeviceKind::Auto => String::new(),
+        device => format!(" --device {device}"),
+    };
+    format!("ncsn train --doc {}{flag} --resume{precision}{device}", args.doc)
 }
 
 enum Outcome {
@@ -162,11 +246,20 @@ struct Session<'a> {
     args: &'a TrainArgs,
     config: &'a Config,
     folders: &'a RunFolders,
+    lock: &'a Lock,
     checkpoints: Checkpoints,
     noise: Noise,
     /// The loss, smoothed over steps; `None` before the first.
     smoothed: Option<f64>,
     log: Log,
+    /// Whether the run's checkpoints are ours, so far as it has some.
+    is_ours: bool,
+}
+
+/// Where a run reports its losses.
+struct Reports {
+    events: EventWriter,
+    metrics: JsonLines,
 }
 
 impl Session<'_> {
@@ -179,24 +272,38 @@ impl Session<'_> {
         let Training { batch_size, snapshot_freq, test_freq, log_freq, .. } = self.config.training;
         let first = trainer.step_count();
         let n_steps = n_steps(&self.config.training, train_set.len());
-        let mut events = EventWriter::create(&self.folders.board, self.args.resume.then_some(first))?;
-        let mut metrics = JsonLines::open(&self.folders.logs.join("metrics.jsonl"), first)?;
         let options = batch_options(self.config);
-        let started = Instant::now();
-        // Checkpoints and pictures take time that is not the training's.
-        let mut seconds_training = 0.0;
         let mut progress = Progress::new(&self.log, "step", first, n_steps);
         let batches = Batches::new(train_set, options, self.noise, "train", first);
-        let mut saved = (first > 0).then_some(first);
+        let mut batches = batches.take(n_steps.saturating_sub(first) as usize);
+        let mut step = |trainer: &mut Trainer<Network>| {
+            let begun = Instant::now();
+            batches.next().map(|batch| (batch.and_then(|batch| trainer.step(batch)), begun))
+        };
+        let started = Instant::now();
+        let mut next = step(trainer);
+        match &next {
+            // The first step is the last thing that can refuse: out of memory, say, or on data that cannot be read.
+            Some((Err(_), _)) => return Err(next.and_then(|(report, _)| report.err()).expect("just seen")),
+            Some((Ok(report), _)) if !report.is_known() => drop(report.loss()?),
+            _ => {}
+        }
+        let Reports { mut events, mut metrics } = self.begin(first)?;
+        let mut saved = self.is_ours.then_some(first).filter(|_| first > 0);
+        // Checkpoints and pictures take time that is not the training's.
+        let mut seconds_training = 0.0;
         if first >= n_steps {
             self.log.info(format!("the run has all of its {n_steps} steps"));
+            if saved.is_none() && first > 0 {
+                // From here on the run is ours, whether or not it makes another step.
+                self.save(trainer, &mut events)?;
+            }
         }
         // Steps whose losses have not been read: on a GPU that waits for them, so it is done when somebody would see it.
         let mut unread: Vec<Report> = Vec::new();
         let mut last_read = Instant::now();
-        for batch in batches.take(n_steps.saturating_sub(first) as usize) {
-            let begun = Instant::now();
-            let report = match batch.and_then(|batch| trainer.step(batch)) {
+        while let Some((report, begun)) = next.take().or_else(|| step(trainer)) {
+            let report = match report {
                 Ok(report) => report,
                 Err(error @ Error::NotFinite { .. }) => {
                     drop(progress);
@@ -204,7 +311,7 @@ impl Session<'_> {
                 }
                 Err(error) => {
                     if saved != Some(trainer.step_count()) {
-                        self.save(trainer)?;
+                        self.save(trainer, &mut events)?;
                     }
                     return Err(error);
                 }
@@ -250,7 +357,7 @@ impl Session<'_> {
             progress.update(&mut self.log, step, &format!("loss {smoothed:.2}  {images_per_second:.1} images/s"));
 
             if is_save_due {
-                self.save(trainer)?;
+                self.save(trainer, &mut events)?;
                 saved = Some(step);
                 if step < n_steps && !stopping {
                     self.snapshot(trainer, &mut events, &progress)?;
@@ -258,7 +365,7 @@ impl Session<'_> {
             }
             if stopping && step < n_steps {
                 drop(progress);
-                let command = self.resume_command();
+                let command = resume_command(self.args);
                 self.log.info(format!("stopped at step {step} of {n_steps}, saved; go on with: {command}"));
                 return Ok(Outcome::Stopped);
             }
@@ -268,6 +375,26 @@ impl Session<'_> {
             self.log.info(format!("{n_steps} steps done in {}", duration(started.elapsed().as_secs_f64())));
         }
         Ok(Outcome::Finished)
+    }
+
+    /// Makes the folder that of this run: from here on files change.
+    fn begin(&mut self, first: u64) -> Result<Reports> {
+        self.lock.check()?;
+        if self.args.overwrite {
+            clear(self.folders, &self.checkpoints)?;
+        }
+        self.checkpoints.remove_leftovers()?;
+        for later in self.checkpoints.steps()?.into_iter().filter(|&step| step > first) {
+            let path = self.checkpoints.set_aside(later)?;
+            self.log.info(format!("the checkpoint of step {later} is now {}", path.display()));
+        }
+        remove_leftovers(&self.folders.logs, |name| OWN_FILES.contains(&name))?;
+        save_config(&self.folders.config(), self.config)?;
+        self.log.write_to(&self.folders.logs.join("stdout.txt"))?;
+        Ok(Reports {
+            events: EventWriter::create(&self.folders.board, self.args.resume.then_some(first))?,
+            metrics: JsonLines::open(&self.folders.logs.join("metrics.jsonl"), first)?,
+        })
     }
 
     /// Says what is left of a run whose numbers are not finite any more.
@@ -284,7 +411,9 @@ impl Session<'_> {
         trainer.test_loss(batch, test_objective(self.config).0)
     }
 
-    fn save(&mut self, trainer: &Trainer<Network>) -> Result<()> {
+    fn save(&mut self, trainer: &Trainer<Network>, events: &mut EventWriter) -> Result<()> {
+        self.lock.check()?;
+        events.flush()?;
         let header = Header {
             step: trainer.step_count(),
             seed: self.noise.seed(),
@@ -295,21 +424,6 @@ impl Session<'_> {
         let path = self.checkpoints.save(trainer, &header)?;
         self.log.debug(format!("saved {}", path.display()));
         Ok(())
-    }
-
-    fn resume_command(&self) -> String {
-        let run = &self.args.common.run;
-        let flag = if run == Path::new("run") { String::new() } else { format!(" --run {}", run.display()) };
-        // Another precision would give another run.
-        let precision = match self.args.common.precision {
-            precision if precision == Precision::default() => String::new(),
-            other => format!(" --precision {other}"),
-        };
-        let device = match self.args.common.device {
-            DeviceKind::Auto => String::new(),
-            device => format!(" --device {device}"),
-        };
-        format!("ncsn train --doc {}{flag} --resume{precision}{device}", self.args.doc)
     }
 
     fn drawing(&self, n: u64) -> Result<Drawing> {
@@ -325,6 +439,7 @@ impl Session<'_> {
         let step = trainer.step_count();
         progress.say(&mut self.log, &format!("step {step}: drawing {n} samples"));
         let Some(grid) = self.drawing(n)?.grid_only(&trainer.sampling_net())? else { return Ok(()) };
+        self.lock.check()?;
         create_folder(&self.folders.samples)?;
         let path = self.folders.samples.join(format!("step_{step}.png"));
         write_png(&path, &grid)?;
@@ -334,17 +449,20 @@ impl Session<'_> {
     fn draw_samples(&mut self, trainer: &Trainer<Network>) -> Result<ExitCode> {
         let n = self.config.sampling.final_images;
         let mut drawing = self.drawing(n)?;
+        // Those of a run of this name that was overwritten are not this one's.
+        drawing.existing = Existing::ReplaceOthers;
         drawing.weights = Some(Weights::open(&self.checkpoints.weights_path(trainer.step_count()))?.digest());
         let pictures = Pictures::default();
+        self.lock.check()?;
         let folder = self.folders.samples.join(format!("step_{}", trainer.step_count()));
         let code = drawing.to_folder(&trainer.sampling_net(), &folder, &pictures, &mut self.log)?;
         if code != ExitCode::SUCCESS {
-            self.log.info(format!("go on with: {}", self.resume_command()));
+            self.log.info(format!("go on with: {}", resume_command(self.args)));
         } else {
             let mut events = EventWriter::create(&self.folders.board, None)?;
             report_picture(&mut events, &folder.join("grid.png"), trainer.step_count())?;
             self.log.info(format!(
-                "{n} samples: {}, how they came about: {}",
+                "{n} samples: {}, the sampling trajectory: {}",
                 folder.join("grid.png").display(),
                 folder.join("samples.gif").display()
             ));
@@ -370,19 +488,51 @@ fn choose_seed(args: &TrainArgs, config: &Config) -> Result<u64> {
     }
 }
 
-fn load_config(args: &TrainArgs, folders: &RunFolders) -> Result<Config> {
-    let name = match (&args.config, args.resume) {
-        (_, true) => folders.config().display().to_string(),
-        (Some(config), false) => config.clone(),
-        (None, false) => {
-            return Err(Error::Usage("found no --config, expected one (or --resume for a run that exists)".into()));
-        }
-    };
+fn given_config(args: &TrainArgs) -> Result<&str> {
+    let none = || Error::Usage("found no --config, expected one (or --resume for a run that exists)".into());
+    args.config.as_deref().ok_or_else(none)
+}
+
+/// The configuration that a run was saved with, with the overrides of the command line. A file that is given too must say the same.
+fn saved_config(args: &TrainArgs, folders: &RunFolders, found: &Found) -> Result<Config> {
+    let path = folders.config();
+    if !path.exists() {
+        let left = match found {
+            Found::Ours(_) => {
+                "its checkpoints, of which `ncsn sample --step` still draws, are there: an --overwrite was interrupted, \
+                               or the file removed; --overwrite starts again"
+            }
+            _ => "expected the one that the published program saved",
+        };
+        return Err(Error::Usage(format!("found no {}; {left}", path.display())));
+    }
+    let saved = load_config(args, &path.display().to_string())?;
+    let Some(given) = &args.config else { return Ok(saved) };
+    let mut config = load_config(args, given)?;
+    // A file need not say the seed.
+    config.training.seed = config.training.seed.or(saved.training.seed);
+    match saved.difference(&config) {
+        None => Ok(saved),
+        Some(difference) => Err(Error::Usage(format!(
+            "{given} is not the configuration of the run: {difference}; --resume without --config goes on as the run began, --set \
+             changes single values"
+        ))),
+    }
+}
+
+fn load_config(args: &TrainArgs, name: &str) -> Result<Config> {
     if args.runner == Some(Runner::Toy) {
         return Err(Error::Usage("found ToyRunner, whose command is: ncsn toy".into()));
     }
-    let (file, name) = Config::load(&name, &args.set, args.runner)?;
-    let config = images_config(file, &name)?;
+    let (file, name) = Config::load(name, &args.set, args.runner)?;
+    let mut config = images_config(file, &name)?;
+    if let Dataset::Folder(path) = &mut config.data.dataset {
+        // The run may go on from another folder.
+        *path = std::path::absolute(&*path).map_err(Error::io(&*path))?;
+        if path.to_str().is_none() {
+            return Err(Error::Usage(format!("data.path {} is no UTF-8 text, which config.yml is", path.display())));
+        }
+    }
     let levels = noise_levels(&config)?;
     if config.training.algo == Algo::Dsm && levels.sigma_min() == 0.0 {
         let message = "training.noise_std is 0, expected a positive number for training.algo dsm";
@@ -455,16 +605,19 @@ fn save_config(path: &Path, config: &Config) -> Result<()> {
     ncsn::file::write_atomically(path, |out| out.write_all(config.to_yaml().as_bytes()))
 }
 
-/// Removes what an earlier run of this name wrote, file by file: nothing that is not ours.
+/// The files of a run beside its checkpoints.
+const OWN_FILES: [&str; 3] = ["config.yml", "metrics.jsonl", "stdout.txt"];
+
+/// Removes what an earlier run of this name wrote, file by file: nothing that is not ours. Its configuration goes first, so that
+/// what is left after a kill is not resumed.
 fn clear(folders: &RunFolders, checkpoints: &Checkpoints) -> Result<()> {
-    let remove = |path: std::path::PathBuf| match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path)(error)),
-        _ => Ok(()),
-    };
+    remove(&folders.config())?;
+    sync_folder(&folders.config()).map_err(Error::io(&folders.logs))?;
     checkpoints.remove_all()?;
-    ["metrics.jsonl", "stdout.txt"].iter().try_for_each(|name| remove(folders.logs.join(name)))?;
+    OWN_FILES.iter().try_for_each(|name| remove(&folders.logs.join(name)))?;
     let Ok(entries) = std::fs::read_dir(&folders.board) else { return Ok(()) };
-    entries.flatten().map(|e| e.path()).filter(|p| p.to_string_lossy().contains("tfevents")).try_for_each(remove)
+    let is_events = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains("tfevents"));
+    entries.flatten().map(|e| e.path()).filter(is_events).try_for_each(|path| remove(&path))
 }
 
 /// The most memory this program has had resident, where the system tells.

@@ -7,13 +7,13 @@ mod section;
 mod yaml;
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use section::Section;
 use yaml::{Entry, Node, Place, Value};
 
 use crate::error::{Error, Result};
+use crate::file::read_at_most;
 pub use crate::loss::Slicing;
 pub use crate::net::Architecture;
 use crate::net::MLP_WIDTH;
@@ -315,13 +315,7 @@ impl Config {
     pub fn load(name: &str, overrides: &[String], runner: Option<Runner>) -> Result<(File, String)> {
         for path in [PathBuf::from(name), Path::new("configs").join(name)] {
             if path.exists() {
-                let length = fs::metadata(&path).map_err(Error::io(&path))?.len();
-                if length > yaml::MAX_BYTES as u64 {
-                    let message =
-                        format!("found {length} bytes, expected a configuration of at most {}", yaml::MAX_BYTES);
-                    return Err(Error::format(&path, message));
-                }
-                let bytes = fs::read(&path).map_err(Error::io(&path))?;
+                let bytes = read_at_most(&path, yaml::MAX_BYTES as u64)?;
                 let text =
                     String::from_utf8(bytes).map_err(|_| Error::format(&path, "found bytes that are no UTF-8 text"))?;
                 let place = path.display().to_string();
@@ -334,6 +328,23 @@ impl Config {
             return Err(Error::Usage(message));
         };
         Ok((Self::parse(text, name, overrides, runner)?, (*name).to_string()))
+    }
+
+    /// The keys of every section, as `section.key`.
+    fn keys() -> Vec<String> {
+        let Ok(File::Images(config)) = Self::parse(BUILT_IN[0].1, BUILT_IN[0].0, &[], None) else {
+            unreachable!("the built-in files are valid")
+        };
+        let text = config.to_yaml();
+        let mut section = "";
+        let keys = text.lines().filter_map(|line| match line.strip_prefix("  ") {
+            Some(entry) => entry.split_once(':').map(|(key, _)| format!("{section}.{key}")),
+            None => {
+                section = line.trim_end_matches(':');
+                None
+            }
+        });
+        keys.collect()
     }
 
     /// Reads `text`, the content of the file `source`.
@@ -359,7 +370,7 @@ impl Config {
         };
         // The published program keeps its device in the same object; a saved file may hold it.
         root.ignore("device");
-        root.finish()?;
+        root.finish(Self::keys)?;
         Ok(file)
     }
 
@@ -388,6 +399,20 @@ impl Config {
             n_levels: if self.model.architecture.is_conditional() { self.model.num_classes } else { 1 },
             input: if self.data.logit_transform { InputRange::Logit } else { InputRange::Unit },
         }
+    }
+
+    /// The first key in whose value `other` differs, in words; `None` if none does.
+    pub fn difference(&self, other: &Config) -> Option<String> {
+        let [ours, theirs] = [self, other].map(Self::to_yaml);
+        let mut section = "";
+        for (a, b) in ours.lines().zip(theirs.lines()) {
+            match (a.trim().split_once(": "), b.split_once(": ")) {
+                (Some((key, a)), Some((_, b))) if a != b => return Some(format!("{section}.{key} is {b}, not {a}")),
+                (None, _) => section = a.trim_end_matches(':'),
+                _ => {}
+            }
+        }
+        None
     }
 
     /// The whole configuration as a file, which [`Config::parse`] reads back equal.
@@ -494,11 +519,10 @@ fn apply(entries: &mut Vec<Entry>, text: &str) -> Result<()> {
     let error = |message: &str| Error::Config { place: place.show(""), message: message.to_string() };
     let (path, value) = text.split_once('=').ok_or_else(|| error("expected SECTION.KEY=VALUE"))?;
     let (section, key) = path.split_once('.').ok_or_else(|| error("expected SECTION.KEY=VALUE"))?;
-    let scalar = yaml::parse(value, "--set").map_err(|_| error("expected a plain value after ="))?;
-    if !matches!(scalar.value, Value::Scalar { .. }) {
-        return Err(error("expected a plain value after ="));
-    }
-    let node = Node { place: place.clone(), value: scalar.value };
+    // What is no plain value may be meant as a text: see `Section::text_or_none`.
+    let plain = yaml::parse(value, "--set").map(|node| node.value).ok().filter(|v| matches!(v, Value::Scalar { .. }));
+    let value = plain.unwrap_or_else(|| Value::Scalar { text: value.to_string(), quoted: false });
+    let node = Node { place: place.clone(), value };
     let entry = Entry { key: key.to_string(), place: place.clone(), node };
     let found = entries.iter().position(|entry| entry.key == section);
     let at = found.unwrap_or_else(|| {
@@ -550,7 +574,7 @@ impl Training {
             test_freq: s.count("test_freq", any.clone(), 100)?,
             log_freq: s.count("log_freq", any, 1)?,
         };
-        s.finish()?;
+        s.finish(Config::keys)?;
         Ok(training)
     }
 }
@@ -594,7 +618,7 @@ impl Data {
         }
         let logit_transform = s.flag("logit_transform", false)?;
         let random_flip = s.flag("random_flip", false)?;
-        s.finish()?;
+        s.finish(Config::keys)?;
         Ok(Self { dataset, image_size, channels, logit_transform, random_flip })
     }
 }
@@ -654,7 +678,7 @@ impl Model {
             );
             return Err(s.error("nef", message));
         }
-        s.finish()?;
+        s.finish(Config::keys)?;
         Ok(model)
     }
 }
@@ -674,7 +698,7 @@ impl Optim {
             weight_decay: s.number("weight_decay", "a number from 0", |x| x >= 0.0, 0.0)?,
             amsgrad: s.flag("amsgrad", false)?,
         };
-        s.finish()?;
+        s.finish(Config::keys)?;
         Ok(optim)
     }
 }
@@ -689,7 +713,7 @@ impl Sampling {
             snapshot_images: s.count("snapshot_images", 0..=400, 9)?,
             final_images: s.count("final_images", 1..=400, 25)?,
         };
-        s.finish()?;
+        s.finish(Config::keys)?;
         Ok(sampling)
     }
 }

@@ -1,5 +1,6 @@
 //! Typed values out of one mapping of a configuration, with errors that say what was found and expected, and where.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use super::yaml::{Entry, Place, Value, printable};
@@ -134,8 +135,11 @@ impl<'a> Section<'a> {
         Ok(Some(self.number(key, what, valid, 0.0)?).filter(|_| given))
     }
 
-    /// Any text, or nothing.
+    /// Any text, or nothing. On the command line it is taken as it stands, whatever YAML would make of it.
     pub fn text_or_none(&mut self, key: &'static str, what: &str) -> Result<Option<String>> {
+        if let Some(Entry { place: Place::Set(typed), .. }) = self.get(key) {
+            return Ok(typed.split_once('=').map(|(_, text)| text.to_string()));
+        }
         self.drop_null(key);
         self.value(key, what, |text| Some(text.to_string()))
     }
@@ -164,15 +168,32 @@ impl<'a> Section<'a> {
         value.ok_or_else(|| self.error(key, format!("found no {}, expected {expected}", self.full(key))))
     }
 
-    /// Refuses the keys that nobody asked for.
-    pub fn finish(self) -> Result<()> {
+    /// Refuses the keys that nobody asked for; `all_keys` are those of every section, as `section.key`.
+    pub fn finish(self, all_keys: impl FnOnce() -> Vec<String>) -> Result<()> {
         let Some(unknown) = self.entries.iter().find(|entry| !self.known.contains(&entry.key.as_str())) else {
             return Ok(());
         };
-        let nearest = self.known.iter().min_by_key(|known| edit_distance(known, &unknown.key));
-        let hint = match nearest {
-            Some(known) if edit_distance(known, &unknown.key) <= 3 => format!("did you mean {}?", self.full(known)),
-            _ => format!("known are {}", self.known.join(", ")),
+        // A key of this section, or one that was put into the wrong section.
+        let own: Vec<String> = self.known.iter().map(|key| self.full(key)).collect();
+        let key_of = |full: &str| full.rsplit('.').next().unwrap_or_default().to_string();
+        let distance = |full: &String| edit_distance(&key_of(full), &unknown.key);
+        let others: Vec<String> = all_keys().into_iter().filter(|full| !own.contains(full)).collect();
+        let nearest = own.iter().chain(&others).map(distance).min().filter(|&nearest| nearest <= 3);
+        let at = |keys: &[String]| -> BTreeSet<String> {
+            keys.iter().filter(|full| Some(distance(full)) == nearest).cloned().collect()
+        };
+        let meant = Some(at(&own)).filter(|found| !found.is_empty()).unwrap_or_else(|| at(&others));
+        let hint = match meant.is_empty() {
+            false => format!("did you mean {}?", meant.into_iter().collect::<Vec<_>>().join(" or ")),
+            true => {
+                let mut known: Vec<&str> = Vec::new();
+                self.known.iter().for_each(|key| {
+                    if !known.contains(key) {
+                        known.push(key)
+                    }
+                });
+                format!("known are {}", known.join(", "))
+            }
         };
         Err(self.error(&unknown.key, format!("unknown key {}; {hint}", self.full(&printable(&unknown.key)))))
     }

@@ -10,15 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use ncsn::checkpoint::{Checkpoints, Weights};
 use ncsn::config::Config;
+use ncsn::device::Precision;
 use ncsn::eval::ImageSet;
 use ncsn::file::write_atomically;
 use ncsn::noise::Noise;
 use ncsn::plot::{self, Content, Panel};
 use ncsn::{Error, Result};
 
+use super::super::drawing::{Drawing, Pictures};
 use super::super::lock::Lock;
 use super::super::log::Log;
-use super::super::sample::{Drawing, Pictures};
+use super::super::output::Existing;
 use super::super::train::create_folder;
 use super::super::trained::Trained;
 use super::super::{RunFolders, say};
@@ -65,9 +67,14 @@ impl<'a> Run<'a> {
         let (n, seed) = (self.args.n.unwrap_or(DEFAULT_N), self.args.seed);
         let mut drawing = Drawing::new(&config, Noise::new(seed), n)?;
         drawing.batch = BATCH.min(n);
-        drawing.overwrite = self.args.overwrite;
+        drawing.existing = Existing::overwrite(self.args.overwrite);
         drawing.weights = Some(digest);
-        let folder = self.folder.join(format!("step_{step}_n{n}_seed{seed}"));
+        // Samples of another precision are other samples, and lie beside these.
+        let precision = match self.args.common.precision {
+            precision if precision == Precision::default() => String::new(),
+            other => format!("_{other}"),
+        };
+        let folder = self.folder.join(format!("step_{step}_n{n}_seed{seed}{precision}"));
         log.info(format!("step {step}: {n} samples in {}", folder.display()));
         if drawing.to_folder(&net, &folder, &Pictures::still(), log)? != ExitCode::SUCCESS {
             return Ok(None);

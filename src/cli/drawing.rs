@@ -1,0 +1,401 @@
+//! Samples in a folder: of `ncsn sample`, at the end of a training run, and of the runs that are evaluated.
+
+use std::ops::Range;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use burn::tensor::Device;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use ncsn::checkpoint::TensorWriter;
+use ncsn::config::Config;
+use ncsn::data::Pixels;
+use ncsn::data::transform::sigmoid;
+use ncsn::device;
+use ncsn::image::{GifWriter, grid, read_png, to_u8, write_png};
+use ncsn::net::Network;
+use ncsn::noise::Noise;
+use ncsn::sample::{State, Step, annealed_steps, image_chain};
+use ncsn::{Error, Result};
+
+use super::log::Log;
+use super::output::{Existing, Kind, Output, Platform, numbers};
+use super::progress::Progress;
+use super::{noise_levels, stop};
+
+/// How long a frame of the animation is shown.
+const FRAME_MS: u32 = 50;
+/// How far a GPU may be behind.
+const WAIT_EVERY: Duration = Duration::from_millis(500);
+
+const GRID: &str = "grid.png";
+const ANIMATION: &str = "samples.gif";
+const TENSOR: &str = "samples.safetensors";
+
+/// What is written beside the images.
+#[derive(Clone, Debug, Args)]
+pub struct Pictures {
+    /// No animation
+    #[arg(long)]
+    pub final_only: bool,
+    /// Write every N-th state to the animation
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    gif_stride: u64,
+    /// Enlarge the animation and the grid by this factor
+    #[arg(long, default_value_t = 2, value_name = "FACTOR", value_parser = clap::value_parser!(u64).range(1..=16))]
+    scale: u64,
+    /// Also write the samples as tensor `samples` [n, channels, height, width] (samples.safetensors, not clamped)
+    #[arg(long)]
+    pub raw: bool,
+}
+
+impl Default for Pictures {
+    fn default() -> Self {
+        Self { final_only: false, gif_stride: 10, scale: 2, raw: false }
+    }
+}
+
+impl Pictures {
+    /// No animation.
+    pub fn still() -> Self {
+        Self { final_only: true, ..Self::default() }
+    }
+}
+
+/// What the files of a folder depend on; see [`Kind`].
+#[derive(Serialize)]
+struct Manifest {
+    /// The MD5 of the checkpoint.
+    weights: Option<String>,
+    sampler: &'static str,
+    /// Noise levels, largest first.
+    sigmas: Vec<f64>,
+    step_lr: f64,
+    n_steps_each: usize,
+    seed: u64,
+    /// Channels, height, width.
+    shape: [usize; 3],
+    logit_transform: bool,
+    #[serde(flatten)]
+    platform: Platform,
+    n: u64,
+    pictures: Looks,
+}
+
+/// What the pictures beside the images depend on, of those that there are. A call leaves alone what it does not ask for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Looks {
+    grid: Look,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    animation: Option<Animation>,
+    /// Whether there is a tensor too.
+    raw: bool,
+}
+
+/// How images are put together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Look {
+    n: u64,
+    columns: u64,
+    scale: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Animation {
+    #[serde(flatten)]
+    look: Look,
+    stride: u64,
+}
+
+/// A folder of samples.
+const SAMPLES: Kind = Kind {
+    manifest: "samples.json",
+    free: &["n", "pictures"],
+    files: |manifest| {
+        let n = manifest.get("n").and_then(Value::as_u64).unwrap_or(0);
+        let mut files: Vec<String> = [GRID, ANIMATION, TENSOR].map(String::from).to_vec();
+        if n > 0 {
+            files.push(format!("images/{}.png", numbers(n, 6)));
+        }
+        files
+    },
+    // A run's pictures, in the folder that its samples go to.
+    neighbours: |name| {
+        let step = name.strip_prefix("step_").map(|name| name.strip_suffix(".png").unwrap_or(name));
+        step.is_some_and(|step| !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit()))
+    },
+};
+
+/// Everything that determines the samples of a network.
+pub struct Drawing {
+    steps: Vec<Step>,
+    sigmas: Vec<f64>,
+    shape: [usize; 3],
+    logit_transform: bool,
+    noise: Noise,
+    n: u64,
+    /// Images drawn at a time.
+    pub batch: u64,
+    pub columns: Option<u64>,
+    /// What becomes of samples that are there.
+    pub existing: Existing,
+    /// The MD5 of the checkpoint, for the folder's manifest.
+    pub weights: Option<String>,
+    step_lr: f64,
+    n_steps_each: usize,
+}
+
+impl Drawing {
+    /// `n` images as `config` says.
+    pub fn new(config: &Config, noise: Noise, n: u64) -> Result<Self> {
+        let (step_lr, n_steps_each) = (config.sampling.step_lr, config.sampling.n_steps_each);
+        let size = config.data.image_size;
+        let levels = noise_levels(config)?;
+        Ok(Self {
+            steps: annealed_steps(&levels, n_steps_each, step_lr),
+            sigmas: levels.sigmas().to_vec(),
+            shape: [config.data.channels, size, size],
+            logit_transform: config.data.logit_transform,
+            noise,
+            n,
+            batch: n,
+            columns: None,
+            existing: Existing::Keep,
+            weights: None,
+            step_lr,
+            n_steps_each,
+        })
+    }
+
+    /// The grid of all images in one batch; `None` if the user asked to stop.
+    pub fn grid_only(&self, net: &Network) -> Result<Option<Pixels>> {
+        let mut last = None;
+        for state in self.chain(net, 0..self.n) {
+            if stop::asked() {
+                return Ok(None);
+            }
+            last = Some(state.x);
+        }
+        let look = Look { scale: 1, ..self.look(1) };
+        last.map(|x| Ok(self.grid(&self.to_pixels(&device::values(x)?), &look))).transpose()
+    }
+
+    /// Draws into `folder`, batch by batch: `images/NUMBER.png`, `grid.png`, `samples.gif`. Images that are there
+    /// already, from a call that was stopped or asked for fewer, are not drawn again.
+    pub fn to_folder(&self, net: &Network, folder: &Path, pictures: &Pictures, log: &mut Log) -> Result<ExitCode> {
+        let (output, looks) = self.open(net, folder, pictures)?;
+        let raw = || TensorWriter::open(&output.path(TENSOR), "samples", &self.tensor_shape());
+        let mut raw = looks.raw.then(raw).transpose()?;
+
+        let animated = looks.animation.as_ref().filter(|_| !pictures.final_only && !output.path(ANIMATION).exists());
+        let batches = self.missing(&output, raw.as_mut(), animated.is_some())?;
+        let first = 0..looks.grid.n;
+        let n_steps = self.steps.len() as u64;
+        let mut progress = Progress::new(log, "step", 0, n_steps * batches.len() as u64);
+        for (i, numbers) in batches.iter().enumerate() {
+            let animated = animated.filter(|_| *numbers == first);
+            let Some(x) = self.draw(net, numbers.clone(), animated, &output, &mut |n_done| {
+                let message = format!("images {}–{} of {}", numbers.start, numbers.end - 1, self.n);
+                progress.update(log, i as u64 * n_steps + n_done, &message);
+            })?
+            else {
+                drop(progress);
+                let n_left: u64 = batches[i..].iter().map(|numbers| numbers.end - numbers.start).sum();
+                log.info(format!("stopped; {} of {} images are drawn and kept", self.n - n_left, self.n));
+                return Ok(stop::code());
+            };
+            if let Some(raw) = &mut raw {
+                raw.write_rows(numbers.start as usize, &x)?;
+            }
+            let pixels_u8 = self.to_pixels(&x);
+            for (k, image) in numbers.clone().zip(pixels_u8.chunks(self.image_len())) {
+                write_png(&output.path(&image_name(k)), &Pixels::from_chw(image, self.shape))?;
+            }
+            if numbers.end >= first.end {
+                self.write_grid(&output, &looks.grid)?;
+            }
+        }
+        self.write_grid(&output, &looks.grid)?;
+        if let Some(raw) = raw {
+            raw.finish()?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Takes `folder`, in which afterwards only what is whole and as asked for has its name, and says what the pictures are to
+    /// look like.
+    fn open(&self, net: &Network, folder: &Path, pictures: &Pictures) -> Result<(Output, Looks)> {
+        let grid = self.look(pictures.scale);
+        let animation = Animation { look: grid.clone(), stride: pictures.gif_stride };
+        let animation = (!pictures.final_only).then_some(animation);
+        let mut manifest = Manifest {
+            weights: self.weights.clone(),
+            sampler: "annealed Langevin dynamics",
+            sigmas: self.sigmas.clone(),
+            step_lr: self.step_lr,
+            n_steps_each: self.n_steps_each,
+            seed: self.noise.seed(),
+            shape: self.shape,
+            logit_transform: self.logit_transform,
+            platform: Platform::of(&place(net))?,
+            n: self.n,
+            pictures: Looks { grid, animation, raw: pictures.raw },
+        };
+        let output = Output::open(folder, SAMPLES, &manifest, self.existing)?;
+        if let Some(earlier) = &output.earlier {
+            let n_earlier = earlier.get("n").and_then(Value::as_u64).unwrap_or(0);
+            if n_earlier > self.n {
+                return Err(Error::Usage(format!(
+                    "{} holds {n_earlier} samples, more than --n {}; --overwrite removes them",
+                    folder.display(),
+                    self.n
+                )));
+            }
+            keep_pictures(&output, earlier, &mut manifest.pictures)?;
+        }
+        output.describe(&manifest)?;
+        output.make_folders(&manifest)?;
+        Ok((output, manifest.pictures))
+    }
+
+    /// The images to draw, in batches: those that are not there whole, and the first batch if it is to be animated.
+    fn missing(&self, output: &Output, mut raw: Option<&mut TensorWriter>, animated: bool) -> Result<Vec<Range<u64>>> {
+        let mut batches: Vec<Range<u64>> = Vec::new();
+        let first = 0..self.batch.min(self.n);
+        for k in 0..self.n {
+            let in_tensor = raw.as_mut().map(|raw| raw.has_rows(k as usize..k as usize + 1)).transpose()?;
+            let is_there = in_tensor != Some(false) && read_png(&output.path(&image_name(k)), self.shape).is_ok();
+            if is_there && !(animated && first.contains(&k)) {
+                continue;
+            }
+            match batches.last_mut() {
+                Some(batch) if batch.end == k && k - batch.start < self.batch => batch.end = k + 1,
+                _ => batches.push(k..k + 1),
+            }
+        }
+        Ok(batches)
+    }
+
+    /// The images `numbers`, at the end of their chain; `None` if the user asked to stop.
+    fn draw(
+        &self,
+        net: &Network,
+        numbers: Range<u64>,
+        animated: Option<&Animation>,
+        output: &Output,
+        report: &mut dyn FnMut(u64),
+    ) -> Result<Option<Vec<f32>>> {
+        let mut gif = None;
+        let mut last = None;
+        let mut last_wait = Instant::now();
+        for state in self.chain(net, numbers.clone()) {
+            if stop::asked() {
+                return Ok(None);
+            }
+            let State { n_done, x, .. } = state;
+            if let Some(Animation { look, stride }) = animated
+                && ((n_done as u64).is_multiple_of(*stride) || n_done == self.steps.len())
+            {
+                let frame = self.grid(&self.to_pixels(&device::values(x.clone())?), look);
+                let gif = match &mut gif {
+                    Some(gif) => gif,
+                    none => none.insert(GifWriter::new(&output.path(ANIMATION), frame.width, frame.height, FRAME_MS)?),
+                };
+                gif.frame(&frame)?;
+            }
+            // A GPU would run far behind the progress shown, and a stop would have to wait for it.
+            if last_wait.elapsed() >= WAIT_EVERY {
+                device::wait(&x.device())?;
+                last_wait = Instant::now();
+            }
+            last = Some(x);
+            report(n_done as u64);
+        }
+        let x = device::values(last.expect("a chain has steps"))?;
+        if let Some(i) = x.iter().position(|x| !x.is_finite()) {
+            return Err(Error::Usage(format!(
+                "image {} is not finite: the chain has diverged (a smaller --step-lr may help, or more training)",
+                numbers.start + (i / self.image_len()) as u64
+            )));
+        }
+        if let Some(gif) = gif {
+            gif.finish()?;
+        }
+        Ok(Some(x))
+    }
+
+    /// Writes the grid of images that are there, if it is not.
+    fn write_grid(&self, output: &Output, look: &Look) -> Result<()> {
+        let path = output.path(GRID);
+        if path.exists() {
+            return Ok(());
+        }
+        let mut pixels_u8 = Vec::new();
+        for k in 0..look.n {
+            pixels_u8.extend(read_png(&output.path(&image_name(k)), self.shape)?);
+        }
+        write_png(&path, &self.grid(&pixels_u8, look))
+    }
+
+    fn chain<'a>(&self, net: &'a Network, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
+        image_chain(net, self.steps.clone(), numbers, self.shape, self.noise, &place(net))
+    }
+
+    fn image_len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    fn tensor_shape(&self) -> [usize; 4] {
+        let [channels, height, width] = self.shape;
+        [self.n as usize, channels, height, width]
+    }
+
+    /// Network output to bytes: logits through the sigmoid, then clamped.
+    fn to_pixels(&self, x: &[f32]) -> Vec<u8> {
+        let pixel = |&x: &f32| to_u8(if self.logit_transform { sigmoid(x) } else { x });
+        x.iter().map(pixel).collect()
+    }
+
+    /// How the first batch is put together.
+    fn look(&self, scale: u64) -> Look {
+        let n = self.batch.min(self.n);
+        let columns = self.columns.unwrap_or_else(|| (n as f64).sqrt().ceil() as u64);
+        Look { n, columns: columns.max(1), scale }
+    }
+
+    fn grid(&self, pixels_u8: &[u8], look: &Look) -> Pixels {
+        grid(pixels_u8, self.shape, look.columns as usize).enlarged(look.scale as usize)
+    }
+}
+
+/// Makes `looks` those of pictures that are there where nothing else is asked for, and removes the others.
+fn keep_pictures(output: &Output, earlier: &Map<String, Value>, looks: &mut Looks) -> Result<()> {
+    let was: Option<Looks> = earlier.get("pictures").and_then(|p| serde_json::from_value(p.clone()).ok());
+    if was.as_ref().is_none_or(|was| was.grid != looks.grid) {
+        output.remove(GRID)?;
+    }
+    let is_as_asked = |was: &Animation| {
+        // Of fewer images it is as good an animation.
+        let asked = looks.animation.as_ref();
+        asked.is_none_or(|asked| *was == Animation { look: Look { n: was.look.n, ..asked.look.clone() }, ..*asked })
+    };
+    match was.as_ref().and_then(|was| was.animation.clone()).filter(is_as_asked) {
+        Some(was) => looks.animation = Some(was),
+        None => output.remove(ANIMATION)?,
+    }
+    looks.raw |= was.is_some_and(|was| was.raw);
+    Ok(())
+}
+
+/// Where a network is.
+fn place(net: &Network) -> Device {
+    net.devices().into_iter().next().expect("a network lives somewhere")
+}
+
+fn image_name(k: u64) -> String {
+    format!("images/{k:06}.png")
+}
