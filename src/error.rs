@@ -36,6 +36,15 @@ pub enum Error {
         /// What was found and what was expected.
         message: String,
     },
+    /// A checkpoint's file that is not what was written: truncated, with changed bits, or without the file that belongs to it.
+    /// An earlier checkpoint may be whole.
+    #[error("{}: {message}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        message: String,
+    },
     /// Files of a data set that are not there, with what to put where.
     #[error("{0}")]
     MissingData(String),
@@ -69,10 +78,19 @@ impl Error {
     /// A file with the wrong content. Messages quote files, and so do those of the libraries that read them: control
     /// characters, which could make a terminal do things, are escaped.
     pub fn format(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
-        let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
-        let message = message.into().chars().map(escaped).collect();
-        Error::Format { path: path.as_ref().to_path_buf(), message }
+        Error::Format { path: path.as_ref().to_path_buf(), message: escaped(&message.into()) }
     }
+
+    /// A file that is not what was written; the message is escaped as that of [`Self::format`].
+    pub fn damaged(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
+        Error::Damaged { path: path.as_ref().to_path_buf(), message: escaped(&message.into()) }
+    }
+}
+
+/// `text` with its control characters escaped.
+fn escaped(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// The first five of `things`, and how many more there are.

@@ -2,13 +2,18 @@
 //!
 //! `checkpoint_STEP.safetensors` holds the weights under their published names (and `ema.NAME`, the averaged ones) with
 //! the run's configuration in its header; `checkpoint_STEP.state.safetensors` holds the optimiser's state. The state is
-//! written first: a checkpoint exists once its weights do, so a crash in between leaves the one before.
+//! written first: a checkpoint exists once its weights do, so a crash in between leaves the one before. Each header states the digest
+//! of its file, and that of a state the weights' digest too: what is read is what was written, and both are of one run.
 //!
 //! The published program's checkpoints, PyTorch files, are read and written too: [`pth`], [`resume_published`].
 
+mod digest;
 mod exchange;
 pub mod pth;
 mod tensors;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,18 +24,29 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::net::params::{self, HostTensor};
 use crate::net::{InputRange, Network, NetworkConfig};
 use crate::noise::Noise;
 use crate::score::Differentiable;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
+use crate::zip::shown;
 
 pub use exchange::{resume_published, to_published};
+use tensors::Sealed;
 pub(crate) use tensors::encode_tensors;
 pub use tensors::{TensorFile, TensorWriter, write_tensors};
 
 /// Written into the header of the weights, so that a foreign file is told from ours.
-const FORMAT: &str = "ncsn-1";
+const FORMAT: &str = "ncsn-2";
+/// The same without digests, as earlier versions wrote it.
+const OLD_FORMAT: &str = "ncsn-1";
+
+/// How the names of weights and states end.
+const WEIGHTS: &str = ".safetensors";
+const STATE: &str = ".state.safetensors";
+/// In a state's metadata, the digest of the weights that it belongs to.
+const DIGEST_OF_WEIGHTS: &str = "weights";
 
 /// The prefix of averaged weights.
 const EMA: &str = "ema.";
@@ -64,11 +80,11 @@ impl Checkpoints {
 
     /// The weights' file at `step`.
     pub fn weights_path(&self, step: u64) -> PathBuf {
-        self.folder.join(format!("checkpoint_{step}.safetensors"))
+        self.folder.join(format!("checkpoint_{step}{WEIGHTS}"))
     }
 
     fn state_path(&self, step: u64) -> PathBuf {
-        self.folder.join(format!("checkpoint_{step}.state.safetensors"))
+        self.folder.join(format!("checkpoint_{step}{STATE}"))
     }
 
     /// The steps of all checkpoints, ascending.
@@ -76,6 +92,11 @@ impl Checkpoints {
     /// # Errors
     /// When the folder cannot be read. A folder that does not exist holds none.
     pub fn steps(&self) -> Result<Vec<u64>> {
+        self.steps_of(WEIGHTS)
+    }
+
+    /// The steps of all files whose names end in `end`, ascending.
+    fn steps_of(&self, end: &str) -> Result<Vec<u64>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -83,10 +104,9 @@ impl Checkpoints {
         };
         let mut steps = Vec::new();
         for entry in entries {
-            let name = entry.map_err(Error::io(&self.folder))?.file_name();
-            let name = name.to_string_lossy();
-            let step = name.strip_prefix("checkpoint_").and_then(|n| n.strip_suffix(".safetensors"));
-            steps.extend(step.and_then(|n| n.parse::<u64>().ok()));
+            let entry = entry.map_err(Error::io(&self.folder))?;
+            let step = entry.file_name().to_str().and_then(|name| step_of(name, end));
+            steps.extend(step.filter(|_| entry.path().is_file()));
         }
         steps.sort_unstable();
         Ok(steps)
@@ -101,8 +121,8 @@ impl Checkpoints {
         self.steps()?.pop().ok_or_else(none)
     }
 
-    /// Saves a run. The states of all but the last two checkpoints are removed afterwards: only the newest is resumed
-    /// from, and they are twice as large as the weights.
+    /// Saves a run. The states of all earlier checkpoints but the last are removed afterwards: a run goes on from the newest, or the
+    /// one before it, and they are twice as large as the weights.
     ///
     /// # Errors
     /// When a file cannot be written, or a device cannot give the weights; the earlier checkpoints are then untouched.
@@ -115,32 +135,43 @@ impl Checkpoints {
             tensors.extend(params::to_host(ema)?.into_iter().map(|(name, t)| (format!("{EMA}{name}"), t)));
         }
         let json = serde_json::to_string(header).expect("a header is plain data");
-        let metadata = |kind: &str| {
+        let metadata = |kind: Kind| {
             BTreeMap::from([
                 ("format".to_string(), FORMAT.to_string()),
-                ("kind".into(), kind.into()),
+                ("kind".into(), kind.name().into()),
                 ("run".into(), json.clone()),
             ])
         };
-        write_tensors(&self.state_path(header.step), &state, &metadata("state"))?;
+        let weights = Sealed::new(&tensors, metadata(Kind::Weights));
+        let mut of_state = metadata(Kind::State);
+        of_state.insert(DIGEST_OF_WEIGHTS.into(), weights.digest.clone());
+        Sealed::new(&state, of_state).write(&self.state_path(header.step))?;
         let path = self.weights_path(header.step);
-        write_tensors(&path, &tensors, &metadata("weights"))?;
-        let steps = self.steps()?;
-        for &old in &steps[..steps.len().saturating_sub(2)] {
+        weights.write(&path)?;
+        // Later ones may be there too: damaged, if the run went back to an earlier one.
+        let before: Vec<u64> = self.steps()?.into_iter().filter(|&step| step < header.step).collect();
+        for &old in &before[..before.len().saturating_sub(1)] {
             let _ = fs::remove_file(self.state_path(old));
         }
         Ok(path)
     }
 
-    /// What the header of the checkpoint at `step` says.
+    /// The checkpoint at `step`, both of its files read and verified.
     ///
     /// # Errors
-    /// When its weights are missing, truncated or foreign.
-    pub fn header(&self, step: u64) -> Result<Header> {
-        let path = self.weights_path(step);
-        Weights::open(&path)?
-            .header
-            .ok_or_else(|| Error::format(&path, "found no run in its header: not a checkpoint of ncsn"))
+    /// [`Error::Damaged`] when a file is truncated, has another digest than its header states, or when the state is missing;
+    /// [`Error::Format`] when a file is foreign, or the two are not of one run and step; [`Error::Io`] when there are no weights.
+    pub fn open(&self, step: u64) -> Result<Checkpoint> {
+        let weights = Weights::open(&self.weights_path(step))?;
+        let not_ours = || Error::format(weights.path(), "found no run in its header: not a checkpoint of ncsn");
+        let header = weights.header().cloned().ok_or_else(not_ours)?;
+        let missing = || {
+            let message =
+                "found no such file, expected the optimiser's state beside the weights, without which no run goes on";
+            Error::damaged(self.state_path(step), message)
+        };
+        let state = weights.optimizer_state()?.ok_or_else(missing)?;
+        Ok(Checkpoint { weights, header, state })
     }
 
     /// Removes all of them.
@@ -148,57 +179,113 @@ impl Checkpoints {
     /// # Errors
     /// When a file cannot be removed.
     pub fn remove_all(&self) -> Result<()> {
-        for step in self.steps()? {
-            // The state first: weights without a state are still worth having, a state without weights is not.
-            for path in [self.state_path(step), self.weights_path(step)] {
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path)(error)),
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
+        // The states first: weights without a state are still worth having, a state without weights is not.
+        self.steps_of(STATE)?.into_iter().try_for_each(|step| file::remove(&self.state_path(step)))?;
+        self.steps()?.into_iter().try_for_each(|step| file::remove(&self.weights_path(step)))
     }
 
-    /// `trainer`, fresh, brought to the state saved at `step`.
+    /// Removes what a killed program left: temporary files of weights and states, and states without weights. Whoever calls this
+    /// holds the run's lock.
     ///
     /// # Errors
-    /// When a file is missing, truncated, foreign, or of another network.
-    pub fn resume<N: Module + Differentiable<4> + Sync>(
-        &self,
-        step: u64,
-        rule: Rule,
-        trainer: Trainer<N>,
-    ) -> Result<Trainer<N>> {
-        let path = self.state_path(step);
-        let (mut state, header) = open_state(&path, step)?;
-        let weights = Weights::open(&self.weights_path(step))?;
+    /// When a file cannot be removed.
+    pub fn remove_leftovers(&self) -> Result<()> {
+        let is_ours = |name: &str| [WEIGHTS, STATE].iter().any(|end| step_of(name, end).is_some());
+        file::remove_leftovers(&self.folder, is_ours)?;
+        let complete = self.steps()?;
+        let alone = self.steps_of(STATE)?.into_iter().filter(|step| complete.binary_search(step).is_err());
+        alone.into_iter().try_for_each(|step| file::remove(&self.state_path(step)))
+    }
+}
+
+/// The step in the name of weights or of a state, which ends in `end`; `None` for a name that is not exactly as we write it.
+fn step_of(name: &str, end: &str) -> Option<u64> {
+    let digits = name.strip_prefix("checkpoint_")?.strip_suffix(end)?;
+    digits.parse().ok().filter(|step: &u64| step.to_string() == digits)
+}
+
+/// A checkpoint, whole and verified.
+#[derive(Debug)]
+pub struct Checkpoint {
+    weights: Weights,
+    header: Header,
+    state: TensorFile,
+}
+
+impl Checkpoint {
+    /// What its header says.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// `trainer`, fresh, brought to the saved state.
+    ///
+    /// # Errors
+    /// When the checkpoint is of another network or optimiser.
+    pub fn resume<N: Module + Differentiable<4> + Sync>(self, rule: Rule, trainer: Trainer<N>) -> Result<Trainer<N>> {
+        let Self { weights, header, mut state } = self;
         let ema = weights.has_ema().then(|| weights.load(trainer.net().clone(), true)).transpose()?;
         let trainer = trainer.map_net(|net| weights.load(net, false))?;
+        let path = state.path().to_path_buf();
         let optimizer = Optimizer::from_host(rule, header.optimizer_steps, trainer.net(), |name| state.take(name))
-            .map_err(|error| Error::format(&path, error.to_string()))?;
-        Ok(trainer.resume(TrainerState { step, optimizer, ema }))
+            .map_err(|error| Error::format(path, error.to_string()))?;
+        Ok(trainer.resume(TrainerState { step: header.step, optimizer, ema }))
     }
 }
 
-/// The optimiser's state of `step`, with its header.
-fn open_state(path: &Path, step: u64) -> Result<(TensorFile, Header)> {
-    let file = TensorFile::open(path)?;
-    let header = header(&file)?;
-    if header.step != step {
-        return Err(Error::format(path, format!("found the state of step {}, expected step {step}", header.step)));
-    }
-    Ok((file, header))
+/// What a file of a checkpoint holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Weights,
+    State,
 }
 
-fn header(file: &TensorFile) -> Result<Header> {
-    match (file.metadata("format"), file.metadata("run")) {
-        (Some(FORMAT), Some(json)) => serde_json::from_str(json)
-            .map_err(|error| Error::format(file.path(), format!("its header is damaged: {error}"))),
-        (Some(other), _) if other != FORMAT => {
-            Err(Error::format(file.path(), format!("found format {other:?}, expected {FORMAT:?}")))
+impl Kind {
+    /// The value of the key `kind` in the metadata.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::State => "state",
         }
-        _ => Err(Error::format(file.path(), "found no run in its header: not a checkpoint of ncsn")),
+    }
+}
+
+/// The header of a file of ours, which holds what `kind` says.
+fn header(file: &TensorFile, kind: Kind) -> Result<Header> {
+    let bad = |message: String| Error::format(file.path(), message);
+    let not_ours = || bad("found no run in its header: not a checkpoint of ncsn".into());
+    match file.metadata("format").ok_or_else(not_ours)? {
+        FORMAT if file.metadata(digest::KEY).is_none() => {
+            return Err(Error::damaged(file.path(), "is damaged: found no digest in its header"));
+        }
+        FORMAT | OLD_FORMAT => {}
+        other => return Err(bad(format!("found format {}, expected {FORMAT:?}", shown(other)))),
+    }
+    let found = file.metadata("kind").unwrap_or_default();
+    if found != kind.name() {
+        return Err(bad(format!("found a file of kind {}, expected {:?}", shown(found), kind.name())));
+    }
+    serde_json::from_str(file.metadata("run").ok_or_else(not_ours)?)
+        .map_err(|error| Error::damaged(file.path(), format!("its header is damaged: {error}")))
+}
+
+/// What tells the run of `found` from that of `expected`; `None` if it is the same, at the same step.
+fn difference(found: &Header, expected: &Header) -> Option<String> {
+    let numbers = [
+        ("step", found.step, expected.step),
+        ("seed", found.seed, expected.seed),
+        ("steps of its optimiser:", found.optimizer_steps, expected.optimizer_steps),
+    ];
+    let number = numbers.into_iter().find(|(_, found, expected)| found != expected);
+    match number {
+        Some((what, found, expected)) => Some(format!("{what} {found}, expected {expected}")),
+        None if found.config != expected.config => Some("its configuration is another".into()),
+        None => None,
     }
 }
 
@@ -213,17 +300,25 @@ impl Weights {
     /// Reads `path`.
     ///
     /// # Errors
-    /// When it is missing, truncated, or neither a safetensors file nor a checkpoint of PyTorch.
+    /// [`Error::Damaged`] when it is truncated or has another digest than its header states; others when it is missing, neither
+    /// a safetensors file nor a checkpoint of PyTorch, or of another step than its name says.
     pub fn open(path: &Path) -> Result<Self> {
         if pth::is_pth(path)? {
             return Ok(Self::of(path, pth::read_published(path)?.network));
         }
         let file = TensorFile::open(path)?;
         let header = match file.metadata("format") {
-            Some(format) if format.starts_with("ncsn") => Some(header(&file)?),
+            Some(format) if format.starts_with("ncsn") => Some(header(&file, Kind::Weights)?),
             // Other programs call theirs "pt".
             _ => None,
         };
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let (Some(header), Some(step)) = (&header, step_of(name, WEIGHTS))
+            && header.step != step
+        {
+            let found = header.step;
+            return Err(Error::format(path, format!("found the weights of step {found}, expected step {step}")));
+        }
         Ok(Self { file, header })
     }
 
@@ -235,11 +330,27 @@ impl Weights {
     /// The optimiser's state beside a checkpoint of ours, if it is still there.
     ///
     /// # Errors
-    /// When it is truncated, foreign, or of another step.
+    /// [`Error::Damaged`] when it is truncated or has another digest than its header states; [`Error::Format`] when it is foreign,
+    /// or of another run or step.
     pub fn optimizer_state(&self) -> Result<Option<TensorFile>> {
-        let path = self.file.path().with_extension("state.safetensors");
+        let path = self.path().with_extension("state.safetensors");
         let Some(own) = self.header.as_ref().filter(|_| path.exists()) else { return Ok(None) };
-        open_state(&path, own.step).map(|(file, _)| Some(file))
+        let state = TensorFile::open(&path)?;
+        if let Some(difference) = difference(&header(&state, Kind::State)?, own) {
+            let weights = self.path().display();
+            return Err(Error::format(&path, format!("the state beside {weights} is of another run ({difference})")));
+        }
+        if let Some(digest) = state.metadata(DIGEST_OF_WEIGHTS)
+            && self.metadata(digest::KEY) != Some(digest)
+        {
+            return Err(Error::damaged(&path, "is the state of other weights of the same run than those beside it"));
+        }
+        Ok(Some(state))
+    }
+
+    /// Where they were read from.
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// A value of the file's metadata.

@@ -9,6 +9,7 @@ use burn::module::Module;
 use md5::{Digest, Md5};
 use safetensors::{Dtype, SafeTensors};
 
+use super::digest;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::net::params::{self, HostTensor};
@@ -29,7 +30,7 @@ impl TensorFile {
     /// Reads `path`.
     ///
     /// # Errors
-    /// When it cannot be read, is truncated, or is no safetensors file.
+    /// When it cannot be read, is truncated, is no safetensors file, or has another digest than its header states.
     pub fn open(path: &Path) -> Result<Self> {
         Self::parse(path, file::read_at_most(path, MAX_BYTES)?)
     }
@@ -38,10 +39,12 @@ impl TensorFile {
     pub(crate) fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self> {
         let length = bytes.len();
         let bad = |error: safetensors::SafeTensorError| {
-            Error::format(path, format!("found {length} bytes that are no complete safetensors file ({error})"))
+            let message = format!("found {length} bytes that are no complete safetensors file ({error})");
+            Error::damaged(path, message)
         };
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(bad)?;
-        let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let (n_header, header) = SafeTensors::read_metadata(&bytes).map_err(bad)?;
+        let metadata: BTreeMap<String, String> =
+            header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
         let start = bytes.as_ptr() as usize;
         let tensors = SafeTensors::deserialize(&bytes).map_err(bad)?;
         let entries = tensors.iter().map(|(name, view)| {
@@ -49,6 +52,10 @@ impl TensorFile {
             (name.to_string(), (view.dtype(), view.shape().to_vec(), at..at + view.data().len()))
         });
         let entries = entries.collect();
+        let (head, data) = bytes.split_at(8 + n_header);
+        if metadata.contains_key(digest::KEY) && !digest::is_whole(head, data) {
+            return Err(Error::damaged(path, "is damaged: its tensors do not have the digest that its header says"));
+        }
         Ok(Self { path: path.to_path_buf(), bytes, entries, metadata })
     }
 
@@ -203,6 +210,32 @@ fn write_to(
     let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t.shape.as_slice())).collect();
     out.write_all(&header(&shapes, metadata))?;
     tensors.iter().try_for_each(|(_, tensor)| write_f32(out, &tensor.values))
+}
+
+/// Tensors that are about to be written to a file whose header states its own digest.
+pub(super) struct Sealed<'a> {
+    tensors: &'a [(String, HostTensor)],
+    head: Vec<u8>,
+    /// The digest.
+    pub digest: String,
+}
+
+impl<'a> Sealed<'a> {
+    pub fn new(tensors: &'a [(String, HostTensor)], mut metadata: BTreeMap<String, String>) -> Self {
+        metadata.insert(digest::KEY.to_string(), digest::blank());
+        let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t.shape.as_slice())).collect();
+        let mut head = header(&shapes, &metadata);
+        let digest = digest::seal(&mut head, tensors);
+        Self { tensors, head, digest }
+    }
+
+    /// Writes `path`, whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        file::write_atomically(path, |out| {
+            out.write_all(&self.head)?;
+            self.tensors.iter().try_for_each(|(_, tensor)| write_f32(out, &tensor.values))
+        })
+    }
 }
 
 /// One f32 tensor `[n, …]` written row by row to its final size, for sets larger than memory. It goes by a hidden

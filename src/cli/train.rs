@@ -113,18 +113,20 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let test_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Test, &mut log)?;
     create_folder(&folders.logs)?;
     let _lock = Lock::take(&folders.logs)?;
+    let resumed = newest.filter(|_| args.resume).map(|step| checkpoints.open(step)).transpose()?;
     if args.overwrite {
         clear(&folders, &checkpoints)?;
     }
-    let resumed = if args.resume { newest } else { None };
     save_config(&folders.config(), &config)?;
     log = Log::with_file(args.common.verbose, &folders.logs.join("stdout.txt"))?;
 
-    let header = resumed.map(|step| checkpoints.header(step)).transpose()?;
     let noise = Noise::new(seed);
     let mut trainer = new_trainer(&config, noise, &args.common)?;
-    if let Some(step) = resumed {
-        trainer = checkpoints.resume(step, rule(&config.optim), trainer)?;
+    let is_ours = resumed.is_some();
+    let mut smoothed = None;
+    if let Some(checkpoint) = resumed {
+        smoothed = checkpoint.header().loss;
+        trainer = checkpoint.resume(rule(&config.optim), trainer)?;
     } else if let Some(path) = published.as_deref().filter(|_| args.resume) {
         trainer = resume_published(path, rule(&config.optim), trainer)?;
         log.info(format!("going on with the published program's {}", path.display()));
@@ -140,9 +142,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         log.info(format!("comment: {}", args.comment));
     }
 
-    let smoothed = header.and_then(|h| h.loss);
     let mut session = Session { args: &args, config: &config, folders: &folders, checkpoints, noise, smoothed, log };
-    if resumed.is_none() && trainer.step_count() > 0 {
+    if !is_ours && trainer.step_count() > 0 {
         // From here on the run is ours, whether or not it makes another step.
         session.save(&trainer)?;
     }
