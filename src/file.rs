@@ -74,14 +74,22 @@ impl AtomicFile {
         Ok(Self { writer, temporary, target: target.to_path_buf(), committed: false })
     }
 
+    /// Makes the content so far durable.
+    ///
+    /// # Errors
+    /// When it cannot be written in full.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.writer.flush()?;
+        self.writer.get_ref().sync_all()
+    }
+
     /// Puts the file in its place, replacing what is there, once its content is on the disk. The folder is synced too,
     /// without which the new name itself could be lost.
     ///
     /// # Errors
     /// [`Error::Io`] if the content cannot be written in full; the target is then untouched.
     pub fn commit(mut self) -> Result<()> {
-        let written = self.writer.flush().and_then(|()| self.writer.get_ref().sync_all());
-        written.and_then(|()| fs::rename(&self.temporary, &self.target)).map_err(Error::io(&self.target))?;
+        self.sync().and_then(|()| fs::rename(&self.temporary, &self.target)).map_err(Error::io(&self.target))?;
         self.committed = true;
         sync_folder(&self.target).map_err(Error::io(&self.target))
     }
@@ -187,6 +195,15 @@ pub fn remove_leftovers(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result
         }
     }
     Ok(())
+}
+
+/// Whether a killed program left a temporary file of `path`.
+pub(crate) fn has_leftover(path: &Path) -> bool {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .into_iter()
+        .any(|e| e.file_name().to_str().and_then(target_name).map(Path::new) == path.file_name().map(Path::new))
 }
 
 /// Removes the file at `path`, if there is one.

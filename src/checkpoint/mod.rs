@@ -145,9 +145,13 @@ impl Checkpoints {
         let weights = Sealed::new(&tensors, metadata(Kind::Weights));
         let mut of_state = metadata(Kind::State);
         of_state.insert(DIGEST_OF_WEIGHTS.into(), weights.digest.clone());
-        Sealed::new(&state, of_state).write(&self.state_path(header.step))?;
+        // Both are on the disk before either has its name: a state alone with its weights' temporary file beside it tells of a kill
+        // in between, a state that is quite alone of weights that somebody removed.
         let path = self.weights_path(header.step);
-        weights.write(&path)?;
+        let state = Sealed::new(&state, of_state).stage(&self.state_path(header.step))?;
+        let weights = weights.stage(&path)?;
+        state.commit()?;
+        weights.commit()?;
         // Later ones may be there too: damaged, if the run went back to an earlier one.
         let before: Vec<u64> = self.steps()?.into_iter().filter(|&step| step < header.step).collect();
         for &old in &before[..before.len().saturating_sub(1)] {
@@ -172,6 +176,16 @@ impl Checkpoints {
         };
         let state = weights.optimizer_state()?.ok_or_else(missing)?;
         Ok(Checkpoint { weights, header, state })
+    }
+
+    /// The steps of states whose weights somebody removed. Those that a killed program left are not among them: see [`Self::save`].
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn lost(&self) -> Result<Vec<u64>> {
+        let complete = self.steps()?;
+        let is_lost = |step: &u64| !complete.contains(step) && !file::has_leftover(&self.weights_path(*step));
+        Ok(self.steps_of(STATE)?.into_iter().filter(is_lost).collect())
     }
 
     /// Renames the checkpoint at `step`, so that it is none any more and nothing is lost; gives the new name of its weights.

@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::digest;
 use crate::error::{Error, Result};
-use crate::file;
+use crate::file::{self, AtomicFile};
 use crate::net::params::{self, HostTensor};
 
 /// Larger files are refused before they are read into memory.
@@ -229,12 +229,16 @@ impl<'a> Sealed<'a> {
         Self { tensors, head, digest }
     }
 
-    /// Writes `path`, whole or not at all.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        file::write_atomically(path, |out| {
+    /// The file that is to become `path`, its content on the disk.
+    pub fn stage(&self, path: &Path) -> Result<AtomicFile> {
+        let mut out = AtomicFile::create(path)?;
+        let mut write = || {
             out.write_all(&self.head)?;
-            self.tensors.iter().try_for_each(|(_, tensor)| write_f32(out, &tensor.values))
-        })
+            self.tensors.iter().try_for_each(|(_, tensor)| write_f32(&mut out, &tensor.values))?;
+            out.sync()
+        };
+        write().map_err(Error::io(path))?;
+        Ok(out)
     }
 }
 

@@ -186,6 +186,13 @@ impl Found {
                 "the run {logs} exists ({holds}); --resume goes on with it, --overwrite starts again, another --doc leaves it \
                  alone"
             ))),
+            Some(_) if args.resume && matches!(found, Self::Begun) && !checkpoints.lost()?.is_empty() => {
+                let step = checkpoints.lost()?[0];
+                Err(Error::Usage(format!(
+                    "{logs} holds the optimiser's state of step {step} without its weights, checkpoint_{step}.safetensors, so the \
+                     run cannot go on; --overwrite starts again"
+                )))
+            }
             // Its config.yml may be the only copy.
             _ if args.overwrite && folders.published().is_some() => Err(Error::Usage(format!(
                 "{logs} holds a checkpoint of the published program, which --overwrite would leave without its configuration; \

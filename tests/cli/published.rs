@@ -135,3 +135,59 @@ fn what_cannot_be_converted_is_told() {
     assert!(!folder.path().join("hacked").exists());
     assert!(!folder.path().join("out.safetensors").exists());
 }
+
+#[test]
+fn a_checkpoint_of_before_there_were_digests_is_gone_on_with() {
+    let folder = scratch();
+    let logs = folder.path().join("run/logs/old");
+    fs::create_dir_all(&logs).unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoint");
+    for name in ["config.yml", "checkpoint_4.safetensors", "checkpoint_4.state.safetensors"] {
+        fs::copy(fixture.join(name), logs.join(name)).unwrap();
+    }
+    assert!(succeeds(folder.path(), &["info", "--doc", "old"]).contains("step 4 of 4, seed 1"));
+    let args = ["train", "--doc", "old", "--resume", "--no-sample", "--set", "training.n_iters=6"];
+    let said = succeeds(folder.path(), &args);
+    assert!(said.contains("going on at step 4"), "{said}");
+    // From here on it has digests.
+    let path = logs.join("checkpoint_6.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 4;
+    fs::write(&path, bytes).unwrap();
+    let message = fails(folder.path(), &["info", "--doc", "old"]);
+    assert!(message.contains("its tensors do not have the digest that its header says"), "{message}");
+}
+
+#[test]
+fn a_run_goes_on_only_from_a_whole_checkpoint_of_its_own_and_else_stays_as_it_was() {
+    let folder = scratch();
+    let run = |doc: &str, seed: &str| {
+        let args = ["train", "--config", "tiny.yml", "--doc", doc, "--no-sample", "--seed", seed];
+        succeeds(folder.path(), &[&args[..], &["--set", "training.n_iters=8"]].concat());
+        folder.path().join("run/logs").join(doc)
+    };
+    let [a, b] = [run("a", "1"), run("b", "2")];
+    let state = "checkpoint_8.state.safetensors";
+    let [own, foreign] = [&a, &b].map(|logs| fs::read(logs.join(state)).unwrap());
+    let mut damaged = own.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    let config = fs::read(a.join("config.yml")).unwrap();
+    let resume = ["train", "--doc", "a", "--resume", "--no-sample", "--set", "training.n_iters=12"];
+    for (content, expected) in
+        [(&foreign, "is of another run (seed 2, expected 1)"), (&damaged, "do not have the digest"), (&own, "")]
+    {
+        fs::write(a.join(state), content).unwrap();
+        if expected.is_empty() {
+            succeeds(folder.path(), &resume);
+            continue;
+        }
+        let message = fails(folder.path(), &resume);
+        assert!(message.contains(expected) && message.contains(state), "{message}");
+        assert!(fs::read(a.join("config.yml")).unwrap() == config);
+    }
+    // A copy under another step's name.
+    fs::copy(a.join("checkpoint_12.safetensors"), a.join("checkpoint_40.safetensors")).unwrap();
+    let message = fails(folder.path(), &["info", "--doc", "a"]);
+    assert!(message.contains("found the weights of step 12, expected step 40"), "{message}");
+}

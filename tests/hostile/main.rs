@@ -331,7 +331,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
     let state_of: Read = |path| {
         let checkpoints = Checkpoints::new(path.with_file_name("run"));
         fs::copy(path, checkpoints.weights_path(STEP).with_extension("state.safetensors")).unwrap();
-        checkpoints.resume(STEP, ADAM, fresh()).map(drop)
+        checkpoints.open(STEP)?.resume(ADAM, fresh()).map(drop)
     };
     let [weights, state] = checkpoint();
     fs::create_dir(folder.path().join("run")).unwrap();
