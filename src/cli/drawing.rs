@@ -191,7 +191,8 @@ impl Drawing {
         let raw = || TensorWriter::open(&output.path(TENSOR), "samples", &self.tensor_shape());
         let mut raw = looks.raw.then(raw).transpose()?;
 
-        let animated = looks.animation.as_ref().filter(|_| !pictures.final_only && !output.path(ANIMATION).exists());
+        let animated =
+            looks.animation.as_ref().filter(|_| !pictures.final_only && !is_whole_gif(&output.path(ANIMATION)));
         let batches = self.missing(&output, raw.as_mut(), animated.is_some())?;
         let first = 0..looks.grid.n;
         let n_steps = self.steps.len() as u64;
@@ -215,7 +216,7 @@ impl Drawing {
             for (k, image) in numbers.clone().zip(pixels_u8.chunks(self.image_len())) {
                 write_png(&output.path(&image_name(k)), &Pixels::from_chw(image, self.shape))?;
             }
-            if numbers.end >= first.end {
+            if i == 0 && numbers.end >= first.end {
                 self.write_grid(&output, &looks.grid)?;
             }
         }
@@ -328,17 +329,19 @@ impl Drawing {
         Ok(Some(x))
     }
 
-    /// Writes the grid of images that are there, if it is not.
+    /// Writes the grid of images that are there, unless it is there too.
     fn write_grid(&self, output: &Output, look: &Look) -> Result<()> {
-        let path = output.path(GRID);
-        if path.exists() {
-            return Ok(());
-        }
         let mut pixels_u8 = Vec::new();
         for k in 0..look.n {
             pixels_u8.extend(read_png(&output.path(&image_name(k)), self.shape)?);
         }
-        write_png(&path, &self.grid(&pixels_u8, look))
+        let picture = self.grid(&pixels_u8, look);
+        let shape = [picture.channels, picture.height, picture.width];
+        let is_there = |pixels_u8: Vec<u8>| Pixels::from_chw(&pixels_u8, shape) == picture;
+        match read_png(&output.path(GRID), shape).is_ok_and(is_there) {
+            true => Ok(()),
+            false => write_png(&output.path(GRID), &picture),
+        }
     }
 
     fn chain<'a>(&self, net: &'a Network, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
@@ -375,9 +378,6 @@ impl Drawing {
 /// Makes `looks` those of pictures that are there where nothing else is asked for, and removes the others.
 fn keep_pictures(output: &Output, earlier: &Map<String, Value>, looks: &mut Looks) -> Result<()> {
     let was: Option<Looks> = earlier.get("pictures").and_then(|p| serde_json::from_value(p.clone()).ok());
-    if was.as_ref().is_none_or(|was| was.grid != looks.grid) {
-        output.remove(GRID)?;
-    }
     let is_as_asked = |was: &Animation| {
         // Of fewer images it is as good an animation.
         let asked = looks.animation.as_ref();
@@ -394,6 +394,11 @@ fn keep_pictures(output: &Output, earlier: &Map<String, Value>, looks: &mut Look
 /// Where a network is.
 fn place(net: &Network) -> Device {
     net.devices().into_iter().next().expect("a network lives somewhere")
+}
+
+/// Whether the file at `path` ends as an animation does.
+fn is_whole_gif(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| bytes.ends_with(b";"))
 }
 
 fn image_name(k: u64) -> String {

@@ -86,6 +86,10 @@ pub fn run(args: FiguresArgs) -> Result<ExitCode> {
 }
 
 fn scorenet(args: ScoreNetArgs) -> Result<ExitCode> {
+    let output = args.output.clone().unwrap_or_else(|| args.common.run.join("figures"));
+    let manifest = Manifest { doc: args.doc.clone(), n_iters: args.n_iters, set: args.set.clone() };
+    let output = Output::open(&output, FIGURE, &manifest, Existing::overwrite(args.overwrite))?;
+    output.describe(&manifest)?;
     let mut series = Vec::new();
     for noise in NOISE {
         let doc = format!("{}_sigma_{noise}", args.doc);
@@ -112,10 +116,6 @@ fn scorenet(args: ScoreNetArgs) -> Result<ExitCode> {
         let name = if noise == "0" { "data as they are".into() } else { format!("with noise, σ = {noise}") };
         series.push((name, plot::averaged(&losses, losses.len().div_ceil(100))));
     }
-    let output = args.output.unwrap_or_else(|| args.common.run.join("figures"));
-    let manifest = Manifest { doc: args.doc, n_iters: args.n_iters, set: args.set };
-    let output = Output::open(&output, FIGURE, &manifest, Existing::overwrite(args.overwrite))?;
-    output.describe(&manifest)?;
     let panel = Panel {
         title: "Sliced score matching, figure 1".into(),
         content: Content::Lines { x_label: "step".into(), y_label: "loss".into(), series },

@@ -5,12 +5,17 @@ mod bench;
 mod cpu;
 mod evaluate;
 mod figures;
+mod folders;
 mod inpaint;
+#[cfg(target_os = "linux")]
+mod output;
 mod published;
 mod resume;
 mod runners;
 mod sampling;
 mod score;
+#[cfg(unix)]
+mod signals;
 mod wrong_input;
 
 use std::path::Path;

@@ -144,3 +144,159 @@ fn the_number_of_threads_does_not_change_a_bit() {
     });
     assert!(one == three);
 }
+
+/// Every file of the run, but for its log.
+fn run_files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(folder.join("run/logs/d")).unwrap().flatten();
+    let mut files: Vec<_> = entries
+        .map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap()))
+        .filter(|(name, _)| !name.starts_with('.'))
+        .collect();
+    files.sort();
+    files
+}
+
+const RESUME: [&str; 5] = ["train", "--doc", "d", "--resume", "--no-sample"];
+
+#[test]
+fn a_resume_that_is_refused_changes_nothing() {
+    let folder = scratch();
+    succeeds(folder.path(), &TRAIN);
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    let before = run_files(folder.path());
+    for (set, needle) in [
+        (&["--set", "model.ngf=4"][..], "ngf"),
+        (&["--set", "data.dataset=FOLDER", "--set", "data.path=empty"], "empty"),
+        (&["--set", "data.image_size=3"], "image_size"),
+        (&["--set", "training.nonsense=3"], "nonsense"),
+        (&["--seed", "99"], "keeps the seed"),
+        (&["--device", "cuda"], "cuda"),
+        (&["--config", "tiny.yml", "--set", "model.num_classes=4"], "shape"),
+        (&["--config", "other.yml"], "training.batch_size is 5, not 3"),
+        (&["--step", "5"], "checkpoint_5"),
+    ] {
+        fs::write(folder.path().join("other.yml"), crate::TINY.replace("batch_size: 3", "batch_size: 5")).unwrap();
+        let message = fails(folder.path(), &[&RESUME[..], set].concat());
+        assert!(message.contains(needle) || needle == "shape" || needle == "ngf", "{needle} in {message}");
+        assert!(run_files(folder.path()) == before, "{set:?}");
+    }
+    // The file that the run began with may be named.
+    succeeds(folder.path(), &[&RESUME[..], &["--config", "tiny.yml"]].concat());
+}
+
+#[test]
+fn a_new_run_that_is_refused_leaves_no_folder() {
+    let folder = scratch();
+    for set in ["data.image_size=3", "data.dataset=FOLDER", "training.batch_size=0"] {
+        fails(folder.path(), &[&TRAIN[..], &["--set", set]].concat());
+    }
+    fails(folder.path(), &[&TRAIN[..], &["--set", "data.dataset=FOLDER", "--set", "data.path=nowhere"]].concat());
+    assert!(!folder.path().join("run").exists());
+}
+
+#[test]
+fn a_resume_without_a_checkpoint_says_that_it_starts_at_step_0_unless_weights_were_lost() {
+    let folder = scratch();
+    succeeds(folder.path(), &TRAIN);
+    let run = folder.path().join("run/logs/d");
+    let names: Vec<String> = run_files(folder.path()).into_iter().map(|(name, _)| name).collect();
+    for name in names.iter().filter(|n| n.starts_with("checkpoint") && !n.ends_with("state.safetensors")) {
+        fs::remove_file(run.join(name)).unwrap();
+    }
+    let message = fails(folder.path(), &RESUME);
+    assert!(message.contains("without its weights, checkpoint_20.safetensors"), "{message}");
+    for name in names.iter().filter(|n| n.ends_with("state.safetensors")) {
+        fs::remove_file(run.join(name)).unwrap();
+    }
+    let said = succeeds(folder.path(), &RESUME);
+    assert!(said.contains("without a checkpoint: starting at step 0"), "{said}");
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_refused_with_the_command_that_goes_on_before_it() {
+    let folder = scratch();
+    succeeds(folder.path(), &TRAIN);
+    let expected = final_files(folder.path());
+    let path = folder.path().join("run/logs/d/checkpoint_24.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    let n = flipped.len();
+    flipped[n - 40] ^= 4;
+    for damaged in [&whole[..1000], &flipped[..]] {
+        fs::write(&path, damaged).unwrap();
+        let message = fails(folder.path(), &RESUME);
+        let command = "the checkpoint of step 20 is whole: ncsn train --doc d --resume --step 20";
+        assert!(message.contains("checkpoint_24.safetensors") && message.contains(command), "{message}");
+    }
+    succeeds(folder.path(), &[&RESUME[..], &["--step", "20"]].concat());
+    assert!(final_files(folder.path()) == expected);
+    assert!(fs::read(path.with_extension("safetensors.old")).unwrap() == flipped, "nothing is lost");
+}
+
+#[test]
+fn a_run_whose_overwriting_was_interrupted_is_not_resumed_with_the_old_configuration() {
+    let folder = scratch();
+    succeeds(folder.path(), &TRAIN);
+    // As a kill leaves it: the configuration goes first.
+    fs::remove_file(folder.path().join("run/logs/d/config.yml")).unwrap();
+    let message = fails(folder.path(), &RESUME);
+    assert!(message.contains("config.yml") && message.contains("--overwrite"), "{message}");
+    succeeds(folder.path(), &[&TRAIN[..], &["--overwrite"]].concat());
+}
+
+#[test]
+fn a_run_whose_folder_was_removed_and_begun_anew_is_not_written_into() {
+    let folder = scratch();
+    let long = ["--set", "training.n_iters=1000000", "--set", "training.snapshot_freq=1000000"];
+    let mut child = ncsn(folder.path(), &[&TRAIN[..], &long].concat());
+    let child = child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while !folder.path().join("run/logs/d/metrics.jsonl").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    fs::remove_dir_all(folder.path().join("run/logs/d")).unwrap();
+    succeeds(folder.path(), &TRAIN);
+    let before = run_files(folder.path());
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("was removed or replaced by another program"), "{said}");
+    assert!(run_files(folder.path()) == before);
+}
+
+#[test]
+fn a_relative_folder_of_images_is_saved_absolute() {
+    let folder = scratch();
+    // Names that YAML would take for something else.
+    for name in ["photos #1", "a: b", "[x]", "'quoted'", "null"] {
+        let images = folder.path().join(name);
+        fs::create_dir(&images).unwrap();
+        for k in 0..4u8 {
+            let pixels = ncsn::data::Pixels::new(vec![60 * k; 64], 8, 8, 1);
+            ncsn::image::write_png(&images.join(format!("{k}.png")), &pixels).unwrap();
+        }
+        let path = format!("data.path={name}");
+        let args = ["--overwrite", "--set", "data.dataset=FOLDER", "--set", &path, "--set", "training.n_iters=2"];
+        succeeds(folder.path(), &[&TRAIN[..], &args].concat());
+        let config = fs::read_to_string(folder.path().join("run/logs/d/config.yml")).unwrap();
+        let absolute = fs::canonicalize(folder.path()).unwrap().join(name);
+        assert!(config.contains(&format!("path: {:?}", absolute.display().to_string())), "{config}");
+    }
+    let elsewhere = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run").display().to_string();
+    succeeds(elsewhere.path(), &[&RESUME[..], &["--run", &run, "--set", "training.n_iters=3"]].concat());
+}
+
+#[test]
+fn leftovers_of_killed_programs_are_removed_by_the_next() {
+    let folder = scratch();
+    succeeds(folder.path(), &TRAIN);
+    let run = folder.path().join("run/logs/d");
+    let left = [".checkpoint_28.safetensors.77.tmp", ".config.yml.77.tmp", "checkpoint_28.state.safetensors"];
+    left.iter().for_each(|name| fs::write(run.join(name), "half").unwrap());
+    fs::write(run.join(".mine.tmp"), "precious").unwrap();
+    fs::write(run.join("checkpoint_007.safetensors"), "precious").unwrap();
+    succeeds(folder.path(), &[&RESUME[..], &["--set", "training.n_iters=25"]].concat());
+    assert!(left.iter().all(|name| !run.join(name).exists()));
+    assert!(run.join(".mine.tmp").exists() && run.join("checkpoint_007.safetensors").exists());
+}
