@@ -1,4 +1,5 @@
 //! The `ncsn` program.
+#![forbid(unsafe_code)]
 
 mod cli;
 

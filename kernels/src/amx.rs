@@ -1,9 +1,12 @@
 //! The matrix unit of Intel's processors (AMX: "Intel 64 and IA-32 Architectures Software Developer's Manual", volume 1,
 //! chapter 18): eight tile registers of 16 rows of 64 bytes, and products of tiles of bf16 with sums in f32.
 //!
-//! [`TileUnit`] is what it does. [`Amx`] is the hardware, in inline assembly, because Rust's intrinsics for it are not stable;
-//! [`Emulated`] is its definition in plain Rust, which any processor runs: whatever is written for the one is tested with the
-//! other.
+//! [`TileUnit`] is what it does once it is configured. [`Tiles`] is the hardware, in inline assembly, because Rust's
+//! intrinsics for it are not stable; [`Emulated`] is its definition in plain Rust, which any processor runs: whatever is
+//! written for the one is tested with the other.
+//!
+//! Tile registers belong to a thread, and are there only as long as they are configured. So [`Tiles`] is what
+//! [`Amx::configure`] gives, stays on its thread, is the only one there, and releases the registers when it goes.
 
 #[cfg(target_arch = "x86_64")]
 mod hardware;
@@ -11,7 +14,7 @@ mod hardware;
 mod tests;
 
 #[cfg(target_arch = "x86_64")]
-pub use hardware::Amx;
+pub use hardware::{Amx, Tiles};
 
 /// Rows of a tile.
 pub const ROWS: usize = 16;
@@ -22,13 +25,11 @@ pub const COLUMNS: usize = 16;
 /// Numbers of f32 in a tile.
 pub const TILE: usize = ROWS * COLUMNS;
 
-/// Tile registers and the instructions on them, `T`, `A`, `B`, `C` from 0 to 7. They hold what was put there until
-/// [`Self::release`].
+/// Configured tile registers and the instructions on them: `T` from 0 to 7, `A` and `C` from 0 to 5, `B` 6 or 7, so that
+/// products are of tiles that fit together in every [`Config`].
 pub trait TileUnit {
-    /// Gives the tiles their shapes, and clears them.
+    /// Gives the tiles other shapes, and clears them.
     fn configure(&mut self, config: &Config);
-    /// Back to the state in which a thread begins.
-    fn release(&mut self);
     /// T = 0
     fn zero<const T: usize>(&mut self);
     /// T = 16 rows of 16 pairs of bf16, each row `pitch` numbers after the one before.
@@ -89,7 +90,7 @@ impl Config {
     }
 }
 
-/// The tile registers in memory, and the arithmetic of `TDPBF16PS`.
+/// The tile registers in memory, and the arithmetic of `TDPBF16PS`. What the processor would refuse is a panic.
 #[derive(Clone, Debug)]
 pub struct Emulated {
     config: Option<Config>,
@@ -98,8 +99,15 @@ pub struct Emulated {
 }
 
 impl Emulated {
-    /// Not configured.
-    pub fn new() -> Self {
+    /// With tiles of these shapes, all zero.
+    pub fn new(config: &Config) -> Self {
+        let mut unit = Self::released();
+        unit.configure(config);
+        unit
+    }
+
+    /// Not configured: the state in which a thread begins.
+    fn released() -> Self {
         Self { config: None, tiles: [[[0; COLUMNS]; ROWS]; 8] }
     }
 
@@ -142,20 +150,10 @@ impl Emulated {
     }
 }
 
-impl Default for Emulated {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl TileUnit for Emulated {
     fn configure(&mut self, config: &Config) {
         assert!(config.is_valid(), "{config:?}");
-        *self = Self { config: Some(*config), ..Self::new() };
-    }
-
-    fn release(&mut self) {
-        *self = Self::new();
+        *self = Self { config: Some(*config), ..Self::released() };
     }
 
     fn zero<const T: usize>(&mut self) {
@@ -202,15 +200,14 @@ fn flushed(x: f32) -> f32 {
     if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
 }
 
-/// Products of small whole numbers in all tiles, which any order of adding gives exactly: what a unit computes for them tells
-/// whether it is one.
+/// Products of small whole numbers in all tiles of a unit with [`Config::FULL`], which any order of adding gives exactly: what
+/// a unit computes for them tells whether it is one.
 #[cfg(any(test, target_arch = "x86_64"))]
-fn trial(unit: &mut impl TileUnit) -> [f32; 4 * TILE] {
+fn trial(mut unit: impl TileUnit) -> [f32; 4 * TILE] {
     const PITCH: usize = 40;
     let whole = |i: usize, factor: usize| ((((i * factor) % 17) as f32 - 8.0).to_bits() >> 16) as u16;
     let operand = |factor: usize| -> [u16; ROWS * PITCH] { std::array::from_fn(|i| whole(i, factor)) };
     let mut sums: [f32; 4 * TILE] = std::array::from_fn(|i| i as f32);
-    unit.configure(&Config::FULL);
     unit.load_sums::<0>(&sums);
     unit.load_sums::<1>(&sums[TILE..]);
     unit.load_sums::<2>(&sums[2 * TILE..]);
@@ -229,6 +226,5 @@ fn trial(unit: &mut impl TileUnit) -> [f32; 4 * TILE] {
     unit.store::<1>(&mut sums[TILE..]);
     unit.store::<2>(&mut sums[2 * TILE..]);
     unit.store::<3>(&mut sums[3 * TILE..]);
-    unit.release();
     sums
 }

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use crate::size;
+
 /// A cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -19,7 +21,11 @@ pub struct Aligned {
 
 impl Aligned {
     /// `n` zeros.
+    ///
+    /// # Panics
+    /// If there is no memory for them.
     pub fn zeros(n: usize) -> Self {
+        size::expect_memory::<Line>(n.div_ceil(LINE));
         Self { lines: vec![Line([0.0; LINE]); n.div_ceil(LINE)], len: n }
     }
 }
@@ -58,12 +64,16 @@ pub struct Scratch(Vec<Line>);
 
 impl Scratch {
     /// Room for pieces of `lens` numbers.
+    ///
+    /// # Panics
+    /// If there is no memory for them.
     pub fn take<const N: usize>(lens: [usize; N]) -> Self {
-        let n_lines = lens.iter().map(|len| len.div_ceil(LINE)).sum();
+        let n_lines = lens.iter().fold(0, |sum: usize, len| sum.saturating_add(len.div_ceil(LINE)));
         // Taken off a stack: whoever takes some while this is in use gets other memory, and the same again next time.
         let mut lines = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
         if lines.len() < n_lines {
             // The old content is of no use, so it is not copied.
+            size::expect_memory::<Line>(n_lines);
             lines = vec![Line([0.0; LINE]); n_lines];
         }
         Self(lines)
@@ -76,7 +86,8 @@ impl Scratch {
     pub fn pieces<const N: usize>(&mut self, lens: [usize; N]) -> [&mut [f32]; N] {
         let mut rest = numbers_mut(&mut self.0);
         lens.map(|len| {
-            let (piece, more) = std::mem::take(&mut rest).split_at_mut(len.div_ceil(LINE) * LINE);
+            let whole = len.checked_next_multiple_of(LINE).unwrap_or(usize::MAX);
+            let (piece, more) = std::mem::take(&mut rest).split_at_mut(whole);
             rest = more;
             &mut piece[..len]
         })
@@ -85,7 +96,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        KEPT.with_borrow_mut(|kept| kept.push(std::mem::take(&mut self.0)));
+        // A thread that ends has nothing to keep it in.
+        let _ = KEPT.try_with(|kept| kept.borrow_mut().push(std::mem::take(&mut self.0)));
     }
 }
 

@@ -1,9 +1,12 @@
 //! Separable filters of images: a short weighted sum along the height, then one along the width.
 
+use std::ops::Range;
+
 use crate::buffer::Scratch;
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
 use crate::simd::Simd;
+use crate::size;
 
 /// Numbers that are one piece of work, if a row is not more.
 const PART: usize = 1 << 14;
@@ -26,13 +29,22 @@ struct Band {
 }
 
 impl Filter {
-    /// That with `weight(i, j)` of input pixel `j` in output pixel `i`, most of them 0.
-    fn new(n_in: usize, n_out: usize, weight: impl Fn(usize, usize) -> f32) -> Self {
-        let mut filter = Self { n_in, bands: Vec::with_capacity(n_out), weights: Vec::new() };
+    /// That with `weight(i, j)` of input pixel `j` in output pixel `i`: 0 but for the pixels `inputs(i)`, as far as these exist.
+    fn new(
+        n_in: usize,
+        n_out: usize,
+        inputs: impl Fn(usize) -> Range<usize>,
+        weight: impl Fn(usize, usize) -> f32,
+    ) -> Self {
+        size::expect_memory::<Band>(n_out);
+        let inputs = |i: usize| inputs(i).start.min(n_in)..inputs(i).end.min(n_in);
+        let n_weights = (0..n_out).fold(0usize, |sum, i| sum.saturating_add(inputs(i).len()));
+        size::expect_memory::<f32>(n_weights);
+        let mut filter = Self { n_in, bands: Vec::with_capacity(n_out), weights: Vec::with_capacity(n_weights) };
         for i in 0..n_out {
             let is_there = |&j: &usize| weight(i, j) != 0.0;
-            let first = (0..n_in).find(is_there).unwrap_or(0);
-            let end = (0..n_in).rfind(is_there).map_or(first, |last| last + 1);
+            let first = inputs(i).find(is_there).unwrap_or(0);
+            let end = inputs(i).rfind(is_there).map_or(first, |last| last + 1);
             filter.bands.push(Band { first, weights: filter.weights.len(), len: end - first });
             filter.weights.extend((first..end).map(|j| weight(i, j)));
         }
@@ -42,37 +54,53 @@ impl Filter {
     /// Means of `width` neighbours, an odd number, with zeros beyond the ends: n → n pixels.
     pub fn window_mean(n: usize, width: usize) -> Self {
         assert!(width % 2 == 1, "found a window of {width} pixels, expected an odd number");
-        Self::new(n, n, |i, j| if i.abs_diff(j) <= width / 2 { 1.0 / width as f32 } else { 0.0 })
+        Self::new(n, n, |i| window(i, width), |i, j| if i.abs_diff(j) <= width / 2 { 1.0 / width as f32 } else { 0.0 })
     }
 
     /// Means of those of `width` neighbours, an odd number, that are inside the image: n → n pixels.
     pub fn window_mean_inside(n: usize, width: usize) -> Self {
         assert!(width % 2 == 1, "found a window of {width} pixels, expected an odd number");
-        let n_inside = |i: usize| (i + width / 2 + 1).min(n) - i.saturating_sub(width / 2);
-        Self::new(n, n, |i, j| if i.abs_diff(j) <= width / 2 { 1.0 / n_inside(i) as f32 } else { 0.0 })
+        let n_inside = |i: usize| window(i, width).end.min(n) - window(i, width).start;
+        let weight = |i: usize, j: usize| if i.abs_diff(j) <= width / 2 { 1.0 / n_inside(i) as f32 } else { 0.0 };
+        Self::new(n, n, |i| window(i, width), weight)
     }
 
-    /// Means of cells of `size` pixels: n → ⌊n/size⌋ pixels.
+    /// Means of cells of `size` pixels, at least 1: n → ⌊n/size⌋ pixels.
     pub fn cell_mean(n: usize, size: usize) -> Self {
-        Self::new(n, n / size, |i, j| if j / size == i { 1.0 / size as f32 } else { 0.0 })
+        assert!(size > 0, "found cells of 0 pixels");
+        let weight = |i: usize, j: usize| if j / size == i { 1.0 / size as f32 } else { 0.0 };
+        Self::new(n, n / size, |i| i * size..(i + 1) * size, weight)
     }
 
-    /// Linear interpolation between `n_in` points, the ends aligned.
+    /// Linear interpolation between `n_in` points, at least one, the ends aligned.
     pub fn interpolation(n_in: usize, n_out: usize) -> Self {
+        assert!(n_in > 0, "found no points to interpolate between");
         let scale = if n_out > 1 { (n_in - 1) as f64 / (n_out - 1) as f64 } else { 0.0 };
         // The hat function around each input point.
-        Self::new(n_in, n_out, |i, j| (1.0 - (scale * i as f64 - j as f64).abs()).max(0.0) as f32)
+        let weight = |i: usize, j: usize| (1.0 - (scale * i as f64 - j as f64).abs()).max(0.0) as f32;
+        let first = |i: usize| (scale * i as f64) as usize;
+        Self::new(n_in, n_out, |i| first(i)..first(i).saturating_add(2), weight)
     }
 
     /// The gradient's filter: the transposed matrix.
     pub fn transposed(&self) -> Self {
-        Self::new(self.n_out(), self.n_in, |i, j| self.weight(j, i))
+        size::expect_memory::<Range<usize>>(self.n_in);
+        // Of each input pixel, between which output pixels it is read.
+        let mut outputs = vec![0..0; self.n_in];
+        for (i, band) in self.bands.iter().enumerate() {
+            for read in &mut outputs[band.first..][..band.len] {
+                *read = if read.start == read.end { i..i + 1 } else { read.start..i + 1 };
+            }
+        }
+        Self::new(self.n_out(), self.n_in, |i| outputs[i].clone(), |i, j| self.weight(j, i))
     }
 
     /// The whole matrix, `[n_out, n_in]`.
     pub fn matrix(&self) -> Vec<f64> {
         let at = |k: usize| f64::from(self.weight(k / self.n_in(), k % self.n_in()));
-        (0..self.n_out() * self.n_in()).map(at).collect()
+        let len = size::numbers("a matrix", [self.n_out(), self.n_in()]);
+        size::expect_memory::<f64>(len);
+        (0..len).map(at).collect()
     }
 
     /// Pixels that it reads.
@@ -101,18 +129,24 @@ impl Filter {
     }
 }
 
+/// The pixels of a window of `width` around pixel `i`, an odd number.
+fn window(i: usize, width: usize) -> Range<usize> {
+    i.saturating_sub(width / 2)..i.saturating_add(width / 2).saturating_add(1)
+}
+
 /// R·x·Cᵀ for each channel of each image, with the matrices R of `rows` (the filter along the height) and C of `columns` (along
 /// the width). The gradient for x is the same of the gradient for the output, with both filters transposed.
 ///
 /// # Shapes
 /// `x`: `[n, rows.n_in(), columns.n_in(), c]` → `out`: `[n, rows.n_out(), columns.n_out(), c]`
 pub fn apply(isa: Isa, x: &[f32], [n, c]: [usize; 2], rows: &Filter, columns: &Filter, out: &mut [f32]) {
-    let [in_row, out_row] = [columns.n_in(), columns.n_out()].map(|pixels| pixels * c);
-    assert_eq!(x.len(), n * rows.n_in() * in_row, "numbers of {n} images of {c} channels");
-    assert_eq!(out.len(), n * rows.n_out() * out_row, "numbers of {n} images of {c} channels");
+    let lens = [[n, rows.n_in(), columns.n_in(), c], [n, rows.n_out(), columns.n_out(), c]];
+    let lens = lens.map(|sizes| size::numbers("images", sizes));
+    assert_eq!([x.len(), out.len()], lens, "numbers of {n} images of {c} channels");
     if out.is_empty() {
         return;
     }
+    let out_row = columns.n_out() * c;
     let at_once = (PART / out_row).max(1);
     parallel::for_each_part(out, at_once * out_row, |i, out| filter_rows(isa, x, c, rows, columns, i * at_once, out));
 }

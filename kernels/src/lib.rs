@@ -2,6 +2,8 @@
 //!
 //! The modules hold plain functions on slices, each for every instruction set of [`cpu::Isa`]. Their results do not depend on
 //! the number of threads: work is cut by the shapes alone, and sums are taken in one order.
+//!
+//! Sizes may be any: those that do not fit into memory, or not to the slices, are a panic that names them.
 
 pub mod amx;
 pub mod buffer;
@@ -19,3 +21,4 @@ pub mod order;
 pub mod parallel;
 pub mod random;
 pub mod simd;
+mod size;

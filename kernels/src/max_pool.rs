@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
+use crate::size;
 
 /// Numbers that are one piece of work, if a row is not more.
 const PART: usize = 1 << 14;
@@ -24,7 +25,8 @@ impl Windows {
     /// If there is none, or a window would hold no pixel.
     pub fn count(self, n: usize) -> usize {
         assert!(self.stride > 0 && self.padding < 2 && n > 0, "{self:?} of {n} pixels");
-        (n + 2 * self.padding).checked_sub(3).expect("a window that fits into the image") / self.stride + 1
+        let padded = n.checked_add(2 * self.padding).unwrap_or_else(|| panic!("found a side of {n} pixels"));
+        padded.checked_sub(3).expect("a window that fits into the image") / self.stride + 1
     }
 
     /// The pixels of window `i`.
@@ -40,8 +42,9 @@ impl Windows {
 /// # Panics
 /// If a length is another.
 pub fn forward(isa: Isa, x: &[f32], [n, c]: [usize; 2], [h, w]: [usize; 2], windows: Windows, out: &mut [f32]) {
-    let (rows, row) = (windows.count(h), windows.count(w) * c);
-    assert_eq!([x.len(), out.len()], [n * h * w * c, n * rows * row], "{n} images of {h}×{w}×{c} by {windows:?}");
+    let (rows, row) = (windows.count(h), size::numbers("a row of windows", [windows.count(w), c]));
+    let lens = [size::numbers("images", [n, h, w, c]), size::numbers("maxima", [n, rows, row])];
+    assert_eq!([x.len(), out.len()], lens, "{n} images of {h}×{w}×{c} by {windows:?}");
     let at_once = (PART / row.max(1)).max(1);
     parallel::for_each_part(out, at_once * row, |i, out| {
         for (i, out) in (i * at_once..).zip(out.chunks_exact_mut(row)) {

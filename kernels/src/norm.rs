@@ -6,6 +6,7 @@ use crate::cpu::{Isa, kernel};
 use crate::elu;
 use crate::parallel::for_each_pair_of_parts;
 use crate::simd::Simd;
+use crate::size;
 
 /// Added to variances.
 pub const EPSILON: f32 = 1e-5;
@@ -58,9 +59,8 @@ impl Norm<'_> {
     /// # Panics
     /// If a length is another, the table has no such row, there is no channel or pixel, or one channel for instance norm++.
     pub fn forward(&self, isa: Isa, x: &[f32], statistics: &mut [f32], out: &mut [f32]) {
-        let NormShape { c, .. } = self.shape;
-        let image = self.shape.image();
         self.check([x.len(), out.len()], statistics.len());
+        let (NormShape { c, .. }, image) = (self.shape, self.shape.image());
         for_each_pair_of_parts([out, statistics], [image, 2 * c], |i, [out, statistics]| {
             normalise_image(isa, &x[i * image..][..image], self.scales(i), self.activation, statistics, out);
         });
@@ -90,9 +90,8 @@ impl Norm<'_> {
         grad_table: &mut [f32],
         grad_x: &mut [f32],
     ) {
-        let (NormShape { n, c, .. }, columns) = (self.shape, self.columns());
-        let image = self.shape.image();
         self.check([x.len(), grad_x.len()], statistics.len());
+        let (NormShape { n, c, .. }, columns, image) = (self.shape, self.columns(), self.shape.image());
         let lens = [grad_out.len(), more.unwrap_or(grad_out).len()];
         assert_eq!(lens, [x.len(); 2], "found gradients of other lengths than x");
         assert_eq!(grad_table.len(), self.table.len(), "found a gradient of another length than the table");
@@ -129,10 +128,13 @@ impl Norm<'_> {
     }
 
     fn check(&self, images: [usize; 2], statistics: usize) {
-        let NormShape { n, c, .. } = self.shape;
-        assert!(self.shape.image() > 0, "found {:?}, expected at least one channel and one pixel", self.shape);
-        assert_eq!(images, [n * self.shape.image(); 2], "found images of other lengths than {:?}", self.shape);
-        assert_eq!([self.rows.len(), statistics], [n, n * 2 * c], "found rows or statistics of other images");
+        let NormShape { n, c, pixels } = self.shape;
+        assert!(c > 0 && pixels > 0, "found {:?}, expected at least one channel and one pixel", self.shape);
+        // Of these sizes all other products here are parts.
+        let [len, n_statistics, _] =
+            [[n, c, pixels], [n, 2, c], [n, 3, c]].map(|sizes| size::numbers(self.shape, sizes));
+        assert_eq!(images, [len; 2], "found images of other lengths than {:?}", self.shape);
+        assert_eq!([self.rows.len(), statistics], [n, n_statistics], "found rows or statistics of other images");
         assert!(!self.plus || c > 1, "found one channel, expected several for instance norm++");
         let n_rows = self.table.len() / self.columns();
         assert!(self.table.len().is_multiple_of(self.columns()), "found a table of other rows than {c} channels need");

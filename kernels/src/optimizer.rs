@@ -98,13 +98,14 @@ pub fn step<'a>(isa: Isa, step: &Step, parameters: impl IntoIterator<Item = (&'a
     let mut parts = Vec::new();
     for (gradient, parameter) in parameters {
         let n = gradient.len();
-        if n == 0 {
+        let lens = || parameter.state.iter().chain([&parameter.value, &parameter.shadow]).map(|x| x.len());
+        if n == 0 && lens().all(|len| len == 0) {
             continue;
         }
         let n_states = parameter.state.iter().take_while(|state| !state.is_empty()).count();
         assert!(step.rule.takes(n_states), "{n_states} states of {:?}", step.rule);
-        let others = parameter.state.iter().chain([&parameter.shadow]).map(|x| x.len()).filter(|&len| len > 0);
-        assert!(others.chain([parameter.value.len()]).all(|len| len == n), "lengths of a parameter of {n} numbers");
+        let fit = parameter.value.len() == n && lens().all(|len| len == 0 || len == n);
+        assert!(fit, "lengths of a parameter of {n} numbers");
 
         let mut rest = parameter;
         for gradient in gradient.chunks(PART) {

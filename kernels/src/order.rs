@@ -2,6 +2,7 @@
 
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
+use crate::size;
 
 /// Numbers that are one piece of work.
 const PART: usize = 1 << 14;
@@ -11,7 +12,8 @@ const PART: usize = 1 << 14;
 /// # Panics
 /// If a length is another.
 pub fn exchange(isa: Isa, x: &[f32], [n, a, b]: [usize; 3], out: &mut [f32]) {
-    assert_eq!([x.len(), out.len()], [n * a * b; 2], "numbers of {n} times {a} times {b}");
+    let len = size::numbers("images", [n, a, b]);
+    assert_eq!([x.len(), out.len()], [len; 2], "numbers of {n} times {a} times {b}");
     if out.is_empty() {
         return;
     }

@@ -14,6 +14,9 @@ pub fn for_each(n: usize, work: impl Fn(usize) + Send + Sync) {
 }
 
 /// Calls `work` with the number and the values of each part of `values`, of `len` numbers each (the last perhaps fewer).
+///
+/// # Panics
+/// If there are values, and `len` is 0.
 pub fn for_each_part(values: &mut [f32], len: usize, work: impl Fn(usize, &mut [f32]) + Send + Sync) {
     if values.len() <= len {
         if !values.is_empty() {
@@ -21,6 +24,7 @@ pub fn for_each_part(values: &mut [f32], len: usize, work: impl Fn(usize, &mut [
         }
         return;
     }
+    assert!(len > 0, "found parts of 0 numbers");
     count::region(values.len().div_ceil(len), || {
         values.par_chunks_mut(len).with_max_len(1).enumerate().for_each(|(i, part)| work(i, part));
     });
@@ -35,8 +39,10 @@ pub fn for_each_pair_of_parts(
     lens: [usize; 2],
     work: impl Fn(usize, [&mut [f32]; 2]) + Send + Sync,
 ) {
+    assert!(!lens.contains(&0), "found parts of {lens:?} numbers");
     let n = a.len() / lens[0];
-    assert_eq!([a.len(), b.len()], lens.map(|len| n * len), "parts of {lens:?} numbers");
+    let expected = lens.map(|len| n.checked_mul(len));
+    assert_eq!([a.len(), b.len()].map(Some), expected, "parts of {lens:?} numbers");
     match n {
         0 => {}
         1 => work(0, [a, b]),

@@ -1,20 +1,46 @@
 //! The instructions, in inline assembly, and whether there are any.
 
 use std::arch::asm;
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use super::{COLUMNS, Config, Emulated, ROWS, TILE, TileUnit, trial};
 
-/// The tile registers of this processor, those of the thread that calls.
+/// A proof that this processor has tile registers, and that this process may use them.
 #[derive(Clone, Copy, Debug)]
 pub struct Amx(());
+
+/// The tile registers of the thread that this was made on, configured as long as it lives.
+#[derive(Debug)]
+pub struct Tiles {
+    /// Registers are a thread's: neither `Send` nor `Sync`.
+    of_thread: PhantomData<*mut ()>,
+}
+
+thread_local!(static IN_USE: Cell<bool> = const { Cell::new(false) });
 
 impl Amx {
     /// If the processor has it, the system lets this process use it, and it computes what it should.
     pub fn detect() -> Option<Self> {
         static WORKS: OnceLock<bool> = OnceLock::new();
-        let works = || has_tiles() && is_permitted() && trial(&mut Self(())) == trial(&mut Emulated::new());
+        let works = || {
+            let is_there = has_tiles() && is_permitted();
+            is_there && trial(Self(()).configure(&Config::FULL)) == trial(Emulated::new(&Config::FULL))
+        };
         WORKS.get_or_init(works).then_some(Self(()))
+    }
+
+    /// The thread's tile registers, with these shapes and all zero.
+    ///
+    /// # Panics
+    /// If they are in use on this thread: what is released first would take them from the other.
+    #[inline(always)]
+    pub fn configure(self, config: &Config) -> Tiles {
+        assert!(!IN_USE.replace(true), "found tile registers that are in use on this thread");
+        let mut tiles = Tiles { of_thread: PhantomData };
+        tiles.configure(config);
+        tiles
     }
 
     /// Without asking whether the processor has it.
@@ -118,10 +144,27 @@ macro_rules! on_tile {
     };
 }
 
-impl TileUnit for Amx {
+impl Drop for Tiles {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: as for `configure`; no memory is touched.
+        unsafe {
+            asm!(
+                "tilerelease",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, preserves_flags, nomem)
+            );
+        }
+        IN_USE.set(false);
+    }
+}
+
+impl TileUnit for Tiles {
     #[inline(always)]
     fn configure(&mut self, config: &Config) {
-        // SAFETY: `self` proves that the processor has the instruction and may use it; it reads the 64 bytes.
+        // SAFETY: `self` comes from `Amx`, which proves that the processor has the instruction and may use it; it reads the
+        // 64 bytes, which the processor takes, because a `Config` can only be had from its constructors.
         unsafe {
             asm!(
                 "ldtilecfg [{config}]",
@@ -134,30 +177,19 @@ impl TileUnit for Amx {
     }
 
     #[inline(always)]
-    fn release(&mut self) {
-        // SAFETY: as for `configure`; no memory is touched.
-        unsafe {
-            asm!(
-                "tilerelease",
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack, preserves_flags, nomem)
-            );
-        }
-    }
-
-    #[inline(always)]
     fn zero<const T: usize>(&mut self) {
-        // SAFETY: as for `configure`; no memory is touched.
+        const { assert!(T < 8) };
+        // SAFETY: the tile is configured, on this thread and no other, as long as `self` lives; no memory is touched.
         unsafe { on_tile!(T, "tilezero tmm{t}", [t = const T,], nomem) };
     }
 
     #[inline(always)]
     fn load<const T: usize>(&mut self, from: &[u16], pitch: usize) {
+        const { assert!(T < 8) };
         // Not wrapping: a pitch beyond all memory is refused too.
         let needed = pitch.checked_mul(ROWS - 1).and_then(|n| n.checked_add(2 * COLUMNS));
         assert!(needed.is_some_and(|needed| from.len() >= needed));
-        // SAFETY: as for `configure`; no tile is larger than what is in `from`, as asserted.
+        // SAFETY: as for `zero`; no tile is larger than what is in `from`, as asserted.
         unsafe {
             on_tile!(
                 T,
@@ -170,6 +202,7 @@ impl TileUnit for Amx {
 
     #[inline(always)]
     fn load_sums<const T: usize>(&mut self, from: &[f32]) {
+        const { assert!(T < 8) };
         assert!(from.len() >= TILE);
         // SAFETY: as for `load`.
         unsafe {
@@ -184,8 +217,8 @@ impl TileUnit for Amx {
 
     #[inline(always)]
     fn multiply<const C: usize, const A: usize, const B: usize>(&mut self) {
-        const { assert!(C != A && C != B && A != B && A < 8 && B < 8) };
-        // SAFETY: as for `configure`; no memory is touched.
+        const { assert!(C != A && C < 6 && A < 6 && (B == 6 || B == 7)) };
+        // SAFETY: as for `zero`; in every `Config` these tiles fit together; no memory is touched.
         unsafe {
             on_tile!(C, spaced!("tdpbf16ps tmm{c}, tmm{a}, tmm{b}"), [c = const C, a = const A, b = const B,], nomem);
         }
@@ -193,8 +226,8 @@ impl TileUnit for Amx {
 
     #[inline(always)]
     fn multiply_asking<const C: usize, const A: usize, const B: usize>(&mut self, from: *const u16, pitch: usize) {
-        const { assert!(C != A && C != B && A != B && A < 8 && B < 8) };
-        // SAFETY: as for `configure`; memory is only asked for, a hint that no address makes fail.
+        const { assert!(C != A && C < 6 && A < 6 && (B == 6 || B == 7)) };
+        // SAFETY: as for `multiply`; memory is only asked for, a hint that no address makes fail.
         unsafe {
             on_tile!(
                 C,
@@ -221,8 +254,9 @@ impl TileUnit for Amx {
 
     #[inline(always)]
     fn store<const T: usize>(&mut self, to: &mut [f32]) {
+        const { assert!(T < 8) };
         assert!(to.len() >= TILE);
-        // SAFETY: as for `configure`; no tile is larger than what is in `to`, as asserted.
+        // SAFETY: as for `zero`; no tile is larger than what is in `to`, as asserted.
         unsafe {
             asm!(
                 "tilestored [{to} + {pitch}*1], tmm{t}",

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn the_emulation_multiplies_tiles_as_the_definition_says() {
-    let sums = trial(&mut Emulated::new());
+    let sums = trial(Emulated::new(&Config::FULL));
     let value = |i: usize, factor: usize| ((i * factor) % 17) as f32 - 8.0;
     for (tile, [a, b]) in [[3, 7], [3, 11], [5, 7], [5, 11]].into_iter().enumerate() {
         for (m, n) in (0..16).flat_map(|m| (0..16).map(move |n| (m, n))) {
@@ -47,7 +47,7 @@ mod instructions {
     use crate::conv::ConvShape;
     use crate::conv::half::{self, Method, Parts, Unit};
 
-    thread_local!(static UNIT: RefCell<(Emulated, usize)> = RefCell::new((Emulated::new(), 0)));
+    thread_local!(static UNIT: RefCell<(Emulated, usize)> = RefCell::new((Emulated::released(), 0)));
 
     /// glibc's `struct sigaction`.
     #[repr(C)]
@@ -106,7 +106,7 @@ mod instructions {
         let (in_memory, reg, rm) = (modrm >> 6 != 3, usize::from(modrm >> 3 & 7), usize::from(modrm & 7));
         match (opcode, prefix) {
             (0x49, NONE) if !in_memory && reg == 0 && rm == 0 && vvvv == 0 => {
-                unit.release();
+                *unit = Emulated::released();
                 Some(5)
             }
             (0x49, F2) if !in_memory && rm == 0 && vvvv == 0 => {
@@ -193,7 +193,10 @@ mod instructions {
 
     #[test]
     fn every_instruction_is_encoded_as_in_the_manual_and_does_what_it_should() {
-        let n = with_instructions(|| assert_eq!(trial(&mut Amx::unchecked()), trial(&mut Emulated::new())));
+        let n = with_instructions(|| {
+            let tiles = Amx::unchecked().configure(&Config::FULL);
+            assert_eq!(trial(tiles), trial(Emulated::new(&Config::FULL)));
+        });
         assert!(Amx::detect().is_some() || n == 1 + 4 + 4 + 2 * 4 + 4 + 1, "{n} instructions");
     }
 
@@ -243,27 +246,57 @@ mod instructions {
 
     #[test]
     fn tiles_are_released_when_work_panics() {
-        if !crate::cpu::Isa::Avx512Bf16.is_available() {
-            return;
-        }
-        let shape = ConvShape {
-            n: 1,
-            c_in: 3,
-            c_out: 20,
-            size: [4; 2],
-            kernel: [1; 2],
-            stride: 1,
-            padding: [0; 2],
-            dilation: 1,
-        };
-        let (x, weights) = (vec![0.0; shape.input_len()], vec![0.0; shape.weight_len()]);
         let n = with_instructions(|| {
-            let mut out = vec![0.0; shape.output_len()];
-            let method = Method { unit: Unit::Unchecked, parts: Parts::One };
-            // The bias lacks channels, which is found when the first sums are written.
-            let short = || half::forward(method, &shape, &x, &weights, Some(&[0.0]), None, &mut out);
-            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(short)).is_err());
+            let work = || {
+                let mut tiles = Amx::unchecked().configure(&Config::FULL);
+                tiles.zero::<0>();
+                panic!("work");
+            };
+            assert!(std::panic::catch_unwind(work).is_err());
         });
-        assert!(Amx::detect().is_some() || n > 0);
+        assert!(Amx::detect().is_some() || n == 3, "{n} instructions");
     }
+
+    #[test]
+    fn tiles_are_one_works_at_a_time_on_each_thread() {
+        with_instructions(|| {
+            let amx = Amx::unchecked();
+            let mut tiles = amx.configure(&Config::FULL);
+            let second = std::panic::catch_unwind(|| drop(amx.configure(&Config::FULL)));
+            assert!(second.is_err());
+            // Those of the first are as they were, and another thread has its own.
+            tiles.load_sums::<0>(&[1.0; TILE]);
+            std::thread::scope(|scope| {
+                scope.spawn(|| amx.configure(&Config::with_rows(3)).zero::<0>());
+            });
+            let mut sums = [0.0; TILE];
+            tiles.store::<0>(&mut sums);
+            assert_eq!(sums, [1.0; TILE]);
+            drop(tiles);
+            amx.configure(&Config::with_rows(1)).zero::<5>();
+        });
+    }
+}
+
+#[test]
+fn the_emulation_refuses_tiles_that_do_not_fit_together_or_are_not_configured() {
+    let refused = |work: fn()| std::panic::catch_unwind(work).is_err();
+    assert!(refused(|| Emulated::new(&Config::with_rows(3)).multiply::<0, 1, 2>()));
+    assert!(!refused(|| Emulated::new(&Config::with_rows(3)).multiply::<0, 1, 6>()));
+    assert!(refused(|| Emulated::released().zero::<0>()));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn tiles_stay_on_their_thread() {
+    trait Ambiguous<A> {
+        fn is_not() {}
+    }
+    struct Yes;
+    impl<T: ?Sized> Ambiguous<()> for T {}
+    impl<T: ?Sized + Send> Ambiguous<Yes> for T {}
+    struct Sent;
+    impl<T: ?Sized + Sync> Ambiguous<Sent> for T {}
+    // Does not compile if tiles are `Send` or `Sync`: which function is meant would not be clear.
+    <Tiles as Ambiguous<_>>::is_not();
 }

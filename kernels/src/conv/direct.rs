@@ -52,7 +52,8 @@ impl Plan {
         let tap = |tap: usize| ((tap / kernel[1]) * dilation * frame.size[1] + (tap % kernel[1]) * dilation, tap);
         let taps = (0..kernel[0] * kernel[1]).map(tap).collect();
         let phases = vec![Phase { first: [0, 0], count: out_size, base: 0, taps }];
-        Self { frame, out_size, every: 1, stride, phases }
+        // Of a single output none is the next: a stride beyond the copy is not used, but products with it would wrap.
+        Self { frame, out_size, every: 1, stride: stride.min(side(0).max(side(1))), phases }
     }
 
     /// From the gradient of the output to that of the input, whose pixel i receives from outputs o with
@@ -86,7 +87,8 @@ impl Plan {
                 phases.push(Phase { first: [y, x], count: [n_y, n_x], base, taps: taps.collect() });
             }
         }
-        Self { frame, out_size: size, every: stride, stride: 1, phases }
+        // No pixel is further from the next.
+        Self { frame, out_size: size, every: stride.min(size[0].max(size[1])), stride: 1, phases }
     }
 }
 

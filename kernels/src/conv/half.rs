@@ -17,10 +17,10 @@ mod weights;
 pub use super::tiles::{Parts, Unit};
 pub use gradient::weight_gradient;
 
-use super::ConvShape;
 use super::direct::Plan;
 use super::layout::{Frame, Run};
 use super::tiles::{BLOCK, Block, Conversion, Lines, Products, TERMS, Work};
+use super::{ConvShape, begin};
 use crate::amx::TILE;
 use crate::buffer::Scratch;
 use crate::parallel;
@@ -52,6 +52,9 @@ impl Method {
 }
 
 /// The output of a convolution, see [`super::forward`].
+///
+/// # Panics
+/// As there.
 #[allow(clippy::too_many_arguments, reason = "a kernel")]
 pub fn forward(
     method: Method,
@@ -62,6 +65,9 @@ pub fn forward(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    if begin::forward(shape, x, weights, bias, residual, out) {
+        return;
+    }
     if rows::fits(method, shape, shape.out_size()[1]) {
         let (channels, sizes) = ([shape.c_in, shape.c_out], [shape.size, shape.out_size()]);
         let zeros = shape.padding.map(|zeros| zeros as isize);
@@ -71,6 +77,9 @@ pub fn forward(
 }
 
 /// The gradient of its input, or the transposed convolution, see [`super::transposed`].
+///
+/// # Panics
+/// As there.
 pub fn transposed(
     method: Method,
     shape: &ConvShape,
@@ -79,6 +88,9 @@ pub fn transposed(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    if begin::transposed(shape, grad, weights, bias, out) {
+        return;
+    }
     if rows::fits(method, shape, shape.size[1]) {
         let (channels, sizes) = ([shape.c_out, shape.c_in], [shape.out_size(), shape.size]);
         let zeros = shape.padding.map(|zeros| (2 * shape.dilation) as isize - zeros as isize);

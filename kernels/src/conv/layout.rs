@@ -30,7 +30,9 @@ impl Frame {
     pub fn new(image: [usize; 2], before: [usize; 2], size: [usize; 2]) -> Self {
         let n = image[1].min(size[1].saturating_sub(before[1]));
         let mut runs = Vec::<Run>::new();
-        for y in 0..image[0].min(size[0].saturating_sub(before[0])) {
+        // Of a copy that ends before the image begins, no row has a place in it.
+        let n_rows = if n > 0 { image[0].min(size[0].saturating_sub(before[0])) } else { 0 };
+        for y in 0..n_rows {
             let run = Run { from: y * image[1], to: (before[0] + y) * size[1] + before[1], n };
             match runs.last_mut() {
                 Some(last) if last.from + last.n == run.from && last.to + last.n == run.to => last.n += n,

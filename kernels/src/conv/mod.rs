@@ -7,9 +7,12 @@
 //! The channels of a pixel lie beside each other, `[n, h, w, c]`: products read rows of channels, and vectors are of channels, so
 //! that nothing has to be transposed.
 //!
+//! What an image or its padding cannot be is found before, in `begin`, which also does what needs no products.
+//!
 //! Every image is computed by itself and every sum has one order, so results depend neither on the number of threads nor on
 //! the rest of the batch.
 
+mod begin;
 mod direct;
 mod gemm;
 pub mod half;
@@ -21,7 +24,7 @@ mod winograd;
 use crate::buffer::Scratch;
 use crate::channels::{Values, sum_terms};
 use crate::cpu::{Isa, Precision, kernel};
-use crate::parallel;
+use crate::{parallel, size};
 use half::{Method, Parts, Unit};
 use layout::Weights;
 use winograd::Tile;
@@ -48,13 +51,11 @@ pub struct ConvShape {
 }
 
 impl ConvShape {
-    /// Height and width of the output; `None` if the dilated kernel is larger than the padded input.
+    /// Height and width of the output; `None` if there is no such convolution: a stride, a dilation or a side of the kernel
+    /// is 0, the dilated kernel is larger than the padded input, or one of the arrays or of the padded sides does not fit into
+    /// memory.
     pub fn checked_out_size(&self) -> Option<[usize; 2]> {
-        let side = |axis: usize| {
-            let reach = self.dilation * (self.kernel[axis] - 1) + 1;
-            Some((self.size[axis] + 2 * self.padding[axis]).checked_sub(reach)? / self.stride + 1)
-        };
-        Some([side(0)?, side(1)?])
+        self.lens().ok().map(|lens| lens.out_size)
     }
 
     /// Height and width of the output.
@@ -62,30 +63,71 @@ impl ConvShape {
     /// # Panics
     /// If there is none, see [`Self::checked_out_size`].
     pub fn out_size(&self) -> [usize; 2] {
-        self.checked_out_size().expect("a kernel that fits into the padded input")
+        self.expect_lens().out_size
     }
 
     /// Numbers of the input.
+    ///
+    /// # Panics
+    /// As [`Self::out_size`].
     pub fn input_len(&self) -> usize {
-        self.n * self.c_in * self.size[0] * self.size[1]
+        self.expect_lens().input
     }
 
     /// Numbers of the output.
+    ///
+    /// # Panics
+    /// As [`Self::out_size`].
     pub fn output_len(&self) -> usize {
-        let [height, width] = self.out_size();
-        self.n * self.c_out * height * width
+        self.expect_lens().output
     }
 
     /// Numbers of the weights.
+    ///
+    /// # Panics
+    /// As [`Self::out_size`].
     pub fn weight_len(&self) -> usize {
-        self.c_out * self.c_in * self.kernel[0] * self.kernel[1]
+        self.expect_lens().weights
+    }
+
+    /// The lengths, or what is wrong.
+    fn lens(&self) -> Result<Lens, &'static str> {
+        let &Self { n, c_in, c_out, size, kernel, stride, padding, dilation } = self;
+        if stride == 0 {
+            return Err("a stride of 0");
+        }
+        if dilation == 0 {
+            return Err("a dilation of 0");
+        }
+        if kernel.contains(&0) {
+            return Err("a kernel without pixels");
+        }
+        let mut out_size = [0; 2];
+        for axis in 0..2 {
+            let padded = padding[axis].checked_mul(2).and_then(|zeros| zeros.checked_add(size[axis]));
+            let padded = padded.filter(|&side| side <= size::MOST).ok_or("padded sides that do not fit into memory")?;
+            let reach = dilation.checked_mul(kernel[axis] - 1).and_then(|reach| reach.checked_add(1));
+            let rest = reach.and_then(|reach| padded.checked_sub(reach));
+            out_size[axis] = rest.ok_or("a kernel that is larger than the padded input")? / stride + 1;
+        }
+        let [height, width] = out_size;
+        Ok(Lens {
+            out_size,
+            input: size::checked([n, c_in, size[0], size[1]]).ok_or("an input that does not fit into memory")?,
+            output: size::checked([n, c_out, height, width]).ok_or("an output that does not fit into memory")?,
+            weights: size::checked([c_out, c_in, kernel[0], kernel[1]]).ok_or("weights that do not fit into memory")?,
+        })
+    }
+
+    fn expect_lens(&self) -> Lens {
+        self.lens().unwrap_or_else(|found| panic!("found {found}: {self:?}"))
     }
 
     fn check(&self, input: usize, weights: usize, output: usize) {
-        assert!(self.stride > 0 && self.dilation > 0 && self.kernel[0] > 0 && self.kernel[1] > 0, "{self:?}");
-        assert_eq!(input, self.input_len(), "numbers of the input of {self:?}");
-        assert_eq!(weights, self.weight_len(), "numbers of the weights of {self:?}");
-        assert_eq!(output, self.output_len(), "numbers of the output of {self:?}");
+        let lens = self.expect_lens();
+        assert_eq!(input, lens.input, "numbers of the input of {self:?}");
+        assert_eq!(weights, lens.weights, "numbers of the weights of {self:?}");
+        assert_eq!(output, lens.output, "numbers of the output of {self:?}");
     }
 
     /// How to multiply in bf16 sums over `n_channels` for each tap, where that is allowed and the faster way.
@@ -121,6 +163,14 @@ impl ConvShape {
     }
 }
 
+/// What follows from a [`ConvShape`].
+struct Lens {
+    out_size: [usize; 2],
+    input: usize,
+    output: usize,
+    weights: usize,
+}
+
 /// The output: `x` `[n, h, w, c_in]`, `weights` `[c_out, c_in, k, k]`, `bias` `[c_out]`, `residual` as `out`, which it is added
 /// to → `out` `[n, h_out, w_out, c_out]`.
 ///
@@ -137,8 +187,9 @@ pub fn forward(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    shape.check(x.len(), weights.len(), out.len());
-    assert!(bias.is_none_or(|b| b.len() == shape.c_out) && residual.is_none_or(|r| r.len() == out.len()));
+    if begin::forward(shape, x, weights, bias, residual, out) {
+        return;
+    }
     if let Some(method) = shape.half(isa, precision, shape.c_in) {
         return half::forward(method, shape, x, weights, bias, residual, out);
     }
@@ -174,8 +225,9 @@ pub fn transposed(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    shape.check(out.len(), weights.len(), grad.len());
-    assert!(bias.is_none_or(|b| b.len() == shape.c_in));
+    if begin::transposed(shape, grad, weights, bias, out) {
+        return;
+    }
     if let Some(method) = shape.half(isa, precision, shape.c_out) {
         return half::transposed(method, shape, grad, weights, bias, out);
     }
@@ -202,7 +254,9 @@ pub fn transposed(
 /// # Panics
 /// If a length is not that of `shape`.
 pub fn weight_gradient(isa: Isa, precision: Precision, shape: &ConvShape, x: &[f32], grad: &[f32], out: &mut [f32]) {
-    shape.check(x.len(), out.len(), grad.len());
+    if begin::weight_gradient(shape, x, grad, out) {
+        return;
+    }
     let half = shape.half(isa, precision, shape.c_in.max(shape.c_out));
     if let Some(method) = half.filter(|_| shape.stride == 1) {
         return half::weight_gradient(method, shape, x, grad, out);
@@ -214,13 +268,17 @@ pub fn weight_gradient(isa: Isa, precision: Precision, shape: &ConvShape, x: &[f
 }
 
 /// The gradient of the bias `[c_out]`: the sum of `grad` `[n, h_out·w_out, c_out]` over images and pixels.
+///
+/// # Panics
+/// If `grad` is not of whole images.
 pub fn bias_gradient(isa: Isa, grad: &[f32], c_out: usize, n_pixels: usize) -> Vec<f32> {
-    let image = c_out * n_pixels;
+    let image = size::numbers("an image", [c_out, n_pixels]);
+    assert!(grad.len().is_multiple_of(image), "{} numbers of images of {image}", grad.len());
     let lens = [grad.len() / image.max(1) * c_out];
     let mut scratch = Scratch::take(lens);
     let [sums] = scratch.pieces(lens);
     parallel::for_each_part(sums, c_out, |i, sums| sum_pixels(isa, &grad[i * image..][..image], n_pixels, sums));
-    let mut totals = vec![0.0; c_out];
+    let mut totals = size::zeros::<f64>(c_out);
     for image in sums.chunks_exact(c_out.max(1)) {
         totals.iter_mut().zip(image).for_each(|(total, &sum)| *total += f64::from(sum));
     }

@@ -60,7 +60,7 @@ impl Unit {
     /// If the processor lacks it.
     pub fn run<W: Work>(self, work: W) {
         match self {
-            Unit::Emulated => work.run(&mut Tiles::new(Emulated::new(), Software)),
+            Unit::Emulated => work.run(&mut Tiles::new(Emulated::new(&Config::FULL), Software)),
             #[cfg(target_arch = "x86_64")]
             Unit::Avx512Bf16 => {
                 let conversion = Hardware::detect().expect("a processor with AVX-512-BF16");
@@ -72,13 +72,14 @@ impl Unit {
                 let conversion = Hardware::detect().expect("a processor with AVX-512-BF16");
                 let amx = crate::amx::Amx::detect().expect("a processor with AMX");
                 // SAFETY: just detected.
-                unsafe { enabled(work, &mut Tiles::new(amx, conversion)) }
+                unsafe { enabled(work, &mut Tiles::new(amx.configure(&Config::FULL), conversion)) }
             }
             #[cfg(all(test, target_arch = "x86_64"))]
             Unit::Unchecked => {
                 let conversion = Hardware::detect().expect("a processor with AVX-512-BF16");
+                let unit = crate::amx::Amx::unchecked().configure(&Config::FULL);
                 // SAFETY: just detected; the test sees to the rest.
-                unsafe { enabled(work, &mut Tiles::new(crate::amx::Amx::unchecked(), conversion)) }
+                unsafe { enabled(work, &mut Tiles::new(unit, conversion)) }
             }
             #[allow(unreachable_patterns, reason = "those of other architectures")]
             _ => panic!("{self:?} is of another architecture"),
@@ -190,7 +191,7 @@ pub trait Products {
     fn multiply(&mut self, block: &Block<'_>, add: bool, c: &mut [f32]);
 }
 
-/// Products by tile registers, which are configured as long as this lives.
+/// Products by tile registers.
 pub struct Tiles<T: TileUnit, C> {
     unit: T,
     conversion: C,
@@ -199,17 +200,10 @@ pub struct Tiles<T: TileUnit, C> {
 }
 
 impl<T: TileUnit, C> Tiles<T, C> {
+    /// By a unit with [`Config::FULL`].
     #[inline(always)]
-    fn new(mut unit: T, conversion: C) -> Self {
-        unit.configure(&Config::FULL);
+    fn new(unit: T, conversion: C) -> Self {
         Self { unit, conversion, n_rows: ROWS }
-    }
-}
-
-impl<T: TileUnit, C> Drop for Tiles<T, C> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.unit.release();
     }
 }
 

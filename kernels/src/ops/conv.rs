@@ -25,6 +25,19 @@ pub struct Conv {
     pub dilation: usize,
 }
 
+impl Conv {
+    /// The side along an axis of the output of [`conv_transpose2d`], from `n` pixels and a kernel of `k`.
+    fn transposed_side(self, n: usize, k: usize, axis: usize, output_padding: usize) -> usize {
+        let steps = |step: usize, n: usize| step.checked_mul(n.checked_sub(1)?);
+        let side = || {
+            let reach = steps(self.stride, n)?.checked_add(steps(self.dilation, k)?)?;
+            let padded = reach.checked_add(1)?.checked_add(output_padding)?;
+            padded.checked_sub(self.padding[axis].checked_mul(2)?)
+        };
+        side().unwrap_or_else(|| panic!("found no output of {n} pixels and a kernel of {k}: {self:?}"))
+    }
+}
+
 /// A convolution, plus `bias`, plus `residual`, at the current [`Precision`].
 ///
 /// # Shapes
@@ -68,10 +81,7 @@ pub fn conv_transpose2d(
     output_padding: usize,
 ) -> Tensor<4> {
     let ([.., h, w], [.., kh, kw]) = (x.dims(), weight.dims());
-    let side = |n: usize, k: usize, zeros: usize| {
-        conv.stride * (n - 1) + conv.dilation * (k - 1) + 1 + output_padding - 2 * zeros
-    };
-    let size = [side(h, kh, conv.padding[0]), side(w, kw, conv.padding[1])];
+    let size = [conv.transposed_side(h, kh, 0, output_padding), conv.transposed_side(w, kw, 1, output_padding)];
     if !has_kernels(&x) {
         return composed::conv_transpose2d(x, weight, bias, conv, output_padding);
     }

@@ -18,6 +18,7 @@ use burn_flex::{FlexTensor, Layout};
 
 use crate::cpu::Isa;
 use crate::order::exchange;
+use crate::size;
 
 /// Whether the kernels can take `x`: f32 on the processor or a GPU. Everything here but instance norms and optimisers is made of
 /// other operations for anything else.
@@ -133,6 +134,7 @@ fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
 
 /// Images `[n, c, h, w]` whose numbers `fill` writes by pixels, all of them.
 fn made_images(order: Order, size: [usize; 4], fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+    size::numbers("images", size);
     let images = made_as(layout_by_pixels(size), fill);
     if order == Order::Channels { by_channels(images) } else { images }
 }
@@ -143,7 +145,8 @@ fn made_like(other: &FlexTensor, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
 }
 
 /// A tensor whose numbers `fill` writes, all of them.
-fn made(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+fn made<const D: usize>(shape: [usize; D], fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+    size::numbers("a tensor", shape);
     made_as(Layout::contiguous(shape.into()), fill)
 }
 

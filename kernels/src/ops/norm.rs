@@ -121,7 +121,7 @@ impl NormOps for Flex {
         let rows = numbers_of_rows(rows, &table);
         let norm = norm_of(dims, &table, &rows, activation);
         let mut grad_x = None;
-        let grad_table = made(table.shape(), |grad_table| {
+        let grad_table = made(table.shape().dims::<2>(), |grad_table| {
             let (x, grad, more) = (x.storage(), grad.storage(), more.as_ref().map(FlexTensor::storage));
             grad_x = Some(made_images(order, dims, |grad_x| {
                 norm.backward(Isa::chosen(), x, statistics.storage(), grad, more, grad_table, grad_x);

@@ -6,8 +6,8 @@ use burn_flex::FlexTensor;
 
 use super::{is_cpu, whole};
 use crate::cpu::Isa;
-use crate::parallel;
 use crate::random::{self, Position};
+use crate::{parallel, size};
 
 /// What the numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +24,12 @@ pub enum Distribution {
 /// # Shapes
 /// `[at.len()·n_each]`
 pub fn draw(distribution: Distribution, at: &[Position], n_each: usize, device: &Device) -> Tensor<1> {
-    let n = at.len() * n_each;
+    let n = size::numbers("random numbers", [at.len(), n_each]);
     #[cfg(feature = "gpu")]
     if !is_cpu(device) && n > 0 {
         return super::gpu::random::draw(distribution, at, n_each, device);
     }
-    let mut values = vec![0.0; n];
+    let mut values = size::zeros::<f32>(n);
     let fill = match distribution {
         Distribution::Uniform => random::fill_uniform,
         Distribution::Normal => random::fill_normal,

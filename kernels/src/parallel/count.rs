@@ -53,7 +53,11 @@ impl Count {
 
     /// The seconds of all of it on `n_cores`, if every core were as fast as the one that was counted on, parts of a region took
     /// equally long, and nothing were lost between regions: serial + Σ time·⌈parts/cores⌉/parts.
+    ///
+    /// # Panics
+    /// If there are no cores.
     pub fn projected(&self, n_cores: usize) -> f64 {
+        assert!(n_cores > 0, "found no cores");
         let rounds = |n_parts: usize| n_parts.div_ceil(n_cores) as f64 / n_parts as f64;
         let parallel = self.regions.iter().map(|(&n_parts, time)| time.as_secs_f64() * rounds(n_parts));
         self.serial().as_secs_f64() + parallel.sum::<f64>()

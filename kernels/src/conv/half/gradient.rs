@@ -7,9 +7,9 @@ mod layout;
 
 use std::ops::Range;
 
-use super::super::ConvShape;
 use super::super::layout::store_taps;
 use super::super::tiles::{BLOCK, Block, Conversion, Lines, Products, TERMS, Work};
+use super::super::{ConvShape, begin};
 use super::{Method, halves, rows};
 use crate::amx::{ROWS, TILE};
 use crate::buffer::Scratch;
@@ -93,9 +93,12 @@ impl Cut {
 /// The gradient of the weights, see [`super::weight_gradient`].
 ///
 /// # Panics
-/// If the stride is not 1: pixels that meet would not be neighbours.
+/// As there, and if the stride is not 1: pixels that meet would not be neighbours.
 pub fn weight_gradient(method: Method, shape: &ConvShape, x: &[f32], grad: &[f32], out: &mut [f32]) {
     assert_eq!(shape.stride, 1, "the stride of a gradient in bf16");
+    if begin::weight_gradient(shape, x, grad, out) {
+        return;
+    }
     let layout = Layout::of(method, shape);
     let cut = Cut::of(shape, layout.products.len());
     let lens = [cut.n_groups * cut.group_len()];
