@@ -10,7 +10,7 @@ use super::super::stop;
 /// What to make of the features.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
-    /// Mean and covariance.
+    /// Mean and covariance; of images that are at most as many as features, the features too, from which distances are more accurate.
     pub statistics: bool,
     /// The score of the logits over so many splits, and the seed by which images are put in another order first.
     pub score: Option<(usize, Option<u32>)>,
@@ -43,10 +43,11 @@ pub fn run(
             None => score,
         })
     };
+    let keeps_features = wanted.features || wanted.statistics && n <= n_features;
     let mut found = Found {
         statistics: wanted.statistics.then(|| RunningStatistics::new(n_features)),
         score: wanted.score.map(new_score).transpose()?,
-        features: Vec::with_capacity(if wanted.features { n * n_features } else { 0 }),
+        features: Vec::with_capacity(if keeps_features { n * n_features } else { 0 }),
     };
     let mut progress = Progress::new(log, "image", 0, n as u64);
     for start in (0..n).step_by(batch) {
@@ -64,7 +65,7 @@ pub fn run(
         if let Some(score) = &mut found.score {
             score.add(rows(&extracted.logits, extractor.n_classes(), images, start)?)?;
         }
-        if wanted.features {
+        if keeps_features {
             found.features.extend(features.values());
         }
         progress.update(log, range.end as u64, &format!("of {}", images.name()));
