@@ -648,11 +648,120 @@ mod tests {
             svg(&[Panel { title: String::new(), content }], 1)
         };
         let broken = lines(vec![(0.0, 1.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, 1.0)]);
-        assert_eq!(broken.matches("<polyline").count(), 2);
+        assert_eq!((broken.matches("<polyline").count(), broken.matches("<circle").count()), (1, 1));
         // Nothing to draw, and one value alone, are figures too.
         for points in [vec![], vec![(5.0, 1e9)], vec![(f64::NAN, f64::INFINITY)]] {
             assert!(rasterise(&lines(points)).is_ok());
         }
+    }
+
+    fn marked(points: Vec<(f64, f64)>, ring: Option<(usize, String)>) -> Panel {
+        let content = Content::Marked { x_label: "step".into(), y_label: "KID of many".into(), points, ring };
+        Panel { title: "KID".into(), content }
+    }
+
+    /// The numbers of the columns of pixels from x = `left` to `right` that are white between y = `top` and `bottom`.
+    fn white_columns(pixels: &Pixels, [left, right]: [f64; 2], [top, bottom]: [f64; 2]) -> Vec<usize> {
+        let scaled = |value: f64| (value * f64::from(SCALE)) as usize;
+        let is_white = |x: usize, y: usize| pixels.data[(y * pixels.width + x) * 3..][..3] == [255; 3];
+        (scaled(left)..scaled(right)).filter(|&x| (scaled(top)..scaled(bottom)).all(|y| is_white(x, y))).collect()
+    }
+
+    #[test]
+    fn points_without_neighbours_are_dots() {
+        let series = vec![("a".to_string(), vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)])];
+        let content = Content::Lines { x_label: "x".into(), y_label: "y".into(), series };
+        let drawn = svg(&[Panel { title: String::new(), content }], 1);
+        assert_eq!((drawn.matches("<circle").count(), drawn.matches("<polyline").count()), (2, 0));
+        // One checkpoint alone is in the middle of its panel.
+        let panel = marked(vec![(5000.0, 31.25)], None);
+        let [left, _] = panel.margins();
+        let pixels = rasterise(&svg(&[panel], 1)).unwrap();
+        assert_eq!(pixel(&pixels, left + PLOT / 2.0, TOP + PLOT / 2.0), [0x1f, 0x4e, 0xa0]);
+    }
+
+    #[test]
+    fn separate_measurements_are_dots_and_one_of_them_has_a_ring_that_the_legend_explains() {
+        let points = vec![(1.0, 3.0), (2.0, 1.0), (3.0, f64::NEG_INFINITY), (4.0, 2.0)];
+        let drawn = svg(&[marked(points.clone(), Some((1, "best: step 2".into())))], 1);
+        let rings = drawn.matches("fill=\"none\" stroke=\"#c85200\"").count();
+        assert_eq!((drawn.matches("<circle").count(), rings), (3 + 2, 2));
+        assert!(drawn.contains(">best: step 2</text>") && !drawn.contains("inf"));
+        // A ring around what has no place is not drawn.
+        let drawn = svg(&[marked(points, Some((2, "none".into())))], 1);
+        assert_eq!(drawn.matches("<circle").count(), 3 + 1);
+        assert!(!drawn.contains("inf") && !drawn.contains("NaN"));
+    }
+
+    #[test]
+    fn bars_are_as_high_as_their_values_and_beside_each_other() {
+        let series = vec![("a".to_string(), vec![0.5, 0.0, 0.25]), ("b".to_string(), vec![0.5, f64::NAN, 0.0])];
+        let bars = |range| Content::Bars { x_label: "x".into(), y_label: "y".into(), range, series: series.clone() };
+        let panel = Panel { title: String::new(), content: bars([2.0, 8.0]) };
+        let ([left, _], top) = (panel.margins(), TOP + panel.content.legend().height());
+        let drawn = svg(&[panel], 1);
+        let pixels = rasterise(&drawn).unwrap();
+        let at = |x: f64, y: f64| pixel(&pixels, left + PLOT * x / 3.0, top + PLOT * (1.0 - y / 0.525));
+        let (blue, orange, white) = ([0x1f, 0x4e, 0xa0], [0xc8, 0x52, 0x00], [255; 3]);
+        assert_eq!([at(0.25, 0.48), at(0.75, 0.48), at(0.25, 0.51)], [blue, orange, white]);
+        assert_eq!([at(2.25, 0.24), at(2.25, 0.26), at(2.75, 0.24), at(1.5, 0.01)], [blue, white, white, white]);
+        // A range without extent is a figure too.
+        assert!(rasterise(&svg(&[Panel { title: String::new(), content: bars([2.0, 2.0]) }], 1)).is_ok());
+    }
+
+    #[test]
+    fn labels_run_neither_into_each_other_nor_into_ticks() {
+        for points in [
+            vec![(100_000.0, 0.000_25), (1_000_000.0, 0.000_26)],
+            vec![(0.0, -123_456.7), (1.0, -123_450.0)],
+            vec![(123_456.0, 1e9), (123_457.0, 1e9 + 400.0)],
+            vec![(1e-7, 1e-9), (2e-7, 2e-9)],
+        ] {
+            let panel = marked(points.clone(), None);
+            let [x_axis, _] = panel.content.axes();
+            let [left, _] = panel.margins();
+            let pixels = rasterise(&svg(&[panel], 1)).unwrap();
+            // Between the y axis' name, the labels of its ticks, and the ticks.
+            let rows = [TOP - 8.0, TOP + PLOT + 8.0];
+            assert!(white_columns(&pixels, [Y_NAME + 4.0, Y_NAME + 8.0], rows).len() >= 4, "{points:?}");
+            assert!(white_columns(&pixels, [left - 9.0, left - 5.5], rows).len() >= 3, "{points:?}");
+            // As many labels below the x axis as ticks, each apart from the next by more than its letters are.
+            let right = f64::from(pixels.width as u32) / f64::from(SCALE);
+            let white = white_columns(&pixels, [left - 40.0, right], [TOP + PLOT + 8.0, TOP + PLOT + 26.0]);
+            let runs = white.chunk_by(|a, b| b - a == 1).filter(|run| run.len() >= 10).count();
+            assert_eq!(runs, x_axis.ticks_with_room().len() + 1, "{points:?}");
+        }
+    }
+
+    #[test]
+    fn values_too_close_for_their_labels_lie_on_one_line_with_distinct_labels() {
+        for (low, high) in [(1e9, 1e9 + 3.0), (0.3, 0.1 + 0.2), (-5.0, -5.0), (0.0, 0.0), (1e-300, 1e-300)] {
+            let axis = around([low, high].into_iter(), 0.05);
+            let labels: Vec<String> = axis.ticks(8.0).into_iter().map(number).collect();
+            let mut distinct = labels.clone();
+            distinct.dedup();
+            assert!(labels.len() > 3 && labels == distinct, "{low} {high}: {labels:?}");
+            assert!(axis.low < low && axis.high > high);
+        }
+    }
+
+    #[test]
+    fn names_that_are_long_or_hostile_stay_in_their_place() {
+        let long = "a very long name of a folder ".repeat(9);
+        let series = vec![(long.clone(), vec![0.5]), (format!("{long}2"), vec![0.25]), ("c".into(), vec![0.2])];
+        let content = Content::Bars { x_label: long.clone(), y_label: long.clone(), range: [0.0, 1.0], series };
+        let panel = Panel { title: long, content };
+        // A line for each of the long ones, and one for the short.
+        assert_eq!(panel.content.legend().lines, 3);
+        let pixels = rasterise(&svg(&[panel.clone(), panel], 2)).unwrap();
+        let middle = f64::from(pixels.width as u32) / f64::from(SCALE) / 2.0;
+        assert!(!white_columns(&pixels, [middle - 20.0, middle + 20.0], [0.0, TOP + PLOT]).is_empty());
+
+        let hostile = "a\u{1b}[2J\u{0}\n\u{202e}\u{ffff}<&>";
+        let panel = marked(vec![(1.0, 1.0)], Some((0, hostile.into())));
+        let drawn = svg(&[Panel { title: hostile.into(), ..panel }], 1);
+        assert!(drawn.contains("a\\u{1b}[2J\\u{0}\\u{a}\\u{202e}\\u{ffff}&lt;&amp;&gt;"), "{drawn}");
+        assert!(rasterise(&drawn).is_ok());
     }
 
     #[test]

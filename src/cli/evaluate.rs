@@ -27,7 +27,7 @@ use super::log::Log;
 use super::{Common, DEFAULT_SEED, say, stop};
 use images::{Images, Set};
 use pass::Wanted;
-use report::{Circumstances, Drawn, Number, Reference};
+use report::{Circumstances, Drawn, Number, Reference, printable};
 
 /// Fewer samples than this a split make an inception score smaller.
 const N_PER_SPLIT: usize = 5000;
@@ -229,7 +229,7 @@ fn write_stats(args: &StatsArgs) -> Result<ExitCode> {
     };
     let statistics = found.statistics.expect("asked for").finish()?;
     write_statistics(output, &statistics_file(statistics, &extractor))?;
-    log.info(format!("statistics of {} images of {} in {}", images.len(), images.name(), output.display()));
+    log.info(format!("statistics of {} images of {} in {}", images.len(), printable(images.name()), output.display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -518,20 +518,17 @@ impl EvaluateArgs {
     fn check_numbers(&self, n: [usize; 2], names: &[&str; 2]) -> Result<()> {
         for metric in &self.metrics {
             let (least, what) = match metric {
-                Metric::Fid => ([2, 2], "for a covariance".to_string()),
-                Metric::Kid => ([2, 2], "for a kernel distance".to_string()),
+                Metric::Fid => ([2, 2], "a covariance".to_string()),
+                Metric::Kid => ([2, 2], "a kernel distance".to_string()),
                 Metric::Precision => {
-                    ([K_PRECISION + 1; 2], format!("for precision and recall, more than k = {K_PRECISION}"))
+                    ([K_PRECISION + 1; 2], format!("precision and recall (more than k = {K_PRECISION})"))
                 }
-                Metric::Density => (
-                    [1, K_DENSITY + 1],
-                    format!("for density and coverage, more in the reference than k = {K_DENSITY}"),
-                ),
+                Metric::Density => ([1, K_DENSITY + 1], format!("density and coverage (more than k = {K_DENSITY})")),
                 Metric::Is | Metric::Neighbours => continue,
             };
             for ((n, least), name) in n.into_iter().zip(least).zip(names) {
                 if n < least {
-                    let message = format!("{name}: found {n} images, expected at least {least} {what}");
+                    let message = format!("{name}: found {n} images, expected at least {least} for {what}");
                     return Err(Error::Usage(message));
                 }
             }

@@ -13,6 +13,7 @@ use ncsn::{Error, Result};
 
 use super::super::data;
 use super::super::log::Log;
+use super::report::printable;
 
 /// Images of a data set without end.
 const N_ENDLESS: usize = 10_000;
@@ -195,9 +196,10 @@ fn report_broken(images: &ImageSet, log: &mut Log) {
     if broken.is_empty() {
         return;
     }
-    log.warning(format!("{}: {} files cannot be read and are left out:", images.name(), broken.len()));
+    let name = printable(images.name());
+    log.warning(format!("{name}: {} files cannot be read and are left out:", broken.len()));
     for error in broken.iter().take(N_NAMED) {
-        log.warning(format!("  {error}"));
+        log.warning(format!("  {}", printable(&error.to_string())));
     }
     if broken.len() > N_NAMED {
         log.warning(format!("  and {} more", broken.len() - N_NAMED));

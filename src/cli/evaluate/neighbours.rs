@@ -95,7 +95,7 @@ impl Search<'_> {
         let n_chunk = (CHUNK_BYTES / dim).max(1);
         for start in (0..reference.len()).step_by(n_chunk) {
             if stop::asked() {
-                log.info(format!("stopped searching {}", reference.name()));
+                log.info(format!("stopped searching {}", printable(reference.name())));
                 return Ok(None);
             }
             let chunk = intensities(&reference.read(start..reference.len().min(start + n_chunk))?);

@@ -6,6 +6,7 @@ use ncsn::{Error, Result};
 use super::super::log::Log;
 use super::super::progress::Progress;
 use super::super::stop;
+use super::report::printable;
 
 /// What to make of the features.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,7 +54,7 @@ pub fn run(
     for start in (0..n).step_by(batch) {
         if stop::asked() {
             drop(progress);
-            log.info(format!("stopped after {start} of {n} images of {}", images.name()));
+            log.info(format!("stopped after {start} of {n} images of {}", printable(images.name())));
             return Ok(None);
         }
         let range = start..n.min(start + batch);
@@ -68,7 +69,7 @@ pub fn run(
         if keeps_features {
             found.features.extend(features.values());
         }
-        progress.update(log, range.end as u64, &format!("of {}", images.name()));
+        progress.update(log, range.end as u64, &format!("of {}", printable(images.name())));
     }
     Ok(Some(found))
 }
@@ -76,7 +77,7 @@ pub fn run(
 /// The rows of images from number `start` on, all of them finite.
 fn rows<'a>(values: &'a [f32], dim: usize, images: &ImageSet, start: usize) -> Result<Features<'a>> {
     Features::new(values, dim).map_err(|error| {
-        let name = images.name();
+        let name = printable(images.name());
         Error::Usage(format!("{name}: the network's {error} (counted from image {start}): are these its weights?"))
     })
 }
