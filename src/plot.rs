@@ -50,7 +50,7 @@ pub enum Content {
         /// Where; those outside are left out.
         points: Vec<[f64; 2]>,
     },
-    /// Curves. Values that are not finite interrupt a curve.
+    /// Curves. Values that are not finite interrupt a curve; a point without neighbours is a dot.
     Lines {
         /// Below the x axis.
         x_label: String,
@@ -59,18 +59,56 @@ pub enum Content {
         /// Name and points (x, y).
         series: Vec<(String, Vec<(f64, f64)>)>,
     },
+    /// Separate measurements, each a dot, joined in their order. Values that are not finite interrupt the line.
+    Marked {
+        /// Below the x axis.
+        x_label: String,
+        /// Beside the y axis.
+        y_label: String,
+        /// The points (x, y).
+        points: Vec<(f64, f64)>,
+        /// The number of a point that gets a ring, and what the legend says of it.
+        ring: Option<(usize, String)>,
+    },
+    /// Histograms over the same bins, beside each other.
+    Bars {
+        /// Below the x axis.
+        x_label: String,
+        /// Beside the y axis.
+        y_label: String,
+        /// The ends of the x axis, which the bins divide evenly.
+        range: [f64; 2],
+        /// Name, and the height of the bar in each bin.
+        series: Vec<(String, Vec<f64>)>,
+    },
 }
 
 /// The side of the plotted square, a multiple of the densities' cells so that these fall on whole pixels.
 const PLOT: f64 = 400.0;
-/// Space around it: for the y axis, the title, the x axis, and on the right for half a tick's label or a colour bar.
+/// Space around it: for the y axis, the title, the x axis, and on the right for half a tick's label or a colour bar. Longer labels
+/// get more on the left and the right.
 const LEFT: f64 = 68.0;
 const TOP: f64 = 46.0;
 const BOTTOM: f64 = 56.0;
 const RIGHT: f64 = 24.0;
 const RIGHT_WITH_BAR: f64 = 88.0;
-/// Height of the names of several curves, between title and plot.
-const LEGEND: f64 = 26.0;
+/// Height of the letters of labels and titles, and the smallest that a long title gets.
+const FONT: f64 = 15.0;
+const TITLE_FONT: f64 = 20.0;
+const SMALLEST_FONT: f64 = 12.0;
+/// From a panel's left edge to the baseline of the y axis' name, and what that name, a gap, a tick and another gap take beside the
+/// labels of the ticks.
+const Y_NAME: f64 = 16.0;
+const BESIDE_Y_LABELS: f64 = 38.0;
+/// The least space between two labels.
+const GAP: f64 = 10.0;
+/// Height of a line of the legend, between title and plot; the symbol in it, and the space behind an entry.
+const LEGEND_LINE: f64 = 22.0;
+const LEGEND_SYMBOL: f64 = 31.0;
+const LEGEND_GAP: f64 = 20.0;
+/// Radius of a point's dot, and of the ring around one.
+const DOT: f64 = 3.5;
+const RING: f64 = 7.0;
 /// Pixels of the PNG for a unit of the SVG.
 const SCALE: f32 = 1.5;
 /// Colours that differ in print too.
@@ -108,16 +146,20 @@ fn rasterise(svg: &str) -> Result<Pixels, String> {
 
 fn svg(panels: &[Panel], n_columns: usize) -> String {
     let n_columns = n_columns.clamp(1, panels.len().max(1));
+    // Panels below each other are as wide as the widest.
+    let in_column = |column: usize| panels.iter().skip(column).step_by(n_columns).map(Panel::margins);
+    let widest = |a: [f64; 2], b: [f64; 2]| [a[0].max(b[0]), a[1].max(b[1])];
+    let margins: Vec<[f64; 2]> = (0..n_columns).map(|column| in_column(column).fold([0.0; 2], widest)).collect();
     let mut body = String::new();
     let (mut total_width, mut y) = (0.0_f64, 0.0);
     for (row, panels) in panels.chunks(n_columns).enumerate() {
-        let top = TOP + if panels.iter().any(|p| p.n_names() > 1) { LEGEND } else { 0.0 };
+        let top = TOP + panels.iter().map(|panel| panel.content.legend().height()).fold(0.0, f64::max);
         let mut x = 0.0;
-        for (column, panel) in panels.iter().enumerate() {
-            let canvas = Canvas { left: x + LEFT, top: y + top };
+        for (column, (panel, [left, right])) in panels.iter().zip(&margins).enumerate() {
+            let canvas = Canvas { left: x + left, top: y + top };
             // Names of clips are unique in the file.
-            canvas.panel(&mut body, panel, &format!("clip{row}-{column}"));
-            x += LEFT + PLOT + panel.right();
+            canvas.panel(&mut body, panel, &format!("clip{row}-{column}"), x + Y_NAME);
+            x += left + PLOT + right;
         }
         total_width = total_width.max(x);
         y += top + PLOT + BOTTOM;
@@ -130,13 +172,80 @@ fn svg(panels: &[Panel], n_columns: usize) -> String {
 }
 
 impl Panel {
-    fn right(&self) -> f64 {
-        if matches!(self.content, Content::Density { .. }) { RIGHT_WITH_BAR } else { RIGHT }
+    /// The space that labels take on the left and on the right.
+    fn margins(&self) -> [f64; 2] {
+        let [x_axis, y_axis] = self.content.axes();
+        let widest = |ticks: Vec<f64>| ticks.into_iter().map(|value| width(&number(value), FONT)).fold(0.0, f64::max);
+        let left = widest(y_axis.ticks(N_TICKS)) + BESIDE_Y_LABELS;
+        let right = match &self.content {
+            Content::Density { values, .. } => {
+                (widest(colours(values).ticks(N_TICKS_OF_BAR)) + BAR_LABELS + GAP).max(RIGHT_WITH_BAR)
+            }
+            _ => RIGHT,
+        };
+        [left.max(LEFT), right.max(widest(x_axis.ticks_with_room()) / 2.0 + GAP / 2.0)]
+    }
+}
+
+impl Content {
+    /// The x and the y axis.
+    fn axes(&self) -> [Axis; 2] {
+        let plane = |half_width: f64| [Axis { low: -half_width, high: half_width }; 2];
+        match self {
+            Self::Density { half_width, .. } | Self::Arrows { half_width, .. } | Self::Points { half_width, .. } => {
+                plane(*half_width)
+            }
+            Self::Lines { series, .. } => {
+                let points = || series.iter().flat_map(|(_, points)| points).filter(|p| can_be_drawn(p));
+                [around(points().map(|p| p.0), 0.0), around(points().map(|p| p.1), 0.05)]
+            }
+            Self::Marked { points, .. } => {
+                let points = || points.iter().filter(|p| can_be_drawn(p));
+                [around(points().map(|p| p.0), 0.05), around(points().map(|p| p.1), 0.08)]
+            }
+            Self::Bars { range: [low, high], series, .. } => {
+                let heights = series.iter().flat_map(|(_, heights)| heights).copied().filter(|h| h.is_finite());
+                let highest = heights.fold(0.0, f64::max);
+                let x_axis = Axis { low: *low, high: *high };
+                let x_axis = if x_axis.has_ticks() { x_axis } else { around([*low, *high].into_iter(), 0.0) };
+                [x_axis, Axis { low: 0.0, high: if highest > 0.0 { 1.05 * highest } else { 1.0 } }]
+            }
+        }
     }
 
-    /// Of curves.
-    fn n_names(&self) -> usize {
-        if let Content::Lines { series, .. } = &self.content { series.len() } else { 0 }
+    /// What tells series apart.
+    fn legend(&self) -> Legend {
+        let mut legend = Legend { lines: 0, entries: Vec::new() };
+        match self {
+            Self::Lines { series, .. } if series.len() > 1 => series.iter().for_each(|(name, _)| legend.add(name)),
+            Self::Bars { series, .. } => series.iter().for_each(|(name, _)| legend.add(name)),
+            Self::Marked { ring: Some((_, name)), .. } => legend.add(name),
+            _ => {}
+        }
+        legend
+    }
+}
+
+/// Names of series, in as many lines as they need.
+struct Legend {
+    lines: usize,
+    /// Line, distance from the left, and name.
+    entries: Vec<(usize, f64, String)>,
+}
+
+impl Legend {
+    fn add(&mut self, name: &str) {
+        let name = cut(name, FONT, PLOT - LEGEND_SYMBOL);
+        let end = |(_, x, name): &(usize, f64, String)| x + LEGEND_SYMBOL + width(name, FONT) + LEGEND_GAP;
+        let x = self.entries.last().map_or(0.0, end);
+        let has_room = self.lines > 0 && x + LEGEND_SYMBOL + width(&name, FONT) <= PLOT;
+        let x = if has_room { x } else { 0.0 };
+        self.lines += usize::from(!has_room);
+        self.entries.push((self.lines - 1, x, name));
+    }
+
+    fn height(&self) -> f64 {
+        if self.lines == 0 { 0.0 } else { LEGEND_LINE * self.lines as f64 + 4.0 }
     }
 }
 
@@ -154,9 +263,35 @@ struct Axis {
     high: f64,
 }
 
+/// About as many ticks has an axis, if there is room for them, and a colour bar.
+const N_TICKS: f64 = 8.0;
+const N_TICKS_OF_BAR: f64 = 6.0;
+/// From the plot to the labels of the colour bar.
+const BAR_LABELS: f64 = 37.0;
+
 impl Axis {
     fn share(self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
+    }
+
+    /// Whether its ends are so far apart that labels of ten digits tell ticks between them apart.
+    fn has_ticks(self) -> bool {
+        let size = self.low.abs().max(self.high.abs());
+        (self.high - self.low).is_finite() && self.high - self.low > 1e-7 * size
+    }
+
+    /// The ticks of an x axis: as many as have room for their labels.
+    fn ticks_with_room(self) -> Vec<f64> {
+        let mut n = N_TICKS;
+        loop {
+            let ticks = self.ticks(n);
+            let widest = ticks.iter().map(|&value| width(&number(value), FONT)).fold(0.0, f64::max);
+            let distance = ticks.windows(2).map(|pair| PLOT * (self.share(pair[1]) - self.share(pair[0])));
+            if n <= 2.0 || distance.fold(f64::INFINITY, f64::min) >= widest + GAP {
+                return ticks;
+            }
+            n -= 1.0;
+        }
     }
 
     /// Round values, about `n` of them: steps of 1, 2 or 5 times a power of ten.
@@ -183,50 +318,78 @@ impl Canvas {
         self.top + PLOT * (1.0 - axis.share(value))
     }
 
-    fn panel(self, out: &mut String, panel: &Panel, clip: &str) {
+    /// Draws the panel; the name of the y axis has its baseline at `y_name`.
+    fn panel(self, out: &mut String, panel: &Panel, clip: &str, y_name: f64) {
         let Self { left, top } = self;
         put!(
             out,
             "<clipPath id=\"{clip}\"><rect x=\"{left}\" y=\"{top}\" width=\"{PLOT}\" height=\"{PLOT}\"/></clipPath>"
         );
+        let legend = panel.content.legend();
+        let room = PLOT + 2.0 * RIGHT;
+        let font = (TITLE_FONT * room / width(&panel.title, TITLE_FONT).max(1.0)).clamp(SMALLEST_FONT, TITLE_FONT);
         put!(
             out,
-            "<text x=\"{}\" y=\"{}\" font-size=\"20\" text-anchor=\"middle\">{}</text>",
+            "<text x=\"{}\" y=\"{}\" font-size=\"{font:.1}\" text-anchor=\"middle\">{}</text>",
             left + PLOT / 2.0,
-            top - if panel.n_names() > 1 { LEGEND } else { 0.0 } - 16.0,
-            escape(&panel.title)
+            top - legend.height() - 16.0,
+            escape(&cut(&panel.title, font, room))
         );
-        let plane = |half_width: f64| Axis { low: -half_width, high: half_width };
-        let (x_axis, y_axis) = match &panel.content {
-            Content::Density { half_width, values } => {
-                self.density(out, values);
-                (plane(*half_width), plane(*half_width))
-            }
-            Content::Arrows { half_width, arrows, longest } => {
+        let [x_axis, y_axis] = panel.content.axes();
+        match &panel.content {
+            Content::Density { values, .. } => self.density(out, values),
+            Content::Arrows { arrows, longest, .. } => {
                 put!(out, "<g clip-path=\"url(#{clip})\" stroke=\"{0}\" fill=\"{0}\">", COLOURS[0]);
-                self.arrows(out, plane(*half_width), arrows, *longest);
+                self.arrows(out, x_axis, arrows, *longest);
                 put!(out, "</g>");
-                (plane(*half_width), plane(*half_width))
             }
             Content::Points { half_width, points } => {
-                let axis = plane(*half_width);
                 put!(out, "<g clip-path=\"url(#{clip})\" fill=\"{}\" fill-opacity=\"0.45\">", COLOURS[0]);
                 for p in points.iter().filter(|p| p.iter().all(|v| v.abs() <= *half_width)) {
-                    put!(out, "<circle cx=\"{:.2}\" cy=\"{:.2}\" r=\"2.2\"/>", self.x(axis, p[0]), self.y(axis, p[1]));
+                    let (x, y) = (self.x(x_axis, p[0]), self.y(y_axis, p[1]));
+                    put!(out, "<circle cx=\"{x:.2}\" cy=\"{y:.2}\" r=\"2.2\"/>");
                 }
                 put!(out, "</g>");
-                (axis, axis)
             }
-            Content::Lines { x_label, y_label, series } => self.lines(out, clip, [x_label, y_label], series),
-        };
+            Content::Lines { x_label, y_label, series } => {
+                self.grid(out, y_axis);
+                for ((_, points), colour) in series.iter().zip(COLOURS.iter().cycle()) {
+                    self.curve(out, [x_axis, y_axis], points, colour, false);
+                }
+                self.names(out, x_label, y_label, y_name);
+            }
+            Content::Marked { x_label, y_label, points, ring } => {
+                self.grid(out, y_axis);
+                self.curve(out, [x_axis, y_axis], points, COLOURS[0], true);
+                let ringed = ring.as_ref().and_then(|(i, _)| points.get(*i)).filter(|p| can_be_drawn(p));
+                if let Some(p) = ringed {
+                    self.ring(out, self.x(x_axis, p.0), self.y(y_axis, p.1));
+                }
+                self.names(out, x_label, y_label, y_name);
+            }
+            Content::Bars { x_label, y_label, series, .. } => {
+                self.grid(out, y_axis);
+                self.bars(out, y_axis, series);
+                self.names(out, x_label, y_label, y_name);
+            }
+        }
+        let is_ring = matches!(panel.content, Content::Marked { .. });
+        for ((line, x, name), colour) in legend.entries.iter().zip(COLOURS.iter().cycle()) {
+            let (x, y) = (left + x, top - 16.0 - LEGEND_LINE * (legend.lines - 1 - line) as f64);
+            match is_ring {
+                true => self.ring(out, x + 12.0, y - 5.0),
+                false => put!(out, "<path d=\"M{x} {}h24\" stroke=\"{colour}\" stroke-width=\"4\"/>", y - 5.0),
+            }
+            put!(out, "<text x=\"{}\" y=\"{y}\">{}</text>", x + LEGEND_SYMBOL, escape(name));
+        }
         // The axes last, above what was drawn.
         put!(out, "<rect x=\"{left}\" y=\"{top}\" width=\"{PLOT}\" height=\"{PLOT}\" fill=\"none\" stroke=\"black\"/>");
-        for value in x_axis.ticks(8.0) {
+        for value in x_axis.ticks_with_room() {
             let (x, y) = (self.x(x_axis, value), top + PLOT);
             put!(out, "<path d=\"M{x:.2} {y}v5\" stroke=\"black\"/>");
             put!(out, "<text x=\"{x:.2}\" y=\"{}\" text-anchor=\"middle\">{}</text>", y + 20.0, number(value));
         }
-        for value in y_axis.ticks(8.0) {
+        for value in y_axis.ticks(N_TICKS) {
             let (x, y) = (left, self.y(y_axis, value));
             put!(out, "<path d=\"M{x} {y:.2}h-5\" stroke=\"black\"/>");
             put!(out, "<text x=\"{}\" y=\"{:.2}\" text-anchor=\"end\">{}</text>", x - 9.0, y + 5.0, number(value));
@@ -236,8 +399,7 @@ impl Canvas {
     /// The cells, and a bar that tells what the colours mean.
     fn density(self, out: &mut String, values: &[f64]) {
         let n = values.len().isqrt();
-        let finite = values.iter().copied().filter(|v| v.is_finite());
-        let bar = Axis { low: 0.0, high: finite.fold(f64::MIN_POSITIVE, f64::max) };
+        let bar = colours(values);
         let colour = |value: f64| format!("#{:x}", colorous::INFERNO.eval_continuous(bar.share(value).clamp(0.0, 1.0)));
         let cell = PLOT / n.max(1) as f64;
         put!(out, "<g shape-rendering=\"crispEdges\">");
@@ -263,10 +425,10 @@ impl Canvas {
         }
         put!(out, "</g>");
         put!(out, "<rect x=\"{x}\" y=\"{}\" width=\"14\" height=\"{PLOT}\" fill=\"none\" stroke=\"black\"/>", self.top);
-        for value in bar.ticks(6.0) {
+        for value in bar.ticks(N_TICKS_OF_BAR) {
             let y = self.y(bar, value);
             put!(out, "<path d=\"M{} {y:.2}h4\" stroke=\"black\"/>", x + 14.0);
-            put!(out, "<text x=\"{}\" y=\"{:.2}\">{}</text>", x + 21.0, y + 5.0, number(value));
+            put!(out, "<text x=\"{}\" y=\"{:.2}\">{}</text>", self.left + PLOT + BAR_LABELS, y + 5.0, number(value));
         }
     }
 
@@ -286,63 +448,91 @@ impl Canvas {
         }
     }
 
-    /// Returns the axes that fit the curves.
-    fn lines(
-        self,
-        out: &mut String,
-        clip: &str,
-        [x_label, y_label]: [&str; 2],
-        series: &[(String, Vec<(f64, f64)>)],
-    ) -> (Axis, Axis) {
-        let Self { left, top } = self;
-        let is_finite = |p: &(f64, f64)| p.0.is_finite() && p.1.is_finite();
-        let finite = || series.iter().flat_map(|(_, points)| points).filter(|p| is_finite(p));
-        let x_axis = around(finite().map(|p| p.0), 0.0);
-        let y_axis = around(finite().map(|p| p.1), 0.05);
-
-        for value in y_axis.ticks(8.0) {
-            put!(out, "<path d=\"M{left} {:.2}h{PLOT}\" stroke=\"#e4e4e4\"/>", self.y(y_axis, value));
+    /// A line for each tick of the y axis.
+    fn grid(self, out: &mut String, axis: Axis) {
+        for value in axis.ticks(N_TICKS) {
+            put!(out, "<path d=\"M{} {:.2}h{PLOT}\" stroke=\"#e4e4e4\"/>", self.left, self.y(axis, value));
         }
-        put!(out, "<g clip-path=\"url(#{clip})\" fill=\"none\" stroke-width=\"2\" stroke-linejoin=\"round\">");
-        for ((_, points), colour) in series.iter().zip(COLOURS.iter().cycle()) {
-            for piece in points.split(|p| !is_finite(p)).filter(|piece| !piece.is_empty()) {
-                let point = |p: &(f64, f64)| format!("{:.2},{:.2}", self.x(x_axis, p.0), self.y(y_axis, p.1));
-                let path: Vec<String> = piece.iter().map(point).collect();
+    }
+
+    /// The names of both axes.
+    fn names(self, out: &mut String, x_label: &str, y_label: &str, y_name: f64) {
+        let (x, y) = (self.left + PLOT / 2.0, self.top + PLOT + 44.0);
+        put!(out, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{}</text>", escape(&cut(x_label, FONT, PLOT)));
+        let name = escape(&cut(y_label, FONT, PLOT));
+        let y = self.top + PLOT / 2.0;
+        put!(out, "<text transform=\"translate({y_name} {y}) rotate(-90)\" text-anchor=\"middle\">{name}</text>");
+    }
+
+    /// Lines between neighbouring points; a dot at those without neighbours, or at all of them.
+    fn curve(self, out: &mut String, [x_axis, y_axis]: [Axis; 2], points: &[(f64, f64)], colour: &str, all_dots: bool) {
+        let place = |p: &(f64, f64)| (self.x(x_axis, p.0), self.y(y_axis, p.1));
+        put!(out, "<g fill=\"none\" stroke-width=\"2\" stroke-linejoin=\"round\">");
+        for piece in points.split(|p| !can_be_drawn(p)).filter(|piece| !piece.is_empty()) {
+            let places: Vec<(f64, f64)> = piece.iter().map(place).collect();
+            if places.len() > 1 {
+                let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.2},{y:.2}")).collect();
                 put!(out, "<polyline points=\"{}\" stroke=\"{colour}\"/>", path.join(" "));
+            }
+            if all_dots || places.len() == 1 {
+                for (x, y) in places {
+                    put!(out, "<circle cx=\"{x:.2}\" cy=\"{y:.2}\" r=\"{DOT}\" fill=\"{colour}\"/>");
+                }
             }
         }
         put!(out, "</g>");
+    }
+
+    fn ring(self, out: &mut String, x: f64, y: f64) {
+        let colour = COLOURS[1];
         put!(
             out,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-            left + PLOT / 2.0,
-            top + PLOT + 44.0,
-            escape(x_label)
+            "<circle cx=\"{x:.2}\" cy=\"{y:.2}\" r=\"{RING}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.5\"/>"
         );
-        let (x, y) = (left - 52.0, top + PLOT / 2.0);
-        put!(
-            out,
-            "<text transform=\"translate({x} {y}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-            escape(y_label)
-        );
-        if series.len() > 1 {
-            let width = PLOT / series.len() as f64;
-            for (i, ((name, _), colour)) in series.iter().zip(COLOURS.iter().cycle()).enumerate() {
-                let (x, y) = (left + i as f64 * width, top - 16.0);
-                put!(out, "<path d=\"M{x} {}h24\" stroke=\"{colour}\" stroke-width=\"2\"/>", y - 5.0);
-                put!(out, "<text x=\"{}\" y=\"{y}\">{}</text>", x + 31.0, escape(name));
+    }
+
+    /// Bars that fill most of their bin together.
+    fn bars(self, out: &mut String, y_axis: Axis, series: &[(String, Vec<f64>)]) {
+        const SHARE: f64 = 0.9;
+        let bottom = self.y(y_axis, 0.0);
+        for (s, ((_, heights), colour)) in series.iter().zip(COLOURS.iter().cycle()).enumerate() {
+            let bin = PLOT / heights.len().max(1) as f64;
+            let bar = SHARE * bin / series.len() as f64;
+            for (i, &height) in heights.iter().enumerate().filter(|(_, height)| height.is_finite() && **height > 0.0) {
+                let x = self.left + i as f64 * bin + (1.0 - SHARE) / 2.0 * bin + s as f64 * bar;
+                let y = self.y(y_axis, height);
+                let height = bottom - y;
+                put!(
+                    out,
+                    "<rect x=\"{x:.2}\" y=\"{y:.2}\" width=\"{bar:.2}\" height=\"{height:.2}\" fill=\"{colour}\"/>"
+                );
             }
         }
-        (x_axis, y_axis)
     }
+}
+
+/// The scale of a density's colours.
+fn colours(values: &[f64]) -> Axis {
+    let finite = values.iter().copied().filter(|value| value.is_finite());
+    Axis { low: 0.0, high: finite.fold(f64::MIN_POSITIVE, f64::max) }
+}
+
+/// Whether a point has a place: differences of larger numbers overflow.
+fn can_be_drawn(p: &(f64, f64)) -> bool {
+    p.0.abs() < 1e300 && p.1.abs() < 1e300
 }
 
 /// An axis over all `values`, with a `margin` in shares of their range on both sides.
 fn around(values: impl Iterator<Item = f64>, margin: f64) -> Axis {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
-    // One value alone still has a place, in the middle, however large it is.
-    let space = if high > low { margin * (high - low) } else { 0.5 * high.abs().max(1.0) };
+    let axis = Axis { low, high };
+    // One value alone, or values that labels cannot tell apart, still have a place, in the middle, however large they are.
+    let space = match high.abs().max(low.abs()) {
+        _ if axis.has_ticks() => margin * (high - low),
+        0.0 => 1.0,
+        size => 0.5 * size,
+    };
     Axis { low: low - space, high: high + space }
 }
 
@@ -364,9 +554,44 @@ fn number(value: f64) -> String {
     text.replace('-', "−")
 }
 
-/// Text of XML.
+/// Text of XML. Characters that XML has no place for, and those that change the direction of others, are shown by their codes.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    visible(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn visible(text: &str) -> String {
+    let is_invisible = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || matches!(c, '\u{fffe}' | '\u{ffff}')
+    };
+    text.chars().flat_map(|c| if is_invisible(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
+}
+
+/// About the width of a text, rather more than less: letters of the built-in font, sorted into four sizes.
+fn width(text: &str, font: f64) -> f64 {
+    let of_letter = |c: char| match c {
+        'i' | 'j' | 'l' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' => 0.28,
+        ' ' | 'f' | 'r' | 't' | '(' | ')' | '[' | ']' | '/' | '-' => 0.4,
+        'm' | 'w' | 'M' | 'W' | '@' | '%' | '…' => 0.95,
+        _ if c.is_ascii_digit() || c.is_ascii_lowercase() || matches!(c, '−' | '_') => 0.58,
+        _ if c.is_ascii() => 0.7,
+        _ => 1.0,
+    };
+    font * text.chars().map(of_letter).sum::<f64>()
+}
+
+/// The text, or what has room of it and "…".
+fn cut(text: &str, font: f64, room: f64) -> String {
+    let text = visible(text);
+    if width(&text, font) <= room {
+        return text;
+    }
+    let mut shorter = text;
+    while !shorter.is_empty() && width(&shorter, font) + width("…", font) > room {
+        shorter.pop();
+    }
+    shorter + "…"
 }
 
 #[cfg(test)]
@@ -423,11 +648,120 @@ mod tests {
             svg(&[Panel { title: String::new(), content }], 1)
         };
         let broken = lines(vec![(0.0, 1.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, 1.0)]);
-        assert_eq!(broken.matches("<polyline").count(), 2);
+        assert_eq!((broken.matches("<polyline").count(), broken.matches("<circle").count()), (1, 1));
         // Nothing to draw, and one value alone, are figures too.
         for points in [vec![], vec![(5.0, 1e9)], vec![(f64::NAN, f64::INFINITY)]] {
             assert!(rasterise(&lines(points)).is_ok());
         }
+    }
+
+    fn marked(points: Vec<(f64, f64)>, ring: Option<(usize, String)>) -> Panel {
+        let content = Content::Marked { x_label: "step".into(), y_label: "KID of many".into(), points, ring };
+        Panel { title: "KID".into(), content }
+    }
+
+    /// The numbers of the columns of pixels from x = `left` to `right` that are white between y = `top` and `bottom`.
+    fn white_columns(pixels: &Pixels, [left, right]: [f64; 2], [top, bottom]: [f64; 2]) -> Vec<usize> {
+        let scaled = |value: f64| (value * f64::from(SCALE)) as usize;
+        let is_white = |x: usize, y: usize| pixels.data[(y * pixels.width + x) * 3..][..3] == [255; 3];
+        (scaled(left)..scaled(right)).filter(|&x| (scaled(top)..scaled(bottom)).all(|y| is_white(x, y))).collect()
+    }
+
+    #[test]
+    fn points_without_neighbours_are_dots() {
+        let series = vec![("a".to_string(), vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)])];
+        let content = Content::Lines { x_label: "x".into(), y_label: "y".into(), series };
+        let drawn = svg(&[Panel { title: String::new(), content }], 1);
+        assert_eq!((drawn.matches("<circle").count(), drawn.matches("<polyline").count()), (2, 0));
+        // One checkpoint alone is in the middle of its panel.
+        let panel = marked(vec![(5000.0, 31.25)], None);
+        let [left, _] = panel.margins();
+        let pixels = rasterise(&svg(&[panel], 1)).unwrap();
+        assert_eq!(pixel(&pixels, left + PLOT / 2.0, TOP + PLOT / 2.0), [0x1f, 0x4e, 0xa0]);
+    }
+
+    #[test]
+    fn separate_measurements_are_dots_and_one_of_them_has_a_ring_that_the_legend_explains() {
+        let points = vec![(1.0, 3.0), (2.0, 1.0), (3.0, f64::NEG_INFINITY), (4.0, 2.0)];
+        let drawn = svg(&[marked(points.clone(), Some((1, "best: step 2".into())))], 1);
+        let rings = drawn.matches("fill=\"none\" stroke=\"#c85200\"").count();
+        assert_eq!((drawn.matches("<circle").count(), rings), (3 + 2, 2));
+        assert!(drawn.contains(">best: step 2</text>") && !drawn.contains("inf"));
+        // A ring around what has no place is not drawn.
+        let drawn = svg(&[marked(points, Some((2, "none".into())))], 1);
+        assert_eq!(drawn.matches("<circle").count(), 3 + 1);
+        assert!(!drawn.contains("inf") && !drawn.contains("NaN"));
+    }
+
+    #[test]
+    fn bars_are_as_high_as_their_values_and_beside_each_other() {
+        let series = vec![("a".to_string(), vec![0.5, 0.0, 0.25]), ("b".to_string(), vec![0.5, f64::NAN, 0.0])];
+        let bars = |range| Content::Bars { x_label: "x".into(), y_label: "y".into(), range, series: series.clone() };
+        let panel = Panel { title: String::new(), content: bars([2.0, 8.0]) };
+        let ([left, _], top) = (panel.margins(), TOP + panel.content.legend().height());
+        let drawn = svg(&[panel], 1);
+        let pixels = rasterise(&drawn).unwrap();
+        let at = |x: f64, y: f64| pixel(&pixels, left + PLOT * x / 3.0, top + PLOT * (1.0 - y / 0.525));
+        let (blue, orange, white) = ([0x1f, 0x4e, 0xa0], [0xc8, 0x52, 0x00], [255; 3]);
+        assert_eq!([at(0.25, 0.48), at(0.75, 0.48), at(0.25, 0.51)], [blue, orange, white]);
+        assert_eq!([at(2.25, 0.24), at(2.25, 0.26), at(2.75, 0.24), at(1.5, 0.01)], [blue, white, white, white]);
+        // A range without extent is a figure too.
+        assert!(rasterise(&svg(&[Panel { title: String::new(), content: bars([2.0, 2.0]) }], 1)).is_ok());
+    }
+
+    #[test]
+    fn labels_run_neither_into_each_other_nor_into_ticks() {
+        for points in [
+            vec![(100_000.0, 0.000_25), (1_000_000.0, 0.000_26)],
+            vec![(0.0, -123_456.7), (1.0, -123_450.0)],
+            vec![(123_456.0, 1e9), (123_457.0, 1e9 + 400.0)],
+            vec![(1e-7, 1e-9), (2e-7, 2e-9)],
+        ] {
+            let panel = marked(points.clone(), None);
+            let [x_axis, _] = panel.content.axes();
+            let [left, _] = panel.margins();
+            let pixels = rasterise(&svg(&[panel], 1)).unwrap();
+            // Between the y axis' name, the labels of its ticks, and the ticks.
+            let rows = [TOP - 8.0, TOP + PLOT + 8.0];
+            assert!(white_columns(&pixels, [Y_NAME + 4.0, Y_NAME + 8.0], rows).len() >= 4, "{points:?}");
+            assert!(white_columns(&pixels, [left - 9.0, left - 5.5], rows).len() >= 3, "{points:?}");
+            // As many labels below the x axis as ticks, each apart from the next by more than its letters are.
+            let right = f64::from(pixels.width as u32) / f64::from(SCALE);
+            let white = white_columns(&pixels, [left - 40.0, right], [TOP + PLOT + 8.0, TOP + PLOT + 26.0]);
+            let runs = white.chunk_by(|a, b| b - a == 1).filter(|run| run.len() >= 10).count();
+            assert_eq!(runs, x_axis.ticks_with_room().len() + 1, "{points:?}");
+        }
+    }
+
+    #[test]
+    fn values_too_close_for_their_labels_lie_on_one_line_with_distinct_labels() {
+        for (low, high) in [(1e9, 1e9 + 3.0), (0.3, 0.1 + 0.2), (-5.0, -5.0), (0.0, 0.0), (1e-300, 1e-300)] {
+            let axis = around([low, high].into_iter(), 0.05);
+            let labels: Vec<String> = axis.ticks(8.0).into_iter().map(number).collect();
+            let mut distinct = labels.clone();
+            distinct.dedup();
+            assert!(labels.len() > 3 && labels == distinct, "{low} {high}: {labels:?}");
+            assert!(axis.low < low && axis.high > high);
+        }
+    }
+
+    #[test]
+    fn names_that_are_long_or_hostile_stay_in_their_place() {
+        let long = "a very long name of a folder ".repeat(9);
+        let series = vec![(long.clone(), vec![0.5]), (format!("{long}2"), vec![0.25]), ("c".into(), vec![0.2])];
+        let content = Content::Bars { x_label: long.clone(), y_label: long.clone(), range: [0.0, 1.0], series };
+        let panel = Panel { title: long, content };
+        // A line for each of the long ones, and one for the short.
+        assert_eq!(panel.content.legend().lines, 3);
+        let pixels = rasterise(&svg(&[panel.clone(), panel], 2)).unwrap();
+        let middle = f64::from(pixels.width as u32) / f64::from(SCALE) / 2.0;
+        assert!(!white_columns(&pixels, [middle - 20.0, middle + 20.0], [0.0, TOP + PLOT]).is_empty());
+
+        let hostile = "a\u{1b}[2J\u{0}\n\u{202e}\u{ffff}<&>";
+        let panel = marked(vec![(1.0, 1.0)], Some((0, hostile.into())));
+        let drawn = svg(&[Panel { title: hostile.into(), ..panel }], 1);
+        assert!(drawn.contains("a\\u{1b}[2J\\u{0}\\u{a}\\u{202e}\\u{ffff}&lt;&amp;&gt;"), "{drawn}");
+        assert!(rasterise(&drawn).is_ok());
     }
 
     #[test]

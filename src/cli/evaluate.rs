@@ -27,7 +27,7 @@ use super::log::Log;
 use super::{Common, DEFAULT_SEED, say, stop};
 use images::{Images, Set};
 use pass::Wanted;
-use report::{Circumstances, Drawn, Number, Reference};
+use report::{Circumstances, Drawn, Number, Reference, printable};
 
 /// Fewer samples than this a split make an inception score smaller.
 const N_PER_SPLIT: usize = 5000;
@@ -229,7 +229,7 @@ fn write_stats(args: &StatsArgs) -> Result<ExitCode> {
     };
     let statistics = found.statistics.expect("asked for").finish()?;
     write_statistics(output, &statistics_file(statistics, &extractor))?;
-    log.info(format!("statistics of {} images of {} in {}", images.len(), images.name(), output.display()));
+    log.info(format!("statistics of {} images of {} in {}", images.len(), printable(images.name()), output.display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -375,6 +375,9 @@ impl<'a> Evaluation<'a> {
         if args.metrics.contains(&Metric::Neighbours) {
             neighbours::check(samples, images.as_ref())?;
         }
+        if let Some(images) = &images {
+            args.check_numbers([samples.len(), images.len()], &[samples.name(), images.name()])?;
+        }
         // Statistics and folders have no labels; perhaps the samples have.
         let labelled = args.samples.as_ref().filter(|_| !matches!(given, Images::Set(_))).unwrap_or(&given);
         let Some(extractor) =
@@ -390,7 +393,7 @@ impl<'a> Evaluation<'a> {
             return Ok(Some(Self { args, device, extractor, reference: None }));
         }
         let reference = match (statistics, images) {
-            (Some(path), _) => args.comparison_from_file(&path, &extractor)?,
+            (Some(path), _) => args.comparison_from_file(&path, samples, &extractor)?,
             (None, Some(images)) => match args.comparison_with(images, &extractor, args.how.batch(&device), log)? {
                 Some(reference) => Comparison { held_out, ..reference },
                 None => return Ok(None),
@@ -419,7 +422,7 @@ impl<'a> Evaluation<'a> {
                 }
                 (Metric::Fid, Some(reference)) => {
                     let statistics = found.statistics.clone().expect("asked for");
-                    numbers.push(args.frechet(reference, statistics, images.len())?);
+                    numbers.push(args.frechet(reference, statistics, features)?);
                 }
                 (Metric::Kid, Some(reference)) => numbers.push(args.kernel(reference, features)?),
                 (Metric::Precision, Some(reference)) => numbers.extend(args.precision(reference, features)?),
@@ -427,6 +430,7 @@ impl<'a> Evaluation<'a> {
                 (Metric::Neighbours, _) | (_, None) => {}
             }
         }
+        let numbers = numbers.into_iter().map(Number::finite).collect::<Result<_>>()?;
         Ok(Some(Outcome { numbers, all: self.circumstances(samples)?, features: found.features }))
     }
 
@@ -493,7 +497,13 @@ impl EvaluateArgs {
         if wanted.statistics || wanted.features {
             let Some(found) = pass::run(extractor, &images, batch, wanted, log)? else { return Ok(None) };
             let statistics = found.statistics.map(RunningStatistics::finish).transpose()?;
-            (frechet, features) = (statistics.map(FrechetReference::new), found.features);
+            frechet = match statistics {
+                Some(_) if images.len() <= extractor.n_features() => {
+                    Some(FrechetReference::of_features(Features::new(&found.features, extractor.n_features())?)?)
+                }
+                statistics => statistics.as_ref().map(FrechetReference::new).transpose()?,
+            };
+            features = found.features;
         }
         let about = Reference {
             name: images.name().to_string(),
@@ -504,8 +514,30 @@ impl EvaluateArgs {
         Ok(Some(Comparison { about, frechet, features, images: Some(images), held_out: None, warnings: Vec::new() }))
     }
 
+    /// Refuses too few samples, or too few images of the reference, for the metrics asked for: before the network looks at them.
+    fn check_numbers(&self, n: [usize; 2], names: &[&str; 2]) -> Result<()> {
+        for metric in &self.metrics {
+            let (least, what) = match metric {
+                Metric::Fid => ([2, 2], "a covariance".to_string()),
+                Metric::Kid => ([2, 2], "a kernel distance".to_string()),
+                Metric::Precision => {
+                    ([K_PRECISION + 1; 2], format!("precision and recall (more than k = {K_PRECISION})"))
+                }
+                Metric::Density => ([1, K_DENSITY + 1], format!("density and coverage (more than k = {K_DENSITY})")),
+                Metric::Is | Metric::Neighbours => continue,
+            };
+            for ((n, least), name) in n.into_iter().zip(least).zip(names) {
+                if n < least {
+                    let message = format!("{name}: found {n} images, expected at least {least} for {what}");
+                    return Err(Error::Usage(message));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A reference of the statistics (or features) in `path`.
-    fn comparison_from_file(&self, path: &Path, extractor: &Extractor) -> Result<Comparison> {
+    fn comparison_from_file(&self, path: &Path, samples: &ImageSet, extractor: &Extractor) -> Result<Comparison> {
         let file = read_statistics(path)?;
         let bad = |what: &str, found: &str, expected: &str| {
             let message = format!("has statistics of {what} {found}, expected those of {expected} as for the samples");
@@ -531,7 +563,10 @@ impl EvaluateArgs {
             (None, Some(_)) => warnings.push("stats: resize rule unknown".to_string()),
             _ => {}
         }
+        let n = file.statistics.n();
+        let few = n.is_some_and(|n| n <= file.statistics.dim() as u64);
         let features = match self.needs_features() {
+            false if few => read_pool_3(path)?.map_or_else(Vec::new, |(features, _)| features),
             false => Vec::new(),
             true => match read_pool_3(path)? {
                 Some((features, _)) => features,
@@ -542,14 +577,16 @@ impl EvaluateArgs {
                 }
             },
         };
-        let about = Reference {
-            name: path.display().to_string(),
-            n: file.statistics.n(),
-            sha256: ncsn::file::sha256(path)?,
-            is_statistics: true,
+        let about =
+            Reference { name: path.display().to_string(), n, sha256: ncsn::file::sha256(path)?, is_statistics: true };
+        // A file that does not say of how many images it is has their covariance, which is all that can be asked of it.
+        let n_reference = n.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        self.check_numbers([samples.len(), n_reference], &[samples.name(), &about.name])?;
+        let frechet = match few && !features.is_empty() {
+            true => FrechetReference::of_features(Features::new(&features, extractor.n_features())?)?,
+            false => FrechetReference::new(&file.statistics)?,
         };
-        let frechet = Some(FrechetReference::new(file.statistics));
-        Ok(Comparison { about, frechet, features, images: None, held_out: None, warnings })
+        Ok(Comparison { about, frechet: Some(frechet), features, images: None, held_out: None, warnings })
     }
 
     fn inception_score(&self, score: InceptionScore, n: usize, shuffle: Option<u32>) -> Result<Number> {
@@ -569,7 +606,9 @@ impl EvaluateArgs {
         })
     }
 
-    fn frechet(&self, reference: &Comparison, statistics: RunningStatistics, n: usize) -> Result<Number> {
+    /// The distance of samples with these statistics, and features if they are few.
+    fn frechet(&self, reference: &Comparison, statistics: RunningStatistics, features: Features<'_>) -> Result<Number> {
+        let n = statistics.n() as usize;
         let statistics = statistics.finish()?;
         let n_reference = reference.about.n.unwrap_or(u64::MAX);
         let mut warnings = fid_warnings(n as u64, statistics.dim());
@@ -586,7 +625,10 @@ impl EvaluateArgs {
             warnings.push(format!("only {n_reference} reference images: covariance singular"));
         }
         warnings.extend(reference.warnings.clone());
-        let value = frechet.distance(&statistics)?;
+        let value = match n <= statistics.dim() {
+            true => frechet.distance_to_few(features)?,
+            false => frechet.distance(&statistics)?,
+        };
         Ok(Number { metric, value, std: None, variant: None, is_distance: true, warnings })
     }
 

@@ -28,7 +28,7 @@ pub struct ScoreArgs {
     /// without noise levels needs none)
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// Where to write the tensor `score`, as `x`
+    /// Where to write the tensor `score`, as `x`; of images that are not finite it is not finite, which a warning says
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// `x` are logits: the network does not map them to 2x − 1 (known from a checkpoint's configuration)
@@ -77,11 +77,27 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     }
 
     let image_len = channels * height * width;
+    let not_finite = |values: &[f32]| -> Vec<bool> {
+        values.chunks(image_len).map(|image| image.iter().any(|value| !value.is_finite())).collect()
+    };
     let mut score = Vec::with_capacity(x.values.len());
     for (x, labels) in x.values.chunks(BATCH * image_len).zip(labels.chunks(BATCH)) {
         let x: Tensor<4> = upload(x.to_vec(), [labels.len(), channels, height, width], &device);
         let labels = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [labels.len()]), &device);
         score.extend(device::values(net.score(x, &labels))?);
+    }
+    // An image is computed by itself: what is not finite in one says nothing of the others.
+    let (of_x, of_score) = (not_finite(&x.values), not_finite(&score));
+    if let Some(i) = of_x.iter().zip(&of_score).position(|(of_x, of_score)| !of_x && *of_score) {
+        let message = format!("the score of image {i} is not finite, though the image is: expected other weights");
+        return Err(Error::format(&args.checkpoint, message));
+    }
+    if let Some(first) = of_score.iter().position(|is_not| *is_not) {
+        let n_bad = of_score.iter().filter(|is_not| **is_not).count();
+        super::hint(format!(
+            "warning: {}: x is not finite in image {first}, and so is its score: {n_bad} of {n} images",
+            args.input.display()
+        ));
     }
     let score = HostTensor { shape: x.shape, values: score };
     write_tensors(&args.output, &[("score".into(), score)], &BTreeMap::new())?;

@@ -2,10 +2,17 @@
 //!
 //! ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½ (Dowson & Landau 1982; Heusel et al. 2017). The last trace is Σ√λ over the
 //! eigenvalues λ of FΣ₂Fᵀ for any F with FᵀF = Σ₁: a symmetric matrix with the spectrum of Σ₁Σ₂, so that nothing is ever
-//! complex. Eigenvalues that rounding made negative count as 0. A distance below 0 by rounding stays so.
+//! complex. It is also ‖FGᵀ‖_*, the sum of singular values, for any G with GᵀG = Σ₂: of samples that are few, the centred features
+//! are such a G, and no square root of a rounding error is taken.
+//!
+//! Covariances are often singular: samples are few, or a feature is 0 for all of them. Eigenvalues that rounding made negative count
+//! as 0, and so do those beyond the rank that n − 1 samples allow. Features that are constant in the reference add nothing to the last
+//! trace and are left out of it. All that solvers find is checked ([`spectrum`](super::spectrum)); a distance that is not finite is an
+//! error. A distance below 0 by rounding stays so.
 
-use nalgebra::{Cholesky, DMatrix, SymmetricEigen};
+use nalgebra::DMatrix;
 
+use super::spectrum::{eigenvalues, root, singular_values};
 use super::statistics::centre;
 use super::{Features, Statistics};
 use crate::error::{Error, Result};
@@ -16,71 +23,98 @@ use crate::error::{Error, Result};
 /// As [`FrechetReference::distance`].
 pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64> {
     same_dim(a.dim(), b.dim())?;
-    FrechetReference::new(a.clone()).distance(b)
+    FrechetReference::new(a)?.distance(b)
 }
 
 /// A set that others are compared with: the larger half of the work, done once.
 #[derive(Clone, Debug)]
 pub struct FrechetReference {
-    statistics: Statistics,
-    /// R with RᵀR = Σ.
+    mu: Vec<f64>,
+    trace: f64,
+    /// The most dimensions that the samples span.
+    rank: usize,
+    /// The features that are not constant.
+    varying: Vec<usize>,
+    /// R with RᵀR = Σ, of these features alone: `[any, varying]`.
     root: DMatrix<f64>,
 }
 
 impl FrechetReference {
     /// The set with these statistics.
-    pub fn new(statistics: Statistics) -> Self {
-        // Any R with RᵀR = Σ will do. Cholesky's factor takes a fifth of the time of the eigenvectors, which singular covariances need.
-        let root = Cholesky::new(statistics.matrix()).map(|factor| factor.l().transpose()).unwrap_or_else(|| {
-            let SymmetricEigen { eigenvalues, eigenvectors } = statistics.matrix().symmetric_eigen();
-            let mut root = eigenvectors.transpose();
-            for (mut row, eigenvalue) in root.row_iter_mut().zip(&eigenvalues) {
-                row *= eigenvalue.max(0.0).sqrt();
-            }
-            root
-        });
-        Self { statistics, root }
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the covariance's eigenvalues cannot be found.
+    pub fn new(statistics: &Statistics) -> Result<Self> {
+        let dim = statistics.dim();
+        let varying: Vec<usize> = (0..dim).filter(|i| statistics.sigma()[i * dim + i] != 0.0).collect();
+        let root = root(selected(statistics, &varying));
+        let (mu, trace) = (statistics.mu().to_vec(), statistics.trace());
+        Ok(Self { mu, trace, rank: rank(statistics, varying.len()), varying, root })
+    }
+
+    /// The set with these features: for samples that are few, at most as many as features.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when there are fewer than two samples.
+    pub fn of_features(features: Features<'_>) -> Result<Self> {
+        let Centred { mean, columns } = Centred::new(features)?;
+        let varying: Vec<usize> = (0..features.dim()).filter(|i| columns.row(*i).iter().any(|x| *x != 0.0)).collect();
+        let rank = (features.n() - 1).min(varying.len());
+        let trace = columns.norm_squared();
+        Ok(Self { mu: mean, trace, rank, root: columns.select_rows(&varying).transpose(), varying })
     }
 
     /// The Fréchet distance to a set with the statistics `other`.
     ///
     /// # Errors
-    /// [`Error::Usage`] when it has another number of features, or numbers are so large that their products overflow.
+    /// [`Error::Usage`] when it has another number of features, numbers are so large that their products overflow, or the eigenvalues
+    /// cannot be found.
     pub fn distance(&self, other: &Statistics) -> Result<f64> {
-        let this = &self.statistics;
-        same_dim(this.dim(), other.dim())?;
-        let product = (&self.root * other.matrix()) * self.root.transpose();
-        let traces = [this.trace(), other.trace()];
-        Ok(combine([this.mu(), other.mu()], traces, sum_of_roots(product, this.dim())?))
+        same_dim(self.mu.len(), other.dim())?;
+        let product = (&self.root * selected(other, &self.varying)) * self.root.transpose();
+        let mut eigenvalues = eigenvalues(finite(product)?)?;
+        eigenvalues.sort_unstable_by(|a, b| b.total_cmp(a));
+        let rank = self.rank.min(rank(other, other.dim()));
+        let trace_of_root = eigenvalues.into_iter().take(rank).map(|eigenvalue| eigenvalue.max(0.0).sqrt()).sum();
+        self.combine(other.mu(), other.trace(), trace_of_root)
+    }
+
+    /// The Fréchet distance to samples that are few: more accurate than [`Self::distance`] where covariances are singular, because
+    /// singular values take no square roots of rounding errors.
+    ///
+    /// # Errors
+    /// As [`Self::distance`], or when there are fewer than two samples.
+    pub fn distance_to_few(&self, samples: Features<'_>) -> Result<f64> {
+        same_dim(self.mu.len(), samples.dim())?;
+        let Centred { mean, columns } = Centred::new(samples)?;
+        let trace = columns.norm_squared();
+        let product = finite(&self.root * columns.select_rows(&self.varying))?;
+        self.combine(&mean, trace, singular_values(product)?.into_iter().sum())
+    }
+
+    fn combine(&self, mu: &[f64], trace: f64, trace_of_root: f64) -> Result<f64> {
+        let squared: f64 = self.mu.iter().zip(mu).map(|(a, b)| (a - b).powi(2)).sum();
+        let distance = squared + self.trace + trace - 2.0 * trace_of_root;
+        if distance.is_finite() { Ok(distance) } else { Err(overflow()) }
     }
 }
 
-/// The Fréchet distance between the statistics `b` and those of `a`, samples that are few: cheaper than
-/// [`frechet_distance`] if there are fewer than features, and equal.
-///
-/// With X the centred features, Σ₁ = XᵀX/(n − 1), and Σ₁Σ₂ has the spectrum of XΣ₂Xᵀ/(n − 1), `[n, n]`.
+/// The Fréchet distance between the statistics `b` and those of `a`, samples that are few.
 ///
 /// # Errors
-/// As [`FrechetReference::distance`], or when there are fewer than two samples.
+/// As [`FrechetReference::distance_to_few`].
 pub fn frechet_distance_of_few(a: Features<'_>, b: &Statistics) -> Result<f64> {
     same_dim(a.dim(), b.dim())?;
-    let a = Centred::new(a)?;
-    let product = (a.columns.transpose() * b.matrix()) * &a.columns;
-    // Centred samples span n − 1 dimensions at most.
-    let rank = (product.nrows() - 1).min(b.dim());
-    Ok(combine([&a.mean, b.mu()], [a.trace(), b.trace()], sum_of_roots(product, rank)?))
+    FrechetReference::new(b)?.distance_to_few(a)
 }
 
-/// The Fréchet distance between samples that are few on both sides: tr (Σ₁Σ₂)^½ is ‖X₁X₂ᵀ‖_*, the sum of its singular
-/// values, `[n₁, n₂]`. No square root of a rounding error is taken, so it is the most accurate way for singular covariances.
+/// The Fréchet distance between samples that are few on both sides: the most accurate way for singular covariances.
 ///
 /// # Errors
-/// As [`frechet_distance_of_few`].
+/// As [`FrechetReference::distance_to_few`].
 pub fn frechet_distance_of_features(a: Features<'_>, b: Features<'_>) -> Result<f64> {
     same_dim(a.dim(), b.dim())?;
-    let (a, b) = (Centred::new(a)?, Centred::new(b)?);
-    let product = finite(a.columns.transpose() * &b.columns)?;
-    Ok(combine([&a.mean, &b.mean], [a.trace(), b.trace()], product.singular_values().sum()))
+    FrechetReference::of_features(a)?.distance_to_few(b)
 }
 
 /// A set's mean, and its samples without it, divided by √(n − 1): `[dim, n]`.
@@ -99,22 +133,17 @@ impl Centred {
         let columns = DMatrix::from_vec(features.dim(), n, centred) / ((n - 1) as f64).sqrt();
         Ok(Self { mean, columns })
     }
-
-    fn trace(&self) -> f64 {
-        self.columns.norm_squared()
-    }
 }
 
-/// Σ√λ over the `rank` largest eigenvalues of a symmetric matrix, those below 0 taken as 0.
-fn sum_of_roots(matrix: DMatrix<f64>, rank: usize) -> Result<f64> {
-    let mut eigenvalues: Vec<f64> = finite(matrix)?.symmetric_eigenvalues().iter().copied().collect();
-    eigenvalues.sort_unstable_by(|a, b| b.total_cmp(a));
-    Ok(eigenvalues.into_iter().take(rank).map(|eigenvalue| eigenvalue.max(0.0).sqrt()).sum())
+/// The most dimensions that samples with these statistics span: n − 1, if n is known.
+fn rank(statistics: &Statistics, dim: usize) -> usize {
+    statistics.n().map_or(dim, |n| (n - 1).min(dim as u64) as usize)
 }
 
-fn combine([a, b]: [&[f64]; 2], traces: [f64; 2], trace_of_root: f64) -> f64 {
-    let squared: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
-    squared + traces[0] + traces[1] - 2.0 * trace_of_root
+/// The covariance of some features.
+fn selected(statistics: &Statistics, features: &[usize]) -> DMatrix<f64> {
+    let (dim, sigma) = (statistics.dim(), statistics.sigma());
+    DMatrix::from_fn(features.len(), features.len(), |i, j| sigma[features[i] * dim + features[j]])
 }
 
 fn same_dim(a: usize, b: usize) -> Result<()> {
@@ -129,7 +158,11 @@ fn finite(matrix: DMatrix<f64>) -> Result<DMatrix<f64>> {
     if matrix.iter().all(|value| value.is_finite()) {
         return Ok(matrix);
     }
-    Err(Error::Usage("the features are so large that products of their covariances overflow".into()))
+    Err(overflow())
+}
+
+fn overflow() -> Error {
+    Error::Usage("the features are so large that their squares, or products of their covariances, overflow".into())
 }
 
 #[cfg(test)]

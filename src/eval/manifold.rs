@@ -50,7 +50,8 @@ impl<'a> Manifold<'a> {
     pub fn new(features: Features<'a>, k_max: usize) -> Result<Self> {
         if k_max == 0 || features.n() <= k_max {
             let n = features.n();
-            let message = format!("found {n} samples and {k_max} neighbours, expected a neighbour and more samples");
+            let message =
+                format!("found {n} samples for k = {k_max}, expected k of 1 or more, and more samples than k");
             return Err(Error::Usage(message));
         }
         let mut nearest = vec![f64::INFINITY; features.n() * k_max];
@@ -128,6 +129,10 @@ pub fn density_coverage(real: &Manifold<'_>, generated: Features<'_>, k: usize) 
 /// The mean coverage of `n_real` data by `n_generated` samples of the same distribution:
 /// 1 − ∏_{i=1…k} (N − i)/(N + M − i) (Naeem et al. 2020), about 1 − 2⁻ᵏ for N = M.
 pub fn expected_coverage(n_real: usize, n_generated: usize, k: usize) -> f64 {
+    if n_real <= k {
+        // A ball around k of fewer others holds everything.
+        return 1.0;
+    }
     let (n, m) = (n_real as f64, n_generated as f64);
     1.0 - (1..=k).map(|i| (n - i as f64) / (n + m - i as f64)).product::<f64>()
 }
@@ -210,9 +215,10 @@ mod tests {
     fn what_cannot_be_asked_is_refused() {
         let values = [0.0, 1.0, 2.0, 3.0];
         let features = Features::new(&values, 1).unwrap();
-        assert!(Manifold::new(features, 0).unwrap_err().to_string().contains("0 neighbours"));
+        assert!(Manifold::new(features, 0).unwrap_err().to_string().contains("for k = 0"));
         let message = Manifold::new(features, 4).unwrap_err().to_string();
-        assert_eq!(message, "found 4 samples and 4 neighbours, expected a neighbour and more samples");
+        assert_eq!(message, "found 4 samples for k = 4, expected k of 1 or more, and more samples than k");
+        assert_eq!((expected_coverage(2, 1, 5), expected_coverage(0, 0, 1)), (1.0, 1.0));
         let manifold = Manifold::new(features, 2).unwrap();
         let message = precision_recall(&manifold, &manifold, 3).unwrap_err().to_string();
         assert_eq!(message, "asked for neighbour 3, expected one of 1 to 2");

@@ -34,6 +34,7 @@ mod pairs;
 mod resize;
 pub mod sample_size;
 pub mod small;
+mod spectrum;
 mod statistics;
 mod statistics_file;
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub fn fid_infinity_sizes(n: usize) -> Result<Vec<usize>> {
 /// FID∞: the value at 1/n = 0 of the line that fits (n, distance) best.
 ///
 /// # Errors
-/// [`Error::Usage`] when there are not two different n, or an n is 0.
+/// [`Error::Usage`] when there are not two different n, an n is 0, or a distance is not finite.
 pub fn fid_infinity(distances: &[(usize, f64)]) -> Result<f64> {
     let count = distances.len() as f64;
     let mean = |f: &dyn Fn(f64, f64) -> f64| {
@@ -51,6 +51,9 @@ pub fn fid_infinity(distances: &[(usize, f64)]) -> Result<f64> {
     let first = distances.first().map(|&(n, _)| n);
     if distances.iter().any(|&(n, _)| n == 0) || distances.iter().all(|&(n, _)| Some(n) == first) {
         return Err(Error::Usage("expected distances of at least two different numbers of samples".into()));
+    }
+    if let Some((n, distance)) = distances.iter().find(|(_, distance)| !distance.is_finite()) {
+        return Err(Error::Usage(format!("the distance of {n} samples is {distance}, expected a finite number")));
     }
     let slope = mean(&|x, y| (x - x_mean) * (y - y_mean)) / variance;
     Ok(y_mean - slope * x_mean)
@@ -86,5 +89,7 @@ mod tests {
         for impossible in [&[][..], &[(5, 1.0), (5, 2.0)], &[(0, 1.0), (5, 2.0)]] {
             assert!(fid_infinity(impossible).unwrap_err().to_string().contains("two different"));
         }
+        let message = fid_infinity(&[(5, 1.0), (6, f64::NEG_INFINITY)]).unwrap_err().to_string();
+        assert_eq!(message, "the distance of 6 samples is -inf, expected a finite number");
     }
 }

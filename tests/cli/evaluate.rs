@@ -78,6 +78,15 @@ fn inception_s_metrics_do_not_depend_on_the_batch_and_say_what_they_are_of() {
     for name in ["pixels.png", "features.png", "distances_pixels.svg", "distances_features.png"] {
         assert!(at.join("neighbours").join(name).is_file(), "{name}");
     }
+    // Few images have no distance from themselves, though their covariance is singular.
+    let distance = |reference: &str| {
+        let args = ["evaluate", "a", "--reference", reference, "--weights", "weights.safetensors", "--json"];
+        let found = numbers(&succeeds(at, &[&args[..], &["--metrics", "fid"]].concat()));
+        assert_eq!(found[0]["metric"], "FID-6");
+        found[0]["value"].as_f64().unwrap()
+    };
+    let (own, other) = (distance("a"), distance("b"));
+    assert!(own.abs() < 1e-9 * other && other > 0.0, "{own} {other}");
     // Another rule gives other numbers, and says so.
     let other = run("4", &["--resize", "pytorch-fid"]);
     assert_eq!(other[1]["resize"], "pytorch-fid");
@@ -125,14 +134,18 @@ fn a_small_network_compares_runs_statistics_and_checkpoints() {
     let args = ["evaluate", "--doc", "d", "--n", "12", "--extractor", "small", "--metrics", "neighbours", "-o", "near"];
     assert_eq!(succeeds(at, &args), "");
     let distances = fs::read_to_string(at.join("near/distances_features.svg")).unwrap();
-    assert!(distances.contains("samples") && distances.contains("held-out images"));
+    assert!(distances.contains("samples, n = 12: run/evaluation/d/") && !distances.contains("<polyline"));
+    assert!(distances.contains("held out, n = 500: digits-test"), "{distances}");
 
     // A sweep scores every checkpoint once.
     let args = ["evaluate", "--doc", "d", "--sweep", "--n", "8", "--extractor", "small", "--metrics", "fid,kid"];
     let table = succeeds(at, &args);
     let rows: Vec<&str> = table.lines().skip(2).collect();
     assert_eq!(rows.len(), 6, "{table}");
-    assert_eq!(rows.iter().filter(|row| row.ends_with("best")).count(), 1, "{table}");
+    assert_eq!(rows.iter().filter(|row| row.ends_with(" **best** |")).count(), 1, "{table}");
+    // In each panel a dot for each checkpoint, and a ring around the best and in the legend.
+    let drawn = fs::read_to_string(at.join("run/evaluation/d/sweep.svg")).unwrap();
+    assert_eq!((drawn.matches("<circle").count(), drawn.matches(">best by FID-small: step ").count()), (2 * 8, 2));
     for name in ["sweep.md", "sweep.svg", "sweep.png", "sweep.jsonl"] {
         assert!(at.join("run/evaluation/d").join(name).is_file(), "{name}");
     }
@@ -191,6 +204,33 @@ fn what_cannot_be_evaluated_is_told() {
         (
             [&["evaluate", "two", "--reference", "two"][..], &weights].concat(),
             "found 2 samples of 1008 classes for 10 splits",
+        ),
+        // Before anything else is looked for.
+        (
+            vec!["evaluate", "two", "--reference", "two", "--metrics", "precision", "--weights", "nowhere"],
+            "two: found 2 images, expected at least 4 for precision and recall (more than k = 3)",
+        ),
+        (
+            vec![
+                "evaluate",
+                "two",
+                "--reference",
+                "broken",
+                "--skip-broken",
+                "--metrics",
+                "density",
+                "--weights",
+                "nowhere",
+            ],
+            "broken: found 2 images, expected at least 6 for density and coverage (more than k = 5)",
+        ),
+        (
+            vec!["evaluate", "two", "--reference", "one", "--metrics", "fid", "--weights", "nowhere"],
+            "one: found 1 images, expected at least 2 for a covariance",
+        ),
+        (
+            vec!["evaluate", "two", "--reference", "one", "--metrics", "kid", "--weights", "nowhere"],
+            "one: found 1 images, expected at least 2 for a kernel distance",
         ),
         (vec!["evaluate"], "required"),
     ] {

@@ -8,7 +8,7 @@ use ncsn::net::params::{self, HostTensor};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet};
 use ncsn::noise::Noise;
 
-use crate::{TRAIN, fails, scratch, succeeds};
+use crate::{TRAIN, fails, ncsn, scratch, succeeds};
 
 /// A safetensors file with f32 `x` and i64 `labels`.
 fn input(x_shape: [usize; 4], labels: &[i64]) -> Vec<u8> {
@@ -51,6 +51,55 @@ fn a_network_is_evaluated_on_given_tensors() {
         let message = fails(folder.path(), &args);
         assert!(message.contains(needle), "{message}");
     }
+}
+
+#[test]
+fn a_score_that_is_not_finite_is_said_or_refused() {
+    let folder = scratch();
+    let at = folder.path();
+    let net = NetworkConfig {
+        architecture: Architecture::Ncsn,
+        channels: 1,
+        width: 2,
+        size: 8,
+        n_levels: 3,
+        input: InputRange::Unit,
+    };
+    let net = RefineNet::new(&net, &mut Noise::new(1).stream("init", 0), &Device::flex()).unwrap();
+    let mut tensors = params::to_host(&net).unwrap();
+    write_tensors(&at.join("good.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+    tensors.iter_mut().flat_map(|(_, tensor)| &mut tensor.values).for_each(|value| *value *= 1e30);
+    write_tensors(&at.join("huge.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+
+    let x = |values: Vec<f32>| HostTensor { shape: vec![3, 1, 8, 8], values };
+    let labels = HostTensor { shape: vec![3], values: vec![0.0, 1.0, 2.0] };
+    let write = |name: &str, x: HostTensor| {
+        use safetensors::{Dtype, tensor::TensorView};
+        let bytes: Vec<u8> = x.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let labels: Vec<u8> = labels.values.iter().flat_map(|&label| (label as i64).to_le_bytes()).collect();
+        let tensors = BTreeMap::from([
+            ("x", TensorView::new(Dtype::F32, x.shape, &bytes).unwrap()),
+            ("labels", TensorView::new(Dtype::I64, vec![3], &labels).unwrap()),
+        ]);
+        std::fs::write(at.join(name), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    };
+    let mut values = vec![0.5; 3 * 64];
+    write("finite.safetensors", x(values.clone()));
+    values[64 + 7] = f32::NAN;
+    values[2 * 64] = f32::INFINITY;
+    write("nan.safetensors", x(values));
+
+    let args = |weights, input, output| ["score", "--checkpoint", weights, "--input", input, "--output", output];
+    let output = ncsn(at, &args("good.safetensors", "nan.safetensors", "out.safetensors")).output().unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("nan.safetensors: x is not finite in image 1, and so is its score: 2 of 3 images"), "{said}");
+    let score = TensorFile::open(&at.join("out.safetensors")).unwrap().get("score").unwrap().unwrap().values;
+    assert!(score[..64].iter().all(|value| value.is_finite()) && score[64..128].iter().any(|value| value.is_nan()));
+
+    let message = fails(at, &args("huge.safetensors", "finite.safetensors", "none.safetensors"));
+    assert!(message.contains("huge.safetensors: the score of image 0 is not finite, though the image is"), "{message}");
+    assert!(!at.join("none.safetensors").exists());
 }
 
 #[test]

@@ -19,7 +19,8 @@ pub fn cases() -> Vec<Case> {
     vec![Case::new("inception's features and logits agree", &FILES, features_and_logits_agree)]
 }
 
-fn network(meta: &Value) -> Inception {
+/// The network with weights by the formula of the fixture.
+pub fn network(meta: &Value) -> Inception {
     let salt = meta["salt"].as_u64().unwrap();
     let keys: Vec<(usize, String, String, Vec<usize>)> = serde_json::from_value(meta["keys"].clone()).unwrap();
     let mut numbers: BTreeMap<_, _> = keys.into_iter().map(|(j, name, _, shape)| (name, (j, shape))).collect();

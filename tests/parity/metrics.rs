@@ -1,15 +1,18 @@
 //! Metrics against the numbers of their published programs, from the same features.
 
+use burn::tensor::{Tensor, TensorData};
 use ncsn::eval::frechet::{frechet_distance_of_features, frechet_distance_of_few};
 use ncsn::eval::{
-    Features, InceptionScore, LegacyRandom, RunningStatistics, ScoreOverSplits, Statistics, Subsets, frechet_distance,
-    kid_by_blocks, kid_by_subsets, mmd2_unbiased,
+    Features, ImageSet, InceptionScore, LegacyRandom, ReadOptions, ResizeRule, Resizer, RunningStatistics,
+    ScoreOverSplits, Statistics, Subsets, frechet_distance, kid_by_blocks, kid_by_subsets, mmd2_unbiased,
 };
+use ncsn::net::Inception;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::Case;
-use crate::fixture::read;
+use crate::fixture::{device, path, read, values};
+use crate::inception::network;
 
 pub fn cases() -> Vec<Case> {
     let [frechet, isc_kid] = ["frechet", "isc_kid"].map(files);
@@ -26,6 +29,16 @@ pub fn cases() -> Vec<Case> {
         ),
         Case::new("identical statistics have no distance", &frechet, identical_statistics_have_no_distance),
         Case::new("frechet distances from features agree", &frechet, frechet_distances_from_features_agree),
+        Case::new(
+            "few features that nalgebra finds no eigenvalues for have no distance from themselves",
+            &["metrics/features_4x53.f32"],
+            few_features_have_no_distance_from_themselves,
+        ),
+        Case::new(
+            "the frechet distance of seven images agrees",
+            &["metrics/two.npy", "metrics/five.npy", "metrics/inception.json"],
+            the_frechet_distance_of_seven_images_agrees,
+        ),
         Case::new("inception scores agree", &isc_kid, inception_scores_agree),
         Case::new("kernel distances agree", &isc_kid, kernel_distances_agree),
         Case::new("subsets are drawn as numpy draws them", &isc_kid, subsets_are_drawn_as_numpy_draws_them),
@@ -114,6 +127,53 @@ fn frechet_distances_from_features_agree() {
     assert_close("statistics", frechet_distance(&a_statistics, &b_statistics).unwrap(), expected, 1e-8);
     assert_close("few", frechet_distance_of_few(a, &b_statistics).unwrap(), expected, 1e-8);
     assert_close("features", frechet_distance_of_features(a, b).unwrap(), expected, 1e-8);
+}
+
+fn few_features_have_no_distance_from_themselves() {
+    let values: Vec<f32> =
+        read("metrics/features_4x53.f32").as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let features = Features::new(&values, 53).unwrap();
+    let mut statistics = RunningStatistics::new(53);
+    statistics.add(features).unwrap();
+    let known = statistics.finish().unwrap();
+    // As files of other programs have them: of an unknown number of samples.
+    let unknown = Statistics::new(None, known.mu().to_vec(), known.sigma().to_vec()).unwrap();
+    for found in [
+        frechet_distance(&known, &known).unwrap(),
+        frechet_distance(&unknown, &unknown).unwrap(),
+        frechet_distance(&unknown, &known).unwrap(),
+        frechet_distance_of_few(features, &known).unwrap(),
+        frechet_distance_of_features(features, features).unwrap(),
+    ] {
+        assert!(found.abs() <= 1e-9 * known.trace(), "{found}, a trace of {}", known.trace());
+    }
+}
+
+fn the_frechet_distance_of_seven_images_agrees() {
+    let net = network(&serde_json::from_slice(&read("metrics/inception.json")).unwrap());
+    let [two, five] = ["metrics/two.npy", "metrics/five.npy"].map(|name| {
+        let images = ImageSet::open(&path(name), &ReadOptions::default()).unwrap();
+        let x = Resizer::new(ResizeRule::Compat, images.size(), Inception::SIDE)
+            .batch(&images.read(0..images.len()).unwrap());
+        let shape = [images.len(), 3, Inception::SIDE, Inception::SIDE];
+        let features = net.forward(Tensor::from_data(TensorData::new(x, shape), &device())).features();
+        values(features)
+    });
+    let [two, five] = [&two, &five].map(|values| Features::new(values, Inception::N_FEATURES).unwrap());
+    let statistics = |features| {
+        let mut statistics = RunningStatistics::new(Inception::N_FEATURES);
+        statistics.add(features).unwrap();
+        statistics.finish().unwrap()
+    };
+    for found in [
+        frechet_distance_of_features(two, five).unwrap(),
+        frechet_distance_of_few(two, &statistics(five)).unwrap(),
+        frechet_distance_of_few(five, &statistics(two)).unwrap(),
+        frechet_distance(&statistics(two), &statistics(five)).unwrap(),
+    ] {
+        // The value has six digits, and features are f32.
+        assert!((found - 0.308_893).abs() < 2e-6, "{found}");
+    }
 }
 
 fn inception_scores_agree() {

@@ -13,6 +13,7 @@ use ncsn::{Error, Result};
 
 use super::super::data;
 use super::super::log::Log;
+use super::report::printable;
 
 /// Images of a data set without end.
 const N_ENDLESS: usize = 10_000;
@@ -112,7 +113,9 @@ impl Images {
     /// Whether they are in no order that anybody chose for an inception score: a data set's may be sorted by class.
     pub fn may_be_sorted(&self) -> bool {
         match self {
-            Self::Path(path) => path.is_dir() && !path.join("samples.json").is_file(),
+            // What `ncsn sample` wrote is in the order of its seeds.
+            Self::Path(path) if path.is_dir() => !path.join("samples.json").is_file(),
+            Self::Path(path) => !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")),
             Self::Set(_) => true,
         }
     }
@@ -193,9 +196,10 @@ fn report_broken(images: &ImageSet, log: &mut Log) {
     if broken.is_empty() {
         return;
     }
-    log.warning(format!("{}: {} files cannot be read and are left out:", images.name(), broken.len()));
+    let name = printable(images.name());
+    log.warning(format!("{name}: {} files cannot be read and are left out:", broken.len()));
     for error in broken.iter().take(N_NAMED) {
-        log.warning(format!("  {error}"));
+        log.warning(format!("  {}", printable(&error.to_string())));
     }
     if broken.len() > N_NAMED {
         log.warning(format!("  and {} more", broken.len() - N_NAMED));
@@ -231,6 +235,19 @@ mod tests {
             let error = text.parse::<Images>().unwrap_err().to_string();
             assert!(error.contains(&format!("found {text:?}, expected a part like")), "{error}");
         }
+    }
+
+    #[test]
+    fn only_what_sample_wrote_is_in_an_order_that_classes_cannot_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let may_be_sorted = |path: &Path| Images::Path(path.into()).may_be_sorted();
+        assert!(may_be_sorted(folder.path()));
+        for name in ["a.npy", "a.npz"] {
+            assert!(may_be_sorted(&folder.path().join(name)), "{name}");
+        }
+        assert!(!may_be_sorted(&folder.path().join("samples.safetensors")));
+        std::fs::write(folder.path().join("samples.json"), "{}").unwrap();
+        assert!(!may_be_sorted(folder.path()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::super::log::Log;
 use super::super::stop;
 use super::super::train::create_folder;
 use super::pass::{self, Wanted};
+use super::report::printable;
 
 /// Samples in a picture, and neighbours of each (Song & Ermon 2020, appendix).
 const N_SHOWN: usize = 10;
@@ -94,7 +95,7 @@ impl Search<'_> {
         let n_chunk = (CHUNK_BYTES / dim).max(1);
         for start in (0..reference.len()).step_by(n_chunk) {
             if stop::asked() {
-                log.info(format!("stopped searching {}", reference.name()));
+                log.info(format!("stopped searching {}", printable(reference.name())));
                 return Ok(None);
             }
             let chunk = intensities(&reference.read(start..reference.len().min(start + n_chunk))?);
@@ -129,22 +130,25 @@ impl Search<'_> {
             let quantile = |q: f64| distances[((distances.len() - 1) as f64 * q).round() as usize];
             log.info(format!(
                 "nearest of {} by {name}: 5 % of {} images of {} are within {:.4}, half within {:.4}",
-                self.reference.images.name(),
+                printable(self.reference.images.name()),
                 distances.len(),
-                set.name(),
+                printable(set.name()),
                 quantile(0.05),
                 quantile(0.5)
             ));
         }
-        let all = distances.iter().flatten();
-        let range = all.fold([f64::INFINITY, 0.0], |[low, high]: [f64; 2], &d| [low.min(d), high.max(d)]);
-        let names = ["samples", "held-out images"].map(String::from);
-        let series = names.into_iter().zip(&distances).map(|(name, distances)| (name, histogram(distances, &range)));
+        let range = range(distances.iter().flatten().copied());
+        let kinds = ["samples", "held out"];
+        let series = kinds.into_iter().zip(found).zip(&distances).map(|((kind, (set, _)), distances)| {
+            // A name may be long, and is cut at its end.
+            (format!("{kind}, n = {}: {}", distances.len(), set.name()), histogram(distances, range))
+        });
         let panel = Panel {
-            title: "Distance to the nearest image".into(),
-            content: Content::Lines {
+            title: format!("Distance to the nearest image of {}", self.reference.images.name()),
+            content: Content::Bars {
                 x_label: format!("distance of {name}"),
                 y_label: "share of images".into(),
+                range,
                 series: series.collect(),
             },
         };
@@ -177,13 +181,23 @@ fn smallest(neighbours: &[Vec<Neighbour>]) -> Vec<f64> {
     distances
 }
 
-/// The share of distances in each of equal parts of the range, at the part's centre.
-fn histogram(distances: &[f64], &[low, high]: &[f64; 2]) -> Vec<(f64, f64)> {
-    let width = ((high - low) / N_BARS as f64).max(f64::MIN_POSITIVE);
+/// From the smallest to the largest distance; if they are the same, some space around it.
+fn range(distances: impl Iterator<Item = f64>) -> [f64; 2] {
+    let [low, high] = distances.fold([f64::INFINITY, 0.0], |[low, high]: [f64; 2], d| [low.min(d), high.max(d)]);
+    match high {
+        // A histogram whose bins labels can tell apart.
+        _ if high - low > 1e-6 * high => [low, high],
+        0.0 => [0.0, 1.0],
+        _ => [0.5 * low, 1.5 * high],
+    }
+}
+
+/// The share of distances in each of equal parts of the range.
+fn histogram(distances: &[f64], [low, high]: [f64; 2]) -> Vec<f64> {
+    let width = (high - low) / N_BARS as f64;
     let mut counts = [0_usize; N_BARS];
     distances.iter().for_each(|distance| counts[(((distance - low) / width) as usize).min(N_BARS - 1)] += 1);
-    let share = |(i, count): (usize, usize)| (low + (i as f64 + 0.5) * width, count as f64 / distances.len() as f64);
-    counts.into_iter().enumerate().map(share).collect()
+    counts.into_iter().map(|count| count as f64 / distances.len() as f64).collect()
 }
 
 #[cfg(test)]
@@ -193,11 +207,14 @@ mod tests {
     #[test]
     fn a_histogram_counts_every_distance_once() {
         let distances = [1.0, 1.0, 2.0, 3.9, 4.0];
-        let bars = histogram(&distances, &[1.0, 4.0]);
-        assert!((bars.iter().map(|bar| bar.1).sum::<f64>() - 1.0).abs() < 1e-12);
-        assert_eq!((bars[0].1, bars[N_BARS - 1].1), (0.4, 0.4));
-        assert!((bars[0].0 - 1.075).abs() < 1e-12);
-        // All the same.
-        assert_eq!(histogram(&[2.0, 2.0], &[2.0, 2.0])[0].1, 1.0);
+        assert_eq!(range(distances.into_iter()), [1.0, 4.0]);
+        let bars = histogram(&distances, [1.0, 4.0]);
+        assert!((bars.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert_eq!((bars[0], bars[N_BARS - 1]), (0.4, 0.4));
+        // All the same: 2 lies in the middle of 1 to 3, 0 at the left end.
+        let same = range([2.0, 2.0].into_iter());
+        assert_eq!((same, histogram(&[2.0, 2.0], same)[N_BARS / 2]), ([1.0, 3.0], 1.0));
+        let none = range([0.0, 0.0].into_iter());
+        assert_eq!((none, histogram(&[0.0, 0.0], none)[0]), ([0.0, 1.0], 1.0));
     }
 }

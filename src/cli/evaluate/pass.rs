@@ -6,11 +6,12 @@ use ncsn::{Error, Result};
 use super::super::log::Log;
 use super::super::progress::Progress;
 use super::super::stop;
+use super::report::printable;
 
 /// What to make of the features.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
-    /// Mean and covariance.
+    /// Mean and covariance; of images that are at most as many as features, the features too, from which distances are more accurate.
     pub statistics: bool,
     /// The score of the logits over so many splits, and the seed by which images are put in another order first.
     pub score: Option<(usize, Option<u32>)>,
@@ -43,16 +44,17 @@ pub fn run(
             None => score,
         })
     };
+    let keeps_features = wanted.features || wanted.statistics && n <= n_features;
     let mut found = Found {
         statistics: wanted.statistics.then(|| RunningStatistics::new(n_features)),
         score: wanted.score.map(new_score).transpose()?,
-        features: Vec::with_capacity(if wanted.features { n * n_features } else { 0 }),
+        features: Vec::with_capacity(if keeps_features { n * n_features } else { 0 }),
     };
     let mut progress = Progress::new(log, "image", 0, n as u64);
     for start in (0..n).step_by(batch) {
         if stop::asked() {
             drop(progress);
-            log.info(format!("stopped after {start} of {n} images of {}", images.name()));
+            log.info(format!("stopped after {start} of {n} images of {}", printable(images.name())));
             return Ok(None);
         }
         let range = start..n.min(start + batch);
@@ -64,10 +66,10 @@ pub fn run(
         if let Some(score) = &mut found.score {
             score.add(rows(&extracted.logits, extractor.n_classes(), images, start)?)?;
         }
-        if wanted.features {
+        if keeps_features {
             found.features.extend(features.values());
         }
-        progress.update(log, range.end as u64, &format!("of {}", images.name()));
+        progress.update(log, range.end as u64, &format!("of {}", printable(images.name())));
     }
     Ok(Some(found))
 }
@@ -75,7 +77,7 @@ pub fn run(
 /// The rows of images from number `start` on, all of them finite.
 fn rows<'a>(values: &'a [f32], dim: usize, images: &ImageSet, start: usize) -> Result<Features<'a>> {
     Features::new(values, dim).map_err(|error| {
-        let name = images.name();
+        let name = printable(images.name());
         Error::Usage(format!("{name}: the network's {error} (counted from image {start}): are these its weights?"))
     })
 }

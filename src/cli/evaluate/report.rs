@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use ncsn::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// What the numbers of one call have in common.
@@ -74,6 +75,18 @@ pub struct Number {
 }
 
 impl Number {
+    /// The same, if it is a number: JSON has none that is not finite, and no table can rank one.
+    pub fn finite(self) -> Result<Self> {
+        match [Some(self.value), self.std].into_iter().flatten().find(|value| !value.is_finite()) {
+            None => Ok(self),
+            Some(value) => {
+                let message =
+                    format!("{} is {value}, expected a finite number: the features may be too large", self.metric);
+                Err(Error::Usage(message))
+            }
+        }
+    }
+
     /// Whether less is better.
     pub fn is_better_small(&self) -> bool {
         self.metric.starts_with("FID") || self.metric.starts_with("KID")
@@ -96,8 +109,8 @@ impl Number {
         let reference = all.reference.as_ref().filter(|_| self.is_distance);
         if let Some(reference) = reference {
             match reference.n {
-                Some(n) => add(format_args!(" vs {n} ({})", reference.name)),
-                None => add(format_args!(" vs {}", reference.name)),
+                Some(n) => add(format_args!(" vs {n} ({})", printable(&reference.name))),
+                None => add(format_args!(" vs {}", printable(&reference.name))),
             }
         }
         add(format_args!("  {}", all.extractor));
@@ -140,6 +153,11 @@ impl Number {
 fn shown(value: f64) -> String {
     let n_before = if value == 0.0 { 1 } else { value.abs().log10().floor() as i32 + 1 };
     format!("{value:.*}", (5 - n_before).clamp(1, 8) as usize)
+}
+
+/// A name from outside, for a terminal: control characters, which could make it do things, are escaped.
+pub fn printable(name: &str) -> String {
+    name.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
 }
 
 /// The first eight digits of a digest.
@@ -215,6 +233,35 @@ mod tests {
         assert_eq!(json["weights_sha256"], "6726825d0af5f729");
         assert_eq!(json["reference"]["sha256"], "9c41aaaabbbb");
         assert_eq!(json["checkpoint"], 200_000);
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_an_error() {
+        let number = |value, std| Number {
+            metric: "FID-small".into(),
+            value,
+            std,
+            variant: None,
+            is_distance: true,
+            warnings: Vec::new(),
+        };
+        assert!(number(-1e-9, Some(0.0)).finite().is_ok());
+        for (value, std, found) in
+            [(f64::NEG_INFINITY, None, "-inf"), (f64::NAN, None, "NaN"), (1.0, Some(f64::INFINITY), "inf")]
+        {
+            let message = number(value, std).finite().expect_err("not finite").to_string();
+            assert!(message.starts_with(&format!("FID-small is {found}, expected a finite number")), "{message}");
+        }
+    }
+
+    #[test]
+    fn names_from_outside_cannot_steer_a_terminal() {
+        let mut all = circumstances();
+        all.reference = all.reference.map(|reference| Reference { name: "a\u{1b}[2Jb\nc".into(), ..reference });
+        let (metric, value) = ("FID".into(), 1.0);
+        let number = Number { metric, value, std: None, variant: None, is_distance: true, warnings: Vec::new() };
+        let line = number.line(&all);
+        assert!(line.contains("(a\\u{1b}[2Jb\\nc)") && !line.contains(char::is_control), "{line}");
     }
 
     #[test]

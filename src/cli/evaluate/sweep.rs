@@ -101,6 +101,13 @@ struct Row {
     numbers: Vec<Number>,
 }
 
+impl Row {
+    /// Of metric `i`; not a number where it has none.
+    fn value(&self, i: usize) -> f64 {
+        self.numbers.get(i).map_or(f64::NAN, |number| number.value)
+    }
+}
+
 /// `ncsn evaluate --sweep`
 pub fn run(args: &EvaluateArgs) -> Result<ExitCode> {
     if args.metrics.contains(&Metric::Neighbours) {
@@ -117,29 +124,44 @@ pub fn run(args: &EvaluateArgs) -> Result<ExitCode> {
     let mut rows = read_rows(&path)?;
     let steps = run.checkpoints.steps()?;
     let mut evaluation: Option<Evaluation<'_>> = None;
+    let mut failed: Vec<u64> = Vec::new();
     for &step in &steps {
         let key = args.key(&run.digest(step)?);
         if rows.iter().any(|row| row.step == step && row.key == key) {
             continue;
         }
+        // Numbers of other settings or weights are no longer the checkpoint's.
+        rows.retain(|row| row.step != step);
         let Some(samples) = run.draw(step, &device, &mut log)? else { return stopped(&mut log) };
         if evaluation.is_none() {
             let data = Some(&run.config.data);
             evaluation = Evaluation::prepare(args, &samples.images, data, device.clone(), &mut log)?;
         }
         let Some(evaluation) = &evaluation else { return stopped(&mut log) };
-        let Some(outcome) = evaluation.numbers(&samples, &mut log)? else { return stopped(&mut log) };
+        let outcome = match evaluation.numbers(&samples, &mut log) {
+            // Of one checkpoint, whose samples have no such numbers; the others' may have.
+            Err(Error::Usage(message)) => {
+                log.warning(format!("step {step}: {message}"));
+                failed.push(step);
+                continue;
+            }
+            outcome => outcome?,
+        };
+        let Some(outcome) = outcome else { return stopped(&mut log) };
         for number in &outcome.numbers {
             log.info(number.line(&outcome.all));
         }
-        rows.retain(|row| row.step != step);
         rows.push(Row { step, key, numbers: outcome.numbers });
         rows.sort_by_key(|row| row.step);
         write_rows(&path, &rows)?;
     }
     rows.retain(|row| steps.contains(&row.step));
     finish(&run, &rows, args.json, &mut log)?;
-    Ok(ExitCode::SUCCESS)
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let failed: Vec<String> = failed.iter().map(u64::to_string).collect();
+    Err(Error::Usage(format!("found no metrics of {} checkpoints (above): steps {}", failed.len(), failed.join(", "))))
 }
 
 fn stopped(log: &mut Log) -> Result<ExitCode> {
@@ -166,10 +188,14 @@ impl EvaluateArgs {
     }
 }
 
-/// The rows of an earlier call. A line that is no row (the disk was full, say) is left out, and found again.
+/// The rows of an earlier call. A line that is no row (the disk was full, say), or has a number that is not finite, is left out, and
+/// found again.
 fn read_rows(path: &Path) -> Result<Vec<Row>> {
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+        Ok(text) => {
+            let rows = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            Ok(rows.filter(|row: &Row| row.numbers.iter().all(|number| number.clone().finite().is_ok())).collect())
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io(path)(error)),
     }
@@ -187,19 +213,14 @@ fn finish(run: &Run<'_>, rows: &[Row], json: bool, log: &mut Log) -> Result<()> 
     let text = table(rows, best);
     let path = run.folder.join("sweep.md");
     write_atomically(&path, |out| out.write_all(text.as_bytes()))?;
-    let columns = &rows[0].numbers;
+    let columns = &rows[best].numbers;
     let panel = |(i, number): (usize, &Number)| Panel {
-        title: match i {
-            0 => format!("{}, best at step {}", number.metric, rows[best].step),
-            _ => number.metric.clone(),
-        },
-        content: Content::Lines {
+        title: number.metric.clone(),
+        content: Content::Marked {
             x_label: "step".into(),
             y_label: number.metric.clone(),
-            series: vec![(
-                number.metric.clone(),
-                rows.iter().filter_map(|row| Some((row.step as f64, row.numbers.get(i)?.value))).collect(),
-            )],
+            points: rows.iter().map(|row| (row.step as f64, row.value(i))).collect(),
+            ring: Some((best, format!("best by {}: step {}", columns[0].metric, rows[best].step))),
         },
     };
     let panels: Vec<Panel> = columns.iter().enumerate().map(panel).collect();
@@ -213,13 +234,14 @@ fn finish(run: &Run<'_>, rows: &[Row], json: bool, log: &mut Log) -> Result<()> 
     Ok(())
 }
 
-/// The row with the best first number: the smallest distance, or the largest of anything else.
+/// The row with the best first number: the smallest distance, or the largest of anything else. One that is not finite is never the
+/// best.
 fn best(rows: &[Row]) -> Option<usize> {
     let badness = |row: &Row| {
         let first = &row.numbers[0];
         if first.is_better_small() { first.value } else { -first.value }
     };
-    let rows = rows.iter().enumerate().filter(|(_, row)| !row.numbers.is_empty());
+    let rows = rows.iter().enumerate().filter(|(_, row)| row.value(0).is_finite());
     rows.min_by(|(_, a), (_, b)| badness(a).total_cmp(&badness(b))).map(|(i, _)| i)
 }
 
@@ -229,15 +251,15 @@ fn table(rows: &[Row], best: usize) -> String {
     for number in &rows[best].numbers {
         let _ = write!(text, " {} |", number.metric);
     }
-    text.push_str("\n|---:|");
+    text.push_str(" |\n|---:|");
     rows[best].numbers.iter().for_each(|_| text.push_str("---:|"));
-    text.push('\n');
+    text.push_str("---|\n");
     for (i, row) in rows.iter().enumerate() {
         let _ = write!(text, "| {} |", row.step);
         for number in &row.numbers {
             let _ = write!(text, " {} |", number.shown());
         }
-        text.push_str(if i == best { " best\n" } else { "\n" });
+        text.push_str(if i == best { " **best** |\n" } else { " |\n" });
     }
     text
 }
@@ -264,12 +286,17 @@ mod tests {
         assert_eq!(best(&rows("FID-1k")), Some(1));
         assert_eq!(best(&rows("IS")), Some(0));
         assert_eq!(best(&[]), None);
+        let infinite = [row(10, "FID", f64::NEG_INFINITY), row(20, "FID", f64::NAN), row(30, "FID", 7.0)];
+        assert_eq!(best(&infinite), Some(2));
+        assert_eq!(best(&infinite[..2]), None);
+        assert_eq!(best(&[row(10, "IS", f64::INFINITY), row(20, "IS", 7.0)]), Some(1));
     }
 
     #[test]
     fn the_table_marks_the_best() {
         let rows = [row(10, "FID-1k", 31.25), row(20, "FID-1k", 12.5)];
-        assert_eq!(table(&rows, 1), "| step | FID-1k |\n|---:|---:|\n| 10 | 31.250 |\n| 20 | 12.500 | best\n");
+        let expected = "| step | FID-1k | |\n|---:|---:|---|\n| 10 | 31.250 | |\n| 20 | 12.500 | **best** |\n";
+        assert_eq!(table(&rows, 1), expected);
     }
 
     #[test]
@@ -279,7 +306,9 @@ mod tests {
         assert!(read_rows(&path).expect("none").is_empty());
         write_rows(&path, &[row(10, "IS", 1.5)]).expect("written");
         let mut text = std::fs::read_to_string(&path).expect("read");
-        text.push_str("{\"step\": 20, \"ke");
+        text.push_str(
+            "{\"step\":15,\"key\":\"\",\"numbers\":[{\"metric\":\"IS\",\"value\":null}]}\n{\"step\": 20, \"ke",
+        );
         std::fs::write(&path, text).expect("written");
         let rows = read_rows(&path).expect("read");
         assert_eq!((rows.len(), rows[0].step, rows[0].numbers[0].value), (1, 10, 1.5));
