@@ -153,10 +153,12 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     if grid_path.exists() && !args.overwrite {
         return Err(Error::Usage(format!("{} exists; --overwrite replaces it", grid_path.display())));
     }
-    create_folder(&args.output.join("images"))?;
-
     let shape @ [channels, height, width] = source.shape();
     let (image_len, noise) = (channels * height * width, Noise::new(args.seed));
+    // What cannot be read is refused before anything is written.
+    args.mask.hidden([height, width], 0, noise)?;
+    (0..n_images as usize).try_for_each(|image| source.read(image, &mut vec![0; image_len]))?;
+    create_folder(&args.output.join("images"))?;
     let levels = noise_levels(&config)?;
     let steps = annealed_steps(&levels, config.sampling.n_steps_each, config.sampling.step_lr);
     let device = net.devices().into_iter().next().expect("a network lives somewhere");
@@ -229,7 +231,9 @@ fn open_images(args: &InpaintArgs, trained_on: &Data, log: &mut Log) -> Result<A
         if !known.is_dir() {
             return Err(Error::MissingData(format!("found no folder and no data set {:?}", args.images)));
         }
-        return Ok(Arc::new(Folder::all(known, channels, image_size)?));
+        let folder = Folder::all(known, channels, image_size)?;
+        data::report_left_out(&folder, known, log);
+        return Ok(Arc::new(folder));
     };
     if let Some(expected) = dataset.fixed_channels().filter(|&expected| expected != channels) {
         return Err(Error::Usage(format!(

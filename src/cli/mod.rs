@@ -233,7 +233,10 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
-            ExitCode::FAILURE
+            match error {
+                Error::Stopped(_) => ExitCode::from(stop::INTERRUPTED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

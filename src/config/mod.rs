@@ -14,6 +14,7 @@ use section::Section;
 use yaml::{Entry, Node, Place, Value};
 
 use crate::error::{Error, Result};
+use crate::file::read_at_most;
 pub use crate::loss::Slicing;
 pub use crate::net::Architecture;
 use crate::net::MLP_WIDTH;
@@ -315,13 +316,7 @@ impl Config {
     pub fn load(name: &str, overrides: &[String], runner: Option<Runner>) -> Result<(File, String)> {
         for path in [PathBuf::from(name), Path::new("configs").join(name)] {
             if path.exists() {
-                let length = fs::metadata(&path).map_err(Error::io(&path))?.len();
-                if length > yaml::MAX_BYTES as u64 {
-                    let message =
-                        format!("found {length} bytes, expected a configuration of at most {}", yaml::MAX_BYTES);
-                    return Err(Error::format(&path, message));
-                }
-                let bytes = fs::read(&path).map_err(Error::io(&path))?;
+                let bytes = read_at_most(&path, yaml::MAX_BYTES as u64)?;
                 let text =
                     String::from_utf8(bytes).map_err(|_| Error::format(&path, "found bytes that are no UTF-8 text"))?;
                 let place = path.display().to_string();
