@@ -200,15 +200,19 @@ impl JsonLines {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        match fs::read_to_string(path) {
-            Ok(text) => {
-                let kept: String = text.split_inclusive('\n').filter(|line| up_to(line, step)).collect();
-                if kept != text {
-                    file::write_atomically(path, |out| out.write_all(kept.as_bytes()))?;
+        match file::read_at_most(path, u64::MAX) {
+            Ok(bytes) => {
+                // Some editors mark UTF-8 so.
+                let lines = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+                let is_kept = |line: &&[u8]| up_to(line, step);
+                let kept: Vec<u8> =
+                    lines.split_inclusive(|&byte| byte == b'\n').filter(is_kept).flatten().copied().collect();
+                if kept != bytes {
+                    file::write_atomically(path, |out| out.write_all(&kept))?;
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io(path)(error)),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
         let file = File::options().create(true).append(true).open(path).map_err(Error::io(path))?;
         Ok(Self { file, path: path.to_path_buf() })
@@ -226,8 +230,8 @@ impl JsonLines {
 }
 
 /// Whether a whole line reports a step up to `step`; a cut one, from a killed program, does not count.
-fn up_to(line: &str, step: u64) -> bool {
-    let value: Option<serde_json::Value> = line.ends_with('\n').then(|| serde_json::from_str(line).ok()).flatten();
+fn up_to(line: &[u8], step: u64) -> bool {
+    let value: Option<serde_json::Value> = line.ends_with(b"\n").then(|| serde_json::from_slice(line).ok()).flatten();
     value.and_then(|v| v.get("step").and_then(serde_json::Value::as_u64)).is_some_and(|found| found <= step)
 }
 
@@ -284,6 +288,16 @@ mod tests {
             EventWriter::create(folder.path(), None).unwrap();
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn lines_that_are_no_text_are_dropped_and_a_mark_of_utf_8_and_ends_of_windows_are_harmless() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let lines = b"\xef\xbb\xbf{\"step\":1}\r\n\xff\xfe\x00\n{\"step\":2}\n{\"step\":3,\"a\":\"\x80\"}\ntext\n{\"step\":4}\n";
+        fs::write(&path, lines).unwrap();
+        drop(JsonLines::open(&path, 3).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"{\"step\":1}\r\n{\"step\":2}\n");
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub enum Error {
     /// Files of a data set that are not there, with what to put where.
     #[error("{}", fit_for_terminal(.0))]
     MissingData(String),
+    /// Work that was given up because whoever asked for it wanted to stop.
+    #[error("{0}")]
+    Stopped(String),
     /// A loss or gradient that is not finite.
     #[error(
         "{what} is {value} at step {step}: training has diverged (a smaller optim.lr or training.grad_clip may help)"

@@ -127,9 +127,9 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut AtomicFile) -> io::
 /// The SHA-256 of a file, in hexadecimal digits.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be read.
+/// [`Error::Io`] when it cannot be read, [`Error::Format`] when it is no regular file.
 pub fn sha256(path: &Path) -> Result<String> {
-    digest::<Sha256>(&mut File::open(path).map_err(Error::io(path))?, path)
+    digest::<Sha256>(&mut open_regular(path)?.0, path)
 }
 
 /// The SHA-256 of `bytes`, in hexadecimal digits.

@@ -85,6 +85,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod file;
+pub mod guard;
 pub mod image;
 pub mod loss;
 pub mod net;

@@ -1,5 +1,6 @@
 //! From a configuration's data set to a source of images.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use ncsn::data::sets::{self, Download};
 use ncsn::data::{Labelled, Source, Split};
 
 use super::log::Log;
+use super::stop;
 
 /// Opens the images of `data` below `root`, `RUN/datasets`; what is missing is downloaded.
 pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc<dyn Source>> {
@@ -24,8 +26,22 @@ pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc
         Dataset::Cifar10 => resized(sets::cifar10(&root.join("cifar10"), split, Download::Allowed, &mut progress)?),
         Dataset::Svhn => resized(sets::svhn(&root.join("svhn"), split, Download::Allowed, &mut progress)?),
         Dataset::CelebA => Ok(Arc::new(CelebA::open(&root.join("celeba"), split, channels, size)?)),
-        Dataset::Folder(path) => Ok(Arc::new(Folder::open(path, split, channels, size)?)),
+        Dataset::Folder(path) => {
+            let folder = Folder::open(path, split, channels, size)?;
+            // Both splits of one folder leave out the same; those of two folders have their own.
+            if split == Split::Train || path.join("test").is_dir() {
+                report_left_out(&folder, path, log);
+            }
+            Ok(Arc::new(folder))
+        }
         Dataset::Digits => Ok(Arc::new(Digits::new(size, channels, split)?)),
+    }
+}
+
+/// Says how many images of a folder are not read because of their formats.
+pub fn report_left_out(folder: &Folder, path: &Path, log: &mut Log) {
+    if !folder.left_out().is_empty() {
+        log.warning(format!("{}: {}", path.display(), folder.left_out()));
     }
 }
 
@@ -46,8 +62,8 @@ pub fn open_labelled(data: &Data, root: &Path, split: Split, log: &mut Log) -> R
     Ok(labelled.resized(size))
 }
 
-/// Says how far a download is.
-pub fn progress<'a>(name: &'static str, log: &'a mut Log) -> impl FnMut(u64, u64) + use<'a> {
+/// Says how far a download is, and ends it when the user wants the program to stop.
+pub fn progress<'a>(name: &'static str, log: &'a mut Log) -> impl FnMut(u64, u64) -> ControlFlow<()> + use<'a> {
     let mut shown = None;
     move |done: u64, total: u64| {
         let percent = 100 * done / total.max(1);
@@ -55,5 +71,6 @@ pub fn progress<'a>(name: &'static str, log: &'a mut Log) -> impl FnMut(u64, u64
             shown = Some(percent);
             log.info(format!("downloading {name}: {percent} % of {:.1} MB", total as f64 / 1e6));
         }
+        if stop::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }

@@ -352,7 +352,9 @@ fn open_images(args: &InpaintArgs, trained_on: &Data, log: &mut Log) -> Result<A
         if !known.is_dir() {
             return Err(Error::MissingData(format!("found no folder and no data set {:?}", args.images)));
         }
-        return Ok(Arc::new(Folder::all(known, channels, image_size)?));
+        let folder = Folder::all(known, channels, image_size)?;
+        data::report_left_out(&folder, known, log);
+        return Ok(Arc::new(folder));
     };
     if let Some(expected) = dataset.fixed_channels().filter(|&expected| expected != channels) {
         return Err(Error::Usage(format!(

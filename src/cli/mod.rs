@@ -248,7 +248,10 @@ pub fn main() -> ExitCode {
         Ok(code) => end(code),
         Err(error) => {
             hint(format!("error: {error}"));
-            ExitCode::FAILURE
+            match error {
+                Error::Stopped(_) => stop::code(),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -28,6 +28,10 @@ static FAILED: AtomicBool = AtomicBool::new(false);
 /// From now on panics are handled as this module says.
 pub fn listen() {
     set_hook(Box::new(|panic| {
+        // A decoder's, of which the caller makes an error that names the file.
+        if ncsn::guard::is_guarded() {
+            return;
+        }
         let message = panic.payload_as_str().unwrap_or("no message");
         if thread::current().name().is_some_and(is_device_thread) {
             *locked(&OF_DEVICE) = Some(message.into());

@@ -88,6 +88,8 @@ pub fn parse(text: &str, source: &str) -> Result<Node> {
     if text.len() > MAX_BYTES {
         return Err(fail(1, format!("found {} bytes, expected at most {MAX_BYTES}", text.len())));
     }
+    // Some editors mark UTF-8 so.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // Containers being read, innermost last; `pending_key` belongs to the mapping it stands in.
     let mut open: Vec<(Node, Option<(String, Place)>)> = Vec::new();
     let mut root: Option<Node> = None;
@@ -174,6 +176,13 @@ mod tests {
             inner[0].node,
             Node { place: Place::Line(4), value: Value::Scalar { text: "x".into(), quoted: true } }
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_line_ends_of_windows_change_nothing() {
+        let text = "a: 1\nb:\n  c: 'x'\n  d: [1, 2]\n";
+        let marked = format!("\u{feff}{}", text.replace('\n', "\r\n"));
+        assert_eq!(parse(&marked, "f.yml").expect("valid"), parse(text, "f.yml").expect("valid"));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Reading that a file's own claims about its sizes cannot blow up.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
+
+use flate2::bufread::GzDecoder;
 
 use crate::error::{Error, Result};
 
@@ -24,10 +26,69 @@ pub(super) fn check_declared(path: &Path, n_declared: u64, n_packed: u64) -> Res
     Ok(())
 }
 
-/// Reads `n_bytes` bytes of `what`; memory grows only as they arrive.
+/// What gzip has packed: the members of a file one after the other, perhaps with zeros behind them, as tapes and some disks pad files.
+pub(super) struct Gzip<R> {
+    /// `None` once something was wrong.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Gzip<R> {
+    pub(super) fn new(packed: R) -> Self {
+        Self { member: Some(GzDecoder::new(packed)) }
+    }
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(member) = &mut self.member else { return Ok(0) };
+            let n_read = member.read(buffer)?;
+            if n_read > 0 || buffer.is_empty() {
+                return Ok(n_read);
+            }
+            let packed = member.get_mut();
+            match first_after_zeros(packed)? {
+                None => return Ok(0),
+                Some(0x1f) => self.member = self.member.take().map(|member| GzDecoder::new(member.into_inner())),
+                Some(_) => {
+                    self.member = None;
+                    let message = "what follows its gzip stream is no other one";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+                }
+            }
+        }
+    }
+}
+
+/// Passes over zeros, and gives the byte behind them without reading it.
+fn first_after_zeros(reader: &mut impl BufRead) -> io::Result<Option<u8>> {
+    loop {
+        let bytes = reader.fill_buf()?;
+        let n = bytes.len();
+        match bytes.iter().position(|&byte| byte != 0) {
+            Some(at) => {
+                let byte = bytes[at];
+                reader.consume(at);
+                return Ok(Some(byte));
+            }
+            None if n == 0 => return Ok(None),
+            None => reader.consume(n),
+        }
+    }
+}
+
+/// Reads `n_bytes` bytes of `what`; memory grows only as they arrive, and never beyond `n_bytes`.
 pub(super) fn read_exactly(reader: &mut dyn Read, n_bytes: u64, path: &Path, what: &str) -> Result<Vec<u8>> {
+    const FIRST: u64 = 1 << 16;
     let mut bytes = Vec::new();
-    reader.take(n_bytes).read_to_end(&mut bytes).map_err(|e| read_error(path, what, e))?;
+    while (bytes.len() as u64) < n_bytes {
+        let n_more = (bytes.len() as u64).max(FIRST).min(n_bytes - bytes.len() as u64);
+        bytes.reserve_exact(usize::try_from(n_more).unwrap_or(usize::MAX));
+        let n_read = reader.take(n_more).read_to_end(&mut bytes).map_err(|e| read_error(path, what, e))?;
+        if (n_read as u64) < n_more {
+            break;
+        }
+    }
     if (bytes.len() as u64) < n_bytes {
         let message = format!("ends after {} bytes of {what}; expected {n_bytes}", bytes.len());
         return Err(Error::format(path, message));
@@ -79,6 +140,36 @@ mod tests {
         assert_eq!(read_exactly(&mut &[1_u8, 2][..], 2, path, "the pixels").unwrap(), [1, 2]);
         let error = expect_end(&mut &[1_u8][..], path, "the pixels").unwrap_err();
         assert_eq!(error.to_string(), "f: goes on after the end of the pixels");
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn all_members_of_a_gzip_file_are_read_and_zeros_behind_and_between_them_passed_over() {
+        let read = |packed: &[u8]| {
+            let mut content = Vec::new();
+            // A short buffer, which ends in the zeros.
+            Gzip::new(io::BufReader::with_capacity(7, packed)).read_to_end(&mut content).map(|_| content)
+        };
+        let (one, two) = (gzip(b"abc"), gzip(b"de"));
+        for zeros in [0, 1, 600] {
+            let zeros = vec![0; zeros];
+            let packed = [&one[..], &zeros, &gzip(b""), &two, &zeros].concat();
+            assert_eq!(read(&packed).unwrap(), b"abcde");
+        }
+        for behind in [&b"x"[..], b"\0x", b"\x1f\x8b", &one[..10]] {
+            assert!(read(&[&one[..], behind].concat()).is_err(), "{behind:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_memory_is_taken_than_is_asked_for() {
+        let bytes = read_exactly(&mut io::repeat(7), 300_001, Path::new("f"), "the pixels").unwrap();
+        assert_eq!((bytes.len(), bytes.capacity()), (300_001, 300_001));
     }
 
     #[test]

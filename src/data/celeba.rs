@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::decode::decode;
+use rayon::prelude::*;
+
+use super::decode::{decode, header_shape};
+use super::folder::refuse_broken;
 use super::resize::{center_crop, prepare};
 use super::{Source, Split};
 use crate::error::{Error, Result};
+use crate::file::read_at_most;
 
 const IMAGES: &str = "img_align_celeba";
 const PARTITION: &str = "list_eval_partition.txt";
@@ -33,7 +36,8 @@ impl CelebA {
     ///
     /// # Errors
     /// [`Error::MissingData`] if files are missing, saying which and where to get them; [`Error::Format`] with the line
-    /// if the list is malformed; [`Error::Io`] if something cannot be read.
+    /// if the list is malformed, or with the names of files that are no sound images by their headers; [`Error::Io`] if something
+    /// cannot be read.
     ///
     /// # Panics
     /// If `channels` is neither 1 nor 3, or `size` is 0.
@@ -50,6 +54,7 @@ impl CelebA {
         }
         let folder = root.join(IMAGES);
         check_presence(&folder, &names)?;
+        check_headers(&folder, &names)?;
         Ok(CelebA { folder, names, channels, size })
     }
 }
@@ -66,10 +71,7 @@ impl Source for CelebA {
     fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()> {
         let path = self.folder.join(&self.names[index]);
         let pixels = decode(&path)?;
-        if pixels.height < CROP || pixels.width < CROP {
-            let found = format!("{}×{} pixels", pixels.width, pixels.height);
-            return Err(Error::format(path, format!("{found}; the aligned images of CelebA have 178×218")));
-        }
+        check_size(&path, [pixels.height, pixels.width])?;
         pixels_u8.copy_from_slice(&prepare(center_crop(&pixels, CROP, CROP), self.channels, self.size));
         Ok(())
     }
@@ -87,13 +89,10 @@ fn missing(root: &Path) -> Error {
 
 /// The file names of a split, from lines such as `000001.jpg 0`.
 fn names_of_split(list: &Path, split: Split) -> Result<Vec<String>> {
-    let mut text = String::new();
-    let file = fs::File::open(list).map_err(Error::io(list))?;
-    // One byte more than allowed tells a file of the full length from a longer one.
-    file.take(MAX_LIST_BYTES + 1).read_to_string(&mut text).map_err(Error::io(list))?;
-    if text.len() as u64 > MAX_LIST_BYTES {
-        return Err(Error::format(list, format!("longer than {MAX_LIST_BYTES} bytes; the real list has 4 MB")));
-    }
+    let bytes = read_at_most(list, MAX_LIST_BYTES)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| Error::format(list, "found bytes that are no UTF-8 text"))?;
+    // Some editors mark UTF-8 so.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let wanted = if split == Split::Train { "0" } else { "2" };
     let mut names = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -119,6 +118,23 @@ fn is_plain_name(name: &str) -> bool {
     !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
 }
 
+/// As for the images of other folders, see [`refuse_broken`].
+fn check_headers(folder: &Path, names: &[String]) -> Result<()> {
+    let check = |name: &String| {
+        let path = folder.join(name);
+        header_shape(&path).and_then(|[_, height, width]| check_size(&path, [height, width])).err()
+    };
+    refuse_broken(folder, &names.par_iter().filter_map(check).collect::<Vec<Error>>(), names.len())
+}
+
+fn check_size(path: &Path, [height, width]: [usize; 2]) -> Result<()> {
+    if height < CROP || width < CROP {
+        let message = format!("{width}×{height} pixels; the aligned images of CelebA have 178×218");
+        return Err(Error::format(path, message));
+    }
+    Ok(())
+}
+
 /// Finds out now, and not hours into a run, that the archive was only partly unpacked.
 fn check_presence(folder: &Path, names: &[String]) -> Result<()> {
     let mut present = HashSet::new();
@@ -140,8 +156,7 @@ fn check_presence(folder: &Path, names: &[String]) -> Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use image::{ImageBuffer, Rgb};
-
+    use super::super::jpeg::testing::baseline;
     use super::*;
 
     fn celeba(list: &str, subfolder: &str) -> tempfile::TempDir {
@@ -151,11 +166,12 @@ mod tests {
         fs::write(base.join(PARTITION), list).unwrap();
         for (name, grey) in [("1.jpg", 50_u8), ("2.jpg", 100), ("3.jpg", 150)] {
             // A white margin outside the central 140 pixels.
-            let image = ImageBuffer::from_fn(178, 218, |x, y| {
-                let inside = (19..159).contains(&x) && (39..179).contains(&y);
-                Rgb([if inside { grey } else { 255 }; 3])
-            });
-            image.save(base.join(IMAGES).join(name)).unwrap();
+            let pixel = |i: usize| {
+                let (x, y) = (i % 178, i / 178);
+                [if (19..159).contains(&x) && (39..179).contains(&y) { grey } else { 255 }; 3]
+            };
+            let pixels_u8: Vec<u8> = (0..178 * 218).flat_map(pixel).collect();
+            fs::write(base.join(IMAGES).join(name), baseline(&pixels_u8, 178)).unwrap();
         }
         root
     }
@@ -163,7 +179,7 @@ mod tests {
     #[test]
     fn the_list_decides_the_split_and_the_margin_is_cropped_away() {
         for subfolder in ["", "celeba"] {
-            let root = celeba("1.jpg 0\n2.jpg 1\r\n3.jpg  2\n\n", subfolder);
+            let root = celeba("\u{feff}1.jpg 0\n2.jpg 1\r\n3.jpg  2\n\n", subfolder);
             for (split, grey) in [(Split::Train, 50), (Split::Test, 150)] {
                 let data = CelebA::open(root.path(), split, 3, 32).unwrap();
                 assert_eq!((data.len(), data.shape()), (1, [3, 32, 32]));
@@ -192,6 +208,19 @@ mod tests {
     }
 
     #[test]
+    fn images_that_are_cut_are_named_before_the_first_is_used() {
+        let root = celeba("1.jpg 0\n2.jpg 0\n3.jpg 0\n", "");
+        for name in ["1.jpg", "3.jpg"] {
+            let path = root.path().join(IMAGES).join(name);
+            let whole = fs::read(&path).unwrap();
+            fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        }
+        let message = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err().to_string();
+        assert!(message.contains("2 of 3 image files cannot be used"), "{message}");
+        assert!(message.contains("1.jpg: the JPEG file ends too early") && !message.contains("2.jpg"), "{message}");
+    }
+
+    #[test]
     fn malformed_and_hostile_lines_are_refused_with_their_number() {
         for line in ["../1.jpg 0", "/etc/passwd 0", "a\\b.jpg 0", "C:1.jpg 0", ".. 0", "1.jpg", "1.jpg 3", "1.jpg 0 0"]
         {
@@ -205,8 +234,8 @@ mod tests {
     fn an_image_smaller_than_the_crop_is_refused() {
         let root = celeba("1.jpg 0\n", "");
         let path = root.path().join(IMAGES).join("1.jpg");
-        ImageBuffer::from_pixel(139, 218, Rgb([0_u8; 3])).save(&path).unwrap();
-        let data = CelebA::open(root.path(), Split::Train, 3, 32).unwrap();
-        assert!(data.read(0, &mut vec![0; 3 * 32 * 32]).unwrap_err().to_string().contains("139×218"));
+        fs::write(&path, baseline(&[0; 3 * 139 * 218], 139)).unwrap();
+        let message = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err().to_string();
+        assert!(message.contains("1.jpg: 139×218 pixels"), "{message}");
     }
 }

@@ -2,17 +2,15 @@
 //!
 //! Source: <https://www.cs.toronto.edu/~kriz/cifar.html>.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::GzDecoder;
-
-use crate::data::bounded::{self, read_exactly};
+use crate::data::bounded::{self, Gzip, read_exactly};
 use crate::data::memory::InMemory;
 use crate::data::{Labelled, N_CLASSES};
 use crate::error::{Error, Result};
-use crate::file::write_atomically;
+use crate::file::{open_regular, read_at_most, write_atomically};
 use crate::pickle::{Names, Pickle, Value};
 
 /// Red, green and blue, each 32 rows of 32 pixels.
@@ -109,19 +107,22 @@ pub fn read_pickle(paths: &[PathBuf]) -> Result<Labelled> {
 /// [`Error::Io`] when a file cannot be written; [`Error::Format`] when the archive is broken or lacks one of the files,
 /// or when a file that is already there differs from the archive's: mixed, images could occur twice or not at all.
 pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
-    let file = File::open(archive).map_err(Error::io(archive))?;
+    let (file, _) = open_regular(archive)?;
     let folder = folder.join(FOLDER_BIN);
     fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
 
     // Room for the six files, the other two published ones and tar's own headers: a bomb ends here.
-    let unpacked = GzDecoder::new(BufReader::new(file)).take(BATCHES.len() as u64 * N_BYTES_PUBLISHED + (1 << 20));
+    let unpacked = Gzip::new(BufReader::new(file)).take(BATCHES.len() as u64 * N_BYTES_PUBLISHED + (1 << 20));
     let broken = |source| bounded::read_error(archive, "its tar.gz", source);
     let mut tar = tar::Archive::new(unpacked);
     let mut missing: Vec<String> = BATCHES.iter().map(|name| format!("{name}.bin")).collect();
     // Raw: extensions, which could hold names of any length, count as files of their own and are passed over.
     for entry in tar.entries().map_err(broken)?.raw(true) {
         let mut entry = entry.map_err(broken)?;
-        let is_wanted = |name: &String| entry.path_bytes() == format!("{FOLDER_BIN}/{name}").as_bytes();
+        let place = entry.path_bytes();
+        // `tar -C folder .` puts this in front of all names.
+        let place = place.strip_prefix(b"./").unwrap_or(&place);
+        let is_wanted = |name: &String| place == format!("{FOLDER_BIN}/{name}").as_bytes();
         let Some(i) = missing.iter().position(is_wanted) else { continue };
         if !entry.header().entry_type().is_file() {
             continue;
@@ -149,12 +150,7 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let n_bytes = file.metadata().map_err(Error::io(path))?.len();
-    bounded::check_declared(path, n_bytes, u64::MAX)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(n_bytes).unwrap_or(0));
-    file.take(bounded::MAX_BYTES).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    Ok(bytes)
+    read_at_most(path, bounded::MAX_BYTES)
 }
 
 #[cfg(test)]
@@ -255,8 +251,15 @@ mod tests {
 
     #[test]
     fn unpacking_writes_the_six_files_and_nothing_else() {
+        for prefix in ["", "./"] {
+            unpacks(prefix);
+        }
+    }
+
+    fn unpacks(prefix: &str) {
         let (names, content) = (names_of_batches(), bin(&[7]));
-        let mut files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &content[..])).collect();
+        let stored: Vec<String> = names.iter().map(|name| format!("{prefix}{name}")).collect();
+        let mut files: Vec<(&str, &[u8])> = stored.iter().map(|name| (name.as_str(), &content[..])).collect();
         files.insert(0, ("../evil.bin", b"evil"));
         files.insert(3, ("cifar-10-batches-bin/readme.html", b"hello"));
         let folder = tempfile::tempdir().unwrap();
@@ -284,7 +287,7 @@ mod tests {
         let message = |bytes: &[u8]| {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("a.tar.gz");
-            File::create(&path).unwrap().write_all(bytes).unwrap();
+            fs::write(&path, bytes).unwrap();
             let error = unpack(&path, folder.path()).unwrap_err();
             assert!(matches!(error, Error::Format { .. }), "{error:?}");
             for file in fs::read_dir(folder.path().join(FOLDER_BIN)).unwrap() {

@@ -2,7 +2,10 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use md5::Md5;
@@ -98,16 +101,25 @@ pub const INCEPTION: RemoteFile<'static> = RemoteFile {
     n_bytes: 95_628_359,
 };
 
+/// Told the bytes of a download that are there and their final number, ten times a second or more once it has begun; says whether to
+/// go on.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
+
+/// How often [`Progress`] is asked while a server is silent.
+const POLL: Duration = Duration::from_millis(100);
+/// Chunks that are read ahead of the disk.
+const N_AHEAD: usize = 4;
+
 /// Downloads `file` into `folder` and gives its path there. A file that is there already is left alone.
 ///
 /// The bytes go to `NAME.part`, which gets its name when its size and digest are right. An interrupted download leaves
-/// `NAME.part` and goes on from there next time. `progress` is told the bytes that are there and their final number.
+/// `NAME.part` and goes on from there next time. `progress` can stop it at any time, also while the server is silent.
 ///
 /// # Errors
 /// [`Error::MissingData`] when the server cannot be reached (within about 15 seconds), offers something else, or breaks
 /// off; [`Error::Format`] when what it sent is not the published file: `NAME.part` is then deleted; [`Error::Io`] when
-/// `folder` cannot be written.
-pub fn fetch(file: &RemoteFile<'_>, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<PathBuf> {
+/// `folder` cannot be written; [`Error::Stopped`] when `progress` says so.
+pub fn fetch(file: &RemoteFile<'_>, folder: &Path, progress: &mut Progress<'_>) -> Result<PathBuf> {
     let path = folder.join(file.name);
     if path.is_file() {
         return Ok(path);
@@ -142,65 +154,116 @@ pub fn fetch(file: &RemoteFile<'_>, folder: &Path, progress: &mut dyn FnMut(u64,
 }
 
 /// Fills `part` up to the file's size, from where an earlier download stopped.
-fn receive(file: &RemoteFile<'_>, part: &mut File, part_path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+fn receive(file: &RemoteFile<'_>, part: &mut File, part_path: &Path, progress: &mut Progress<'_>) -> Result<()> {
+    let n_total = file.n_bytes;
     let mut n_done = part.metadata().map_err(Error::io(part_path))?.len();
-    if n_done == file.n_bytes {
+    if n_done == n_total {
         return Ok(());
     }
-    if n_done > file.n_bytes {
+    if n_done > n_total {
         // No beginning of the file.
         n_done = 0;
     }
 
+    // Whatever the network waits for, it waits on a thread of its own. A stopped download leaves it alone: its next event finds nobody.
+    let (sender, events) = sync_channel(N_AHEAD);
+    let (url, n_there) = (file.url.to_owned(), n_done);
+    thread::spawn(move || {
+        if let Err(why) = request(&url, n_there, n_total, &sender) {
+            let _ = sender.send(Event::Failed(why));
+        }
+    });
     let failed = |why: String| Error::MissingData(format!("{}: {why}", file.url));
+    loop {
+        match events.recv_timeout(POLL) {
+            Ok(Event::Begins(n_before)) => {
+                n_done = n_before;
+                part.set_len(n_done).map_err(Error::io(part_path))?;
+                part.seek(SeekFrom::Start(n_done)).map_err(Error::io(part_path))?;
+            }
+            Ok(Event::Bytes(bytes)) => {
+                if n_done + bytes.len() as u64 > n_total {
+                    let message = format!("the server sends more than the {n_total} bytes expected");
+                    return Err(Error::format(part_path, message));
+                }
+                part.write_all(&bytes).map_err(Error::io(part_path))?;
+                n_done += bytes.len() as u64;
+            }
+            Ok(Event::Ends) if n_done < n_total => {
+                return Err(failed(format!("broke off after {n_done} of {n_total} bytes")));
+            }
+            Ok(Event::Ends) => return Ok(()),
+            Ok(Event::Breaks(why)) => {
+                return Err(failed(format!("broke off after {n_done} of {n_total} bytes: {why}")));
+            }
+            Ok(Event::Failed(why)) => return Err(failed(why)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(failed("the connection's thread ended".into())),
+        }
+        if progress(n_done, n_total).is_break() {
+            return Err(Error::Stopped(format!("stopped after {n_done} of {n_total} bytes of {}", file.url)));
+        }
+    }
+}
+
+/// What happens on the network.
+enum Event {
+    /// The server sends the file, from this byte on.
+    Begins(u64),
+    Bytes(Vec<u8>),
+    Ends,
+    /// In the middle, with the reason.
+    Breaks(String),
+    /// Before anything came, with the reason.
+    Failed(String),
+}
+
+/// Asks for the file of `n_total` bytes at `url` from byte `n_done` on. What comes is sent to `events`; the error is why nothing does.
+fn request(url: &str, n_done: u64, n_total: u64, events: &SyncSender<Event>) -> Result<(), String> {
     // Identity: a server that compresses on the way would change the size and the checksum.
-    let mut request = agent().get(file.url).header(header::ACCEPT_ENCODING, "identity");
+    let mut request = agent().get(url).header(header::ACCEPT_ENCODING, "identity");
     if n_done > 0 {
         request = request.header(header::RANGE, format!("bytes={n_done}-"));
     }
-    let mut response = request.call().map_err(|error| failed(error.to_string()))?;
-    match response.status() {
+    let mut response = request.call().map_err(|error| error.to_string())?;
+    let n_before = match response.status() {
         StatusCode::PARTIAL_CONTENT => {
             let range = response.headers().get(header::CONTENT_RANGE).map_or(&b""[..], |range| range.as_bytes());
             let expected = format!("bytes {n_done}-");
             if !range.starts_with(expected.as_bytes()) {
-                return Err(failed(format!("the server sends \"{}\"; expected \"{expected}\"", range.escape_ascii())));
+                return Err(format!("the server sends \"{}\"; expected \"{expected}\"", range.escape_ascii()));
             }
+            n_done
         }
         // The whole file, asked for or not.
-        StatusCode::OK => n_done = 0,
-        status => return Err(failed(format!("the server answers {status}"))),
-    }
-    let n_expected = file.n_bytes - n_done;
+        StatusCode::OK => 0,
+        status => return Err(format!("the server answers {status}")),
+    };
+    let n_expected = n_total - n_before;
     if let Some(n_offered) = response.body().content_length().filter(|&n| n != n_expected) {
-        return Err(failed(format!("the server offers {n_offered} bytes; expected {n_expected}")));
+        return Err(format!("the server offers {n_offered} bytes; expected {n_expected}"));
     }
 
-    part.set_len(n_done).map_err(Error::io(part_path))?;
-    part.seek(SeekFrom::Start(n_done)).map_err(Error::io(part_path))?;
     let mut body = response.body_mut().as_reader();
-    let mut chunk = vec![0; 1 << 16];
-    progress(n_done, file.n_bytes);
-    loop {
-        let n_read = match body.read(&mut chunk) {
-            Ok(n_read) => n_read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed(format!("broke off after {n_done} of {} bytes: {error}", file.n_bytes))),
+    let mut event = Event::Begins(n_before);
+    // Until the download is given up.
+    while events.send(event).is_ok() {
+        let mut chunk = vec![0; 1 << 16];
+        event = match body.read(&mut chunk) {
+            Ok(0) => Event::Ends,
+            Ok(n_read) => {
+                chunk.truncate(n_read);
+                Event::Bytes(chunk)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Event::Bytes(Vec::new()),
+            Err(error) => Event::Breaks(error.to_string()),
         };
-        if n_read == 0 && n_done < file.n_bytes {
-            return Err(failed(format!("broke off after {n_done} of {} bytes", file.n_bytes)));
+        if matches!(event, Event::Ends | Event::Breaks(_)) {
+            let _ = events.send(event);
+            break;
         }
-        if n_read == 0 {
-            return Ok(());
-        }
-        if n_done + n_read as u64 > file.n_bytes {
-            let message = format!("the server sends more than the {} bytes expected", file.n_bytes);
-            return Err(Error::format(part_path, message));
-        }
-        part.write_all(&chunk[..n_read]).map_err(Error::io(part_path))?;
-        n_done += n_read as u64;
-        progress(n_done, file.n_bytes);
     }
+    Ok(())
 }
 
 /// Every phase has its limit, and so has silence in the middle; a long download as a whole has none.
@@ -234,7 +297,7 @@ fn verify(file: &RemoteFile<'_>, part: &mut File, part_path: &Path) -> Result<()
 mod tests {
     use std::io::{BufRead, BufReader};
     use std::net::TcpListener;
-    use std::thread;
+    use std::time::Instant;
 
     use super::*;
 
@@ -283,14 +346,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut told = Vec::new();
         let inside = folder.path().join("new/folder");
-        let path = fetch(&remote(&url, BODY_MD5), &inside, &mut |done, total| told.push((done, total))).unwrap();
+        let path = fetch(&remote(&url, BODY_MD5), &inside, &mut |done, total| {
+            told.push((done, total));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         assert_eq!(fs::read(&path).unwrap(), BODY);
         assert_eq!(names(&inside), ["file.bin"]);
         assert_eq!((told.first(), told.last()), (Some(&(0, 16)), Some(&(16, 16))));
         assert_eq!(server.join().unwrap(), [None]);
 
         // No server listens any more, and none is needed.
-        assert_eq!(fetch(&remote(&url, BODY_MD5), &inside, &mut |_, _| ()).unwrap(), path);
+        assert_eq!(fetch(&remote(&url, BODY_MD5), &inside, &mut |_, _| ControlFlow::Continue(())).unwrap(), path);
     }
 
     #[test]
@@ -298,12 +365,16 @@ mod tests {
         let rest = answer("206 Partial Content\r\nContent-Length: 10\r\nContent-Range: bytes 6-15/16", &BODY[6..]);
         let (url, server) = serve(vec![answer("200 OK\r\nContent-Length: 16", &BODY[..6]), rest]);
         let folder = tempfile::tempdir().unwrap();
-        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err();
+        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap_err();
         assert!(error.to_string().contains("broke off after 6 of 16 bytes"), "{error}");
         assert_eq!(fs::read(folder.path().join("file.bin.part")).unwrap(), &BODY[..6]);
 
         let mut told = Vec::new();
-        let path = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |done, _| told.push(done)).unwrap();
+        let path = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |done, _| {
+            told.push(done);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         assert_eq!(fs::read(path).unwrap(), BODY);
         assert_eq!(names(folder.path()), ["file.bin"]);
         assert_eq!(told.first(), Some(&6));
@@ -315,7 +386,7 @@ mod tests {
         let (url, server) = serve(vec![whole()]);
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file.bin.part"), "012345").unwrap();
-        let path = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap();
+        let path = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap();
         assert_eq!(fs::read(path).unwrap(), BODY);
         assert_eq!(server.join().unwrap(), [Some("bytes=6-".into())]);
     }
@@ -328,11 +399,11 @@ mod tests {
         ] {
             let (url, server) = serve(vec![whole(), whole()]);
             let folder = tempfile::tempdir().unwrap();
-            let error = fetch(&remote(&url, wrong), folder.path(), &mut |_, _| ()).unwrap_err();
+            let error = fetch(&remote(&url, wrong), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap_err();
             assert!(matches!(error, Error::Format { .. }), "{error:?}");
             assert!(error.to_string().contains(message), "{error}");
             assert!(names(folder.path()).is_empty());
-            let path = fetch(&remote(&url, right), folder.path(), &mut |_, _| ()).unwrap();
+            let path = fetch(&remote(&url, right), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap();
             assert_eq!(fs::read(path).unwrap(), BODY);
             server.join().unwrap();
         }
@@ -344,7 +415,7 @@ mod tests {
         for other in [Digest::Md5(sha256), Digest::Sha256(md5)] {
             let (url, server) = serve(vec![whole()]);
             let folder = tempfile::tempdir().unwrap();
-            assert!(fetch(&remote(&url, other), folder.path(), &mut |_, _| ()).is_err());
+            assert!(fetch(&remote(&url, other), folder.path(), &mut |_, _| ControlFlow::Continue(())).is_err());
             server.join().unwrap();
         }
     }
@@ -369,12 +440,18 @@ mod tests {
         let part = folder.path().join("file.bin.part");
         // Complete: needs no server.
         fs::write(&part, BODY).unwrap();
-        let path = fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ()).unwrap();
+        let path =
+            fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(()))
+                .unwrap();
         fs::remove_file(path).unwrap();
         // Longer than the file: it is no beginning of it.
         fs::write(&part, [BODY, BODY].concat()).unwrap();
         let (url, server) = serve(vec![whole()]);
-        assert_eq!(fs::read(fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap()).unwrap(), BODY);
+        assert_eq!(
+            fs::read(fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap())
+                .unwrap(),
+            BODY
+        );
         assert_eq!(server.join().unwrap(), [None]);
     }
 
@@ -387,7 +464,9 @@ mod tests {
             if !part.is_empty() {
                 fs::write(&part_path, part).unwrap();
             }
-            let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err().to_string();
+            let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(()))
+                .unwrap_err()
+                .to_string();
             server.join().unwrap();
             assert_eq!(fs::read_to_string(part_path).unwrap_or_default(), part);
             assert_eq!(names(folder.path()).is_empty(), part.is_empty());
@@ -409,10 +488,49 @@ mod tests {
     fn a_server_that_sends_too_much_leaves_nothing() {
         let (url, server) = serve(vec![answer("200 OK", &[BODY, b"!"].concat())]);
         let folder = tempfile::tempdir().unwrap();
-        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err();
+        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap_err();
         assert!(error.to_string().contains("sends more than the 16 bytes expected"), "{error}");
         assert!(names(folder.path()).is_empty());
         server.join().unwrap();
+    }
+
+    #[test]
+    fn a_download_from_a_silent_server_stops_within_a_second_and_keeps_what_came() {
+        for n_sent in [0, 6] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}/file.bin", listener.local_addr().unwrap());
+            let (done, wait) = sync_channel::<()>(0);
+            let server = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                if n_sent > 0 {
+                    stream.write_all(&answer("200 OK\r\nContent-Length: 16", &BODY[..n_sent])).unwrap();
+                }
+                // Says nothing more until the test is over.
+                let _ = wait.recv();
+            });
+            let folder = tempfile::tempdir().unwrap();
+            let mut asked: Option<Instant> = None;
+            let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |n_done, _| {
+                if n_done < n_sent as u64 {
+                    return ControlFlow::Continue(());
+                }
+                // Asked to stop in the middle of the silence.
+                match asked.get_or_insert_with(Instant::now).elapsed() {
+                    waited if waited < Duration::from_millis(300) => ControlFlow::Continue(()),
+                    _ => ControlFlow::Break(()),
+                }
+            })
+            .unwrap_err();
+            let took = asked.unwrap().elapsed();
+            assert!(took < Duration::from_millis(1300), "{took:?}");
+            assert!(matches!(&error, Error::Stopped(_)), "{error:?}");
+            assert!(error.to_string().contains(&format!("stopped after {n_sent} of 16 bytes of {url}")), "{error}");
+            let part = folder.path().join("file.bin.part");
+            assert_eq!(fs::read(&part).unwrap_or_default(), &BODY[..n_sent]);
+            assert_eq!(part.exists(), n_sent > 0);
+            drop(done);
+            server.join().unwrap();
+        }
     }
 
     #[test]
@@ -420,14 +538,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let other = File::create(folder.path().join("file.bin.part")).unwrap();
         other.try_lock().unwrap();
-        let error = fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err();
+        let error =
+            fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(()))
+                .unwrap_err();
         assert!(error.to_string().contains("another process is downloading"), "{error}");
     }
 
     #[test]
     fn no_network_fails_soon_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let error = fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ()).unwrap_err();
+        let error =
+            fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(()))
+                .unwrap_err();
         assert!(matches!(error, Error::MissingData(_)), "{error:?}");
         assert!(names(folder.path()).is_empty());
     }

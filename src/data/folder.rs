@@ -1,8 +1,11 @@
 //! A plain folder of images.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
 
 use super::decode::{decode, header_shape};
 use super::resize::prepare;
@@ -12,8 +15,16 @@ use crate::error::{Error, Result, few};
 /// One image in so many is held out if the folder does not say which.
 const TEST_EVERY: usize = 20;
 
-/// The images of a folder, in any nesting: `*.png`, `*.jpg`, `*.jpeg` and `*.webp` in any case. Hidden files and folders
-/// and all other files are ignored.
+/// The ends of names, in any case, of the images that are read.
+const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif"];
+/// Those of images that are not.
+const OTHER_EXTENSIONS: [&str; 32] = [
+    "apng", "arw", "avif", "cr2", "cr3", "dds", "dib", "dng", "exr", "hdr", "heic", "heif", "ico", "j2k", "jp2", "jpf",
+    "jpx", "jxl", "nef", "orf", "pam", "pbm", "pcx", "pgm", "pnm", "ppm", "psd", "qoi", "svg", "tga", "tif", "tiff",
+];
+
+/// The images of a folder, in any nesting: `*.png`, `*.jpg`, `*.jpeg`, `*.jpe`, `*.jfif`, `*.webp`, `*.bmp` and `*.gif` in any case.
+/// Hidden files and folders are ignored, and so are all other files; images of other formats among them are counted.
 ///
 /// Subfolders `train` and `test`, if both are there, are the two splits. Otherwise every 20th image is held out, and a
 /// folder of fewer than 20 images serves as both splits.
@@ -23,15 +34,40 @@ const TEST_EVERY: usize = 20;
 #[derive(Debug)]
 pub struct Folder {
     files: Vec<PathBuf>,
+    left_out: LeftOut,
     channels: usize,
     size: usize,
+}
+
+/// Images of formats that are not read, of which a folder holds some.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// How many files have each of these ends of their names, in lower case.
+    by_extension: BTreeMap<String, usize>,
+}
+
+impl LeftOut {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_extension.is_empty()
+    }
+}
+
+/// `3 files of other formats (.heic, .tif) are left out`
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n: usize = self.by_extension.values().sum();
+        let extensions: Vec<String> = self.by_extension.keys().map(|extension| format!(".{extension}")).collect();
+        let (files, are) = if n == 1 { ("file", "is") } else { ("files", "are") };
+        write!(f, "{n} {files} of other formats ({}) {are} left out", extensions.join(", "))
+    }
 }
 
 impl Folder {
     /// One split of the folder, as images of `[channels, size, size]`, `channels` being 1 or 3.
     ///
     /// The images are in the order of their paths, so that an image has the same number on every machine. Only the
-    /// header of each file is read here.
+    /// header and the end of each file are read here.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read; [`Error::MissingData`] if it does not exist or holds no image;
@@ -45,13 +81,14 @@ impl Folder {
             return Err(Error::MissingData(format!("{}: there is no such folder of images", root.display())));
         }
         let (train, test) = (root.join("train"), root.join("test"));
-        let files = if train.is_dir() && test.is_dir() {
+        let Listing { files, left_out } = if train.is_dir() && test.is_dir() {
             images_below(if split == Split::Train { &train } else { &test })?
         } else {
-            part(images_below(root)?, split)
+            let Listing { files, left_out } = images_below(root)?;
+            Listing { files: part(files, split), left_out }
         };
         check_headers(root, &files)?;
-        Ok(Folder { files, channels, size })
+        Ok(Folder { files, left_out, channels, size })
     }
 
     /// All images of the folder, whatever their split.
@@ -66,9 +103,14 @@ impl Folder {
         if !root.is_dir() {
             return Err(Error::MissingData(format!("{}: there is no such folder of images", root.display())));
         }
-        let files = images_below(root)?;
+        let Listing { files, left_out } = images_below(root)?;
         check_headers(root, &files)?;
-        Ok(Folder { files, channels, size })
+        Ok(Folder { files, left_out, channels, size })
+    }
+
+    /// The images that were left out because their formats are not read.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 
     /// The file that image `index` comes from.
@@ -105,9 +147,17 @@ fn part(files: Vec<PathBuf>, split: Split) -> Vec<PathBuf> {
     files.into_iter().enumerate().filter(|&(i, _)| is_test(i) == wanted).map(|(_, file)| file).collect()
 }
 
-/// All image files in a folder and its subfolders, sorted by path; at least one.
-pub(crate) fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
+/// What [`images_below`] finds.
+pub(crate) struct Listing {
+    pub files: Vec<PathBuf>,
+    pub left_out: LeftOut,
+}
+
+/// All image files in a folder and its subfolders, sorted by path; at least one. What has an image's name and is no file, a pipe say
+/// or a link that leads nowhere, is among them, so that it is refused by its name, or skipped, when it is to be read.
+pub(crate) fn images_below(root: &Path) -> Result<Listing> {
     let (mut files, mut seen, mut folders) = (Vec::new(), HashSet::new(), vec![root.to_path_buf()]);
+    let mut left_out = LeftOut::default();
     while let Some(folder) = folders.pop() {
         // By its real name each folder is entered once, or links that form a loop would never end.
         if !seen.insert(fs::canonicalize(&folder).map_err(Error::io(&folder))?) {
@@ -120,12 +170,13 @@ pub(crate) fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
             if path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b".")) {
                 continue;
             }
-            // Follows links. What is neither file nor folder, a pipe say, could block for ever when opened.
-            match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_dir() => subfolders.push(path),
-                Ok(metadata) if metadata.is_file() && has_image_name(&path) => files.push(path),
-                Err(error) if has_image_name(&path) => return Err(Error::io(&path)(error)),
-                _ => {}
+            // Follows links.
+            if fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+                subfolders.push(path);
+            } else if has_extension(&path, &EXTENSIONS).is_some() {
+                files.push(path);
+            } else if let Some(extension) = has_extension(&path, &OTHER_EXTENSIONS) {
+                *left_out.by_extension.entry(extension.to_string()).or_insert(0) += 1;
             }
         }
         // Which of two names of one folder is used must not depend on the file system's order.
@@ -133,11 +184,13 @@ pub(crate) fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
         folders.extend(subfolders);
     }
     if files.is_empty() {
-        let message = format!("{}: the folder holds no image (*.png, *.jpg, *.jpeg, *.webp)", root.display());
+        let names = EXTENSIONS.map(|extension| format!("*.{extension}")).join(", ");
+        let left_out = if left_out.is_empty() { String::new() } else { format!("; {left_out}") };
+        let message = format!("{}: the folder holds no image ({names}){left_out}", root.display());
         return Err(Error::MissingData(message));
     }
     files.sort();
-    Ok(files)
+    Ok(Listing { files, left_out })
 }
 
 /// One image as `[channels, size, size]`, converted as [`Folder`]'s are.
@@ -152,19 +205,24 @@ pub fn read_image(path: &Path, channels: usize, size: usize) -> Result<Vec<u8>> 
     Ok(prepare(decode(path)?, channels, size))
 }
 
-fn has_image_name(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    ["png", "jpg", "jpeg", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+/// The one of `extensions` with which the file's name ends, in any case.
+fn has_extension(path: &Path, extensions: &[&'static str]) -> Option<&'static str> {
+    let extension = path.extension()?.to_str()?;
+    extensions.iter().copied().find(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// Looks at every header, so that a foreign file is found now and not hours into a run.
 fn check_headers(root: &Path, files: &[PathBuf]) -> Result<()> {
-    let broken: Vec<Error> = files.iter().filter_map(|file| header_shape(file).err()).collect();
+    let broken: Vec<Error> = files.par_iter().filter_map(|file| header_shape(file).err()).collect();
+    refuse_broken(root, &broken, files.len())
+}
+
+/// Refuses a folder of `n` images of which some are broken.
+pub(super) fn refuse_broken(root: &Path, broken: &[Error], n: usize) -> Result<()> {
     if broken.is_empty() {
         return Ok(());
     }
-    let message =
-        format!("{} of {} image files cannot be used; move them away: {}", broken.len(), files.len(), few(&broken));
+    let message = format!("{} of {n} image files cannot be used; move them away: {}", broken.len(), few(broken));
     Err(Error::format(root, message))
 }
 
@@ -173,6 +231,7 @@ fn check_headers(root: &Path, files: &[PathBuf]) -> Result<()> {
 mod tests {
     use image::{ImageBuffer, Rgb};
 
+    use super::super::jpeg::testing::baseline;
     use super::*;
 
     fn put(path: &Path, red: u8) {
@@ -193,11 +252,17 @@ mod tests {
         put(&root.join("b/x/2.png"), 2);
         put(&root.join("a/1.PNG"), 1);
         put(&root.join("c.webp"), 3);
+        put(&root.join("d.GIF"), 4);
+        put(&root.join("e.bmp"), 5);
+        for (name, red) in [("f.jfif", 60), ("g.jpe", 70), ("h.JPEG", 80)] {
+            fs::write(root.join(name), baseline(&[red; 3 * 60], 10)).unwrap();
+        }
         put(&root.join(".hidden.png"), 9);
         put(&root.join(".git/9.png"), 9);
         fs::write(root.join("notes.txt"), "no image").unwrap();
         let folder = Folder::open(root, Split::Train, 3, 4).unwrap();
-        assert_eq!(reds(&folder), [1, 2, 3]);
+        assert_eq!(reds(&folder), [1, 2, 3, 4, 5, 60, 70, 80]);
+        assert!(folder.left_out().is_empty());
         assert_eq!(folder.shape(), [3, 4, 4]);
         assert_eq!(folder.path(0), root.join("a/1.PNG"));
     }
@@ -229,6 +294,42 @@ mod tests {
         assert!(missing.to_string().contains("no such folder"), "{missing}");
         let empty = Folder::open(root.path(), Split::Train, 3, 8).unwrap_err();
         assert!(empty.to_string().contains("no image"), "{empty}");
+    }
+
+    #[test]
+    fn images_of_other_formats_are_counted() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a.tif", "b/c.TIF", "b/d.heic", "notes.txt", ".e.tif"] {
+            fs::create_dir_all(root.path().join("b")).unwrap();
+            fs::write(root.path().join(name), "whatever").unwrap();
+        }
+        let left_out = "3 files of other formats (.heic, .tif) are left out";
+        let message = Folder::open(root.path(), Split::Train, 3, 8).unwrap_err().to_string();
+        assert!(message.contains("holds no image (*.png, *.jpg") && message.ends_with(left_out), "{message}");
+        put(&root.path().join("1.png"), 1);
+        let folder = Folder::open(root.path(), Split::Train, 3, 8).unwrap();
+        assert_eq!((folder.len(), folder.left_out().to_string().as_str()), (1, left_out));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_has_an_image_s_name_and_is_no_file_is_refused_by_its_name() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        put(&root.path().join("1.png"), 1);
+        symlink(root.path().join("1.png"), root.path().join("good link.png")).unwrap();
+        symlink(root.path().join("nowhere"), root.path().join("dangling.png")).unwrap();
+        symlink(root.path().join("loop.jpg"), root.path().join("loop.jpg")).unwrap();
+        symlink("/dev/zero", root.path().join("zero.png")).unwrap();
+        let pipe = root.path().join("pipe.gif");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let message = Folder::open(root.path(), Split::Train, 3, 8).unwrap_err().to_string();
+        assert!(message.contains("4 of 6 image files cannot be used"), "{message}");
+        for found in
+            ["pipe.gif: found a pipe or a device", "zero.png: found a pipe or a device", "dangling.png: ", "loop.jpg: "]
+        {
+            assert!(message.contains(found), "{found} not in {message}");
+        }
     }
 
     #[test]
@@ -271,8 +372,7 @@ mod tests {
     fn a_jpeg_with_long_metadata_is_opened() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("1.jpg");
-        put(&path, 200);
-        let file = fs::read(&path).unwrap();
+        let file = baseline(&[200, 0, 0].repeat(60), 10);
         // Three comment segments of 60 000 bytes after the start mark push the header behind the first 64 KiB.
         let comment = [&[0xff, 0xfe, 0xea, 0x62][..], &[b' '; 60_000]].concat();
         fs::write(&path, [&file[..2], &comment.repeat(3), &file[2..]].concat()).unwrap();

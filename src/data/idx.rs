@@ -2,15 +2,13 @@
 //!
 //! Source: <https://yann.lecun.com/exdb/mnist/>, "the IDX file format".
 
-use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
-use flate2::bufread::GzDecoder;
-
-use crate::data::bounded::{self, read_exactly};
+use crate::data::bounded::{self, Gzip, read_exactly};
 use crate::data::memory::InMemory;
 use crate::error::{Error, Result};
+use crate::file::open_regular;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
@@ -34,19 +32,17 @@ pub fn read_labels(path: &Path) -> Result<Vec<u8>> {
 
 /// What a file is about, and what it holds.
 fn read(path: &Path, kind: Kind) -> Result<(Header, Vec<u8>)> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let n_file_bytes = file.metadata().map_err(Error::io(path))?.len();
+    let (file, n_file_bytes) = open_regular(path)?;
     let mut reader = BufReader::new(file);
     let mut start = Vec::new();
     (&mut reader).take(2).read_to_end(&mut start).map_err(Error::io(path))?;
     reader.rewind().map_err(Error::io(path))?;
 
     if start == GZIP_MAGIC {
-        let mut unpacked = GzDecoder::new(reader);
+        let mut unpacked = Gzip::new(reader);
         let header = Header::read(&mut unpacked, kind, path)?;
         bounded::check_declared(path, header.n_bytes(), n_file_bytes)?;
         let bytes = header.read_content(&mut unpacked, path)?;
-        bounded::expect_end(&mut unpacked.into_inner(), path, "its gzip stream")?;
         Ok((header, bytes))
     } else {
         let header = Header::read(&mut reader, kind, path)?;
@@ -215,7 +211,15 @@ mod tests {
         assert!(message(&gzip(&[&plain[..], &[0]].concat())).contains("goes on after the end of 2 images of 3x2"));
         let packed = gzip(&plain);
         assert!(message(&packed[..packed.len() - 1]).contains("truncated"));
-        assert!(message(&[&packed[..], b"garbage"].concat()).contains("goes on after the end of its gzip stream"));
+        assert!(message(&[&packed[..], b"garbage"].concat()).contains("what follows its gzip stream is no other one"));
+    }
+
+    #[test]
+    fn a_gzip_file_of_several_members_and_with_zeros_behind_is_read() {
+        let plain = idx(0x803, [2, 3, 2], &[7; 12]);
+        let packed = [&gzip(&plain[..20])[..], &gzip(&plain[20..]), &[0; 512]].concat();
+        assert_eq!(read(&packed).unwrap().pixels_u8(), [7; 12]);
+        assert!(message(&[&packed[..], &gzip(&[1])].concat()).contains("goes on after the end of 2 images of 3x2"));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //!
 //! Source: "MAT-File Format", The MathWorks, chapter 1.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use flate2::bufread::ZlibDecoder;
 use crate::data::bounded::{self, read_exactly};
 use crate::data::memory::InMemory;
 use crate::error::{Error, Result};
+use crate::file::open_regular;
 
 const N_HEADER_BYTES: u64 = 128;
 const HDF5_MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
@@ -102,8 +102,7 @@ impl Wanted {
 
 /// The content of a variable, images as `[image][channel][row][column]`.
 fn read(path: &Path, wanted: Wanted) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let n_file_bytes = file.metadata().map_err(Error::io(path))?.len();
+    let (file, n_file_bytes) = open_regular(path)?;
     let mut reader = BufReader::new(file);
     let is_big_endian = read_header(&mut reader, path)?;
 
@@ -524,7 +523,9 @@ mod tests {
             let x = LITTLE.matrix("X", 9, &[32, 32, 3, 2], MI_UINT8, &column_major(2));
             let y = LITTLE.matrix("y", 9, &[n_labels.into(), 1], MI_UINT8, &vec![10; n_labels.into()]);
             std::fs::write(folder.path().join("test_32x32.mat"), LITTLE.file(&[x, y])).unwrap();
-            sets::svhn_labelled(folder.path(), Split::Test, Download::Never, &mut |_, _| ())
+            sets::svhn_labelled(folder.path(), Split::Test, Download::Never, &mut |_, _| {
+                std::ops::ControlFlow::Continue(())
+            })
         };
         let found = read(2).unwrap();
         assert_eq!((found.images().len(), found.labels_u8()), (2, &[0, 0][..]));

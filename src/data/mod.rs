@@ -9,6 +9,7 @@ pub mod digits;
 pub mod download;
 pub mod folder;
 pub mod idx;
+mod jpeg;
 mod labelled;
 pub mod mat;
 pub mod memory;

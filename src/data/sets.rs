@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::data::download::{self, RemoteFile, fetch};
+use crate::data::download::{self, Progress, RemoteFile, fetch};
 use crate::data::memory::InMemory;
 use crate::data::{Labelled, Split, cifar, idx, mat};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, few};
 
 /// Whether files that are not there may be downloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Download {
 /// # Errors
 /// [`Error::MissingData`] when the file is neither there nor to be had, with the names that are accepted; [`Error::Io`]
 /// and [`Error::Format`] when it is there and cannot be read: it is never replaced.
-pub fn mnist(folder: &Path, split: Split, download: Download, progress: &mut dyn FnMut(u64, u64)) -> Result<InMemory> {
+pub fn mnist(folder: &Path, split: Split, download: Download, progress: &mut Progress<'_>) -> Result<InMemory> {
     let (stem, remote) = match split {
         Split::Train => ("train-images", &download::MNIST_TRAIN),
         Split::Test => ("t10k-images", &download::MNIST_TEST),
@@ -40,7 +40,7 @@ pub fn mnist_labelled(
     folder: &Path,
     split: Split,
     download: Download,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut Progress<'_>,
 ) -> Result<Labelled> {
     let images = mnist(folder, split, download, progress)?;
     let (stem, remote) = match split {
@@ -57,12 +57,13 @@ fn mnist_file(
     [stem, ending]: [&str; 2],
     remote: &RemoteFile<'_>,
     download: Download,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut Progress<'_>,
 ) -> Result<PathBuf> {
     let mut names = Vec::new();
     for place in ["", "raw/", "MNIST/raw/"] {
-        for name in [format!("{stem}-{ending}"), format!("{stem}-{ending}.gz"), format!("{stem}.{ending}")] {
+        for name in [format!("{stem}-{ending}"), format!("{stem}.{ending}")] {
             names.push(format!("{place}{name}"));
+            names.push(format!("{place}{name}.gz"));
         }
     }
     let accepted = names.join("\n  ");
@@ -74,7 +75,7 @@ fn mnist_file(
 ///
 /// # Errors
 /// As for [`mnist`].
-pub fn svhn(folder: &Path, split: Split, download: Download, progress: &mut dyn FnMut(u64, u64)) -> Result<InMemory> {
+pub fn svhn(folder: &Path, split: Split, download: Download, progress: &mut Progress<'_>) -> Result<InMemory> {
     mat::read_images(&svhn_file(folder, split, download, progress)?)
 }
 
@@ -82,18 +83,13 @@ pub fn svhn(folder: &Path, split: Split, download: Download, progress: &mut dyn 
 ///
 /// # Errors
 /// As for [`svhn`]; [`Error::Format`] too when there are not as many labels as images, or one is no digit.
-pub fn svhn_labelled(
-    folder: &Path,
-    split: Split,
-    download: Download,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Labelled> {
+pub fn svhn_labelled(folder: &Path, split: Split, download: Download, progress: &mut Progress<'_>) -> Result<Labelled> {
     let path = svhn_file(folder, split, download, progress)?;
     let (images, labels_u8) = (mat::read_images(&path)?, mat::read_labels(&path)?);
     Labelled::new(images, labels_u8).map_err(|error| Error::format(&path, error.to_string()))
 }
 
-fn svhn_file(folder: &Path, split: Split, download: Download, progress: &mut dyn FnMut(u64, u64)) -> Result<PathBuf> {
+fn svhn_file(folder: &Path, split: Split, download: Download, progress: &mut Progress<'_>) -> Result<PathBuf> {
     let remote = match split {
         Split::Train => &download::SVHN_TRAIN,
         Split::Test => &download::SVHN_TEST,
@@ -108,12 +104,7 @@ fn svhn_file(folder: &Path, split: Split, download: Download, progress: &mut dyn
 ///
 /// # Errors
 /// As for [`mnist`].
-pub fn cifar10(
-    folder: &Path,
-    split: Split,
-    download: Download,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<InMemory> {
+pub fn cifar10(folder: &Path, split: Split, download: Download, progress: &mut Progress<'_>) -> Result<InMemory> {
     cifar10_labelled(folder, split, download, progress).map(Labelled::into_images)
 }
 
@@ -125,11 +116,12 @@ pub fn cifar10_labelled(
     folder: &Path,
     split: Split,
     download: Download,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut Progress<'_>,
 ) -> Result<Labelled> {
-    if let Some(labelled) = find_cifar10(folder, split)? {
-        return Ok(labelled);
-    }
+    let missing = match find_cifar10(folder, split)? {
+        Cifar10::Found(labelled) => return Ok(labelled),
+        Cifar10::Missing(paths) => paths,
+    };
     let (bin, python) = match split {
         Split::Train => ("data_batch_1.bin to data_batch_5.bin", "data_batch_1 to data_batch_5"),
         Split::Test => ("test_batch.bin", "test_batch"),
@@ -142,13 +134,32 @@ pub fn cifar10_labelled(
         remote.name
     );
     let names = [remote.name.to_owned()];
+    if !missing.is_empty() && !is_there(&folder.join(remote.name))? {
+        let missing: Vec<String> = missing.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::MissingData(format!(
+            "CIFAR-10 is incomplete: {} not there, beside the others; put there what is missing, or move the others away and all of \
+             it is downloaded",
+            few(&missing)
+        )));
+    }
     let archive = find_or_fetch("CIFAR-10", folder, &names, &accepted, remote, download, progress)?;
     cifar::unpack(&archive, folder)?;
-    find_cifar10(folder, split)?.ok_or_else(|| Error::format(&archive, "was unpacked, but its files are not there"))
+    match find_cifar10(folder, split)? {
+        Cifar10::Found(labelled) => Ok(labelled),
+        Cifar10::Missing(_) => Err(Error::format(&archive, "was unpacked, but its files are not there")),
+    }
 }
 
-/// The images, with their labels, of the first folder that has all of a split's files.
-fn find_cifar10(folder: &Path, split: Split) -> Result<Option<Labelled>> {
+/// What there is of a split.
+enum Cifar10 {
+    /// The images, with their labels, of the first folder that has all files.
+    Found(Labelled),
+    /// In the first folder that has some of the files, those that it lacks; none if there is no such folder.
+    Missing(Vec<PathBuf>),
+}
+
+fn find_cifar10(folder: &Path, split: Split) -> Result<Cifar10> {
+    let mut missing = Vec::new();
     let batches = match split {
         Split::Train => &cifar::BATCHES[..5],
         Split::Test => &cifar::BATCHES[5..],
@@ -156,17 +167,22 @@ fn find_cifar10(folder: &Path, split: Split) -> Result<Option<Labelled>> {
     for place in [folder.to_path_buf(), folder.join(cifar::FOLDER_BIN), folder.join(cifar::FOLDER_PYTHON)] {
         for ending in [".bin", ""] {
             let paths: Vec<_> = batches.iter().map(|name| place.join(format!("{name}{ending}"))).collect();
-            let mut n_there = 0;
+            let mut absent = Vec::new();
             for path in &paths {
-                n_there += usize::from(is_there(path)?);
+                if !is_there(path)? {
+                    absent.push(path.clone());
+                }
             }
-            if n_there == paths.len() {
+            if absent.is_empty() {
                 let read = if ending.is_empty() { cifar::read_pickle } else { cifar::read_bin };
-                return read(&paths).map(Some);
+                return read(&paths).map(Cifar10::Found);
+            }
+            if missing.is_empty() && absent.len() < paths.len() {
+                missing = absent;
             }
         }
     }
-    Ok(None)
+    Ok(Cifar10::Missing(missing))
 }
 
 /// The first of `names` that is in `folder`, or else the download of `remote`. `accepted` tells the user the names.
@@ -177,7 +193,7 @@ fn find_or_fetch(
     accepted: &str,
     remote: &RemoteFile<'_>,
     download: Download,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut Progress<'_>,
 ) -> Result<PathBuf> {
     for name in names {
         let path = folder.join(name);
@@ -189,6 +205,7 @@ fn find_or_fetch(
         Download::Never => "Downloads are switched off.".to_owned(),
         Download::Allowed => match fetch(remote, folder, progress) {
             Ok(path) => return Ok(path),
+            Err(error @ Error::Stopped(_)) => return Err(error),
             Err(error) => format!("The download failed: {error}"),
         },
     };
@@ -200,10 +217,11 @@ fn find_or_fetch(
     )))
 }
 
-/// Whether a regular file is at `path`; a place that cannot be looked at is an error, lest it be taken for empty.
+/// Whether something that is no folder is at `path`: what is no regular file is refused by its name when it is read. A place that
+/// cannot be looked at is an error, lest it be taken for empty.
 fn is_there(path: &Path) -> Result<bool> {
     match fs::metadata(path) {
-        Ok(metadata) => Ok(metadata.is_file()),
+        Ok(metadata) => Ok(!metadata.is_dir()),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
         Err(source) => Err(Error::Io { path: path.to_path_buf(), source }),
     }
@@ -212,6 +230,8 @@ fn is_there(path: &Path) -> Result<bool> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
     use crate::data::Source;
     use crate::data::download::Digest;
@@ -229,7 +249,7 @@ mod tests {
         fs::write(path, bytes).unwrap();
     }
 
-    type Reader = fn(&Path, Split, Download, &mut dyn FnMut(u64, u64)) -> Result<InMemory>;
+    type Reader = fn(&Path, Split, Download, &mut Progress<'_>) -> Result<InMemory>;
 
     fn never(read: Reader, folder: &Path, split: Split) -> Result<InMemory> {
         read(folder, split, Download::Never, &mut |_, _| panic!("no download was allowed"))
@@ -241,6 +261,7 @@ mod tests {
             "train-images-idx3-ubyte",
             "train-images-idx3-ubyte.gz",
             "train-images.idx3-ubyte",
+            "train-images.idx3-ubyte.gz",
             "raw/train-images-idx3-ubyte",
             "MNIST/raw/train-images-idx3-ubyte.gz",
         ] {
@@ -265,6 +286,25 @@ mod tests {
             let test = never(cifar10, folder.path(), Split::Test).unwrap();
             assert_eq!((test.len(), test.pixels_u8()[0]), (1, 5));
         }
+    }
+
+    #[test]
+    fn a_missing_batch_is_named_and_nothing_is_downloaded() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [cifar::BATCHES[0], cifar::BATCHES[1], cifar::BATCHES[3], cifar::BATCHES[4]] {
+            write(&folder.path().join(format!("cifar-10-batches-bin/{name}.bin")), &cifar_file(1));
+        }
+        let read = |download| {
+            cifar10(folder.path(), Split::Train, download, &mut |_, _| panic!("a download")).unwrap_err().to_string()
+        };
+        for download in [Download::Allowed, Download::Never] {
+            let message = read(download);
+            let missing = folder.path().join("cifar-10-batches-bin/data_batch_3.bin");
+            assert!(message.contains(&format!("CIFAR-10 is incomplete: {} not there", missing.display())), "{message}");
+        }
+        // The archive beside them fills the gap, or is what is wrong.
+        write(&folder.path().join("cifar-10-binary.tar.gz"), b"broken");
+        assert!(read(Download::Allowed).contains("cifar-10-binary.tar.gz: "));
     }
 
     #[test]
@@ -331,14 +371,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let remote = RemoteFile { url: "http://127.0.0.1:1/x.mat", name: "x.mat", digest: Digest::Md5(""), n_bytes: 1 };
         let names = ["x.mat".to_owned()];
-        let error = find_or_fetch("SET", folder.path(), &names, "x.mat", &remote, Download::Allowed, &mut |_, _| ());
+        let error = find_or_fetch("SET", folder.path(), &names, "x.mat", &remote, Download::Allowed, &mut |_, _| {
+            ControlFlow::Continue(())
+        });
         let error = error.unwrap_err().to_string();
         assert!(error.contains("Put there one of\n  x.mat\n"), "{error}");
         assert!(error.contains("(1 bytes). The download failed: http://127.0.0.1:1/x.mat: "), "{error}");
     }
 
     fn never_labelled<T>(
-        read: impl Fn(&Path, Split, Download, &mut dyn FnMut(u64, u64)) -> Result<T>,
+        read: impl Fn(&Path, Split, Download, &mut Progress<'_>) -> Result<T>,
         folder: &Path,
     ) -> Result<T> {
         read(folder, Split::Train, Download::Never, &mut |_, _| panic!("no download was allowed"))
@@ -348,7 +390,12 @@ mod tests {
     fn mnist_s_labels_are_found_under_every_accepted_name_and_must_fit_the_images() {
         let label_file = |labels: &[u8]| [&[0, 0, 8, 1, 0, 0, 0, labels.len() as u8], labels].concat();
         for place in ["", "raw/", "MNIST/raw/"] {
-            for name in ["train-labels-idx1-ubyte", "train-labels-idx1-ubyte.gz", "train-labels.idx1-ubyte"] {
+            for name in [
+                "train-labels-idx1-ubyte",
+                "train-labels-idx1-ubyte.gz",
+                "train-labels.idx1-ubyte",
+                "train-labels.idx1-ubyte.gz",
+            ] {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join(format!("{place}{name}"));
                 write(&folder.path().join("train-images-idx3-ubyte"), &idx_file(7));

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::data::Source;
+use crate::data::folder::LeftOut;
 use crate::error::{Error, Result};
 use crate::file::hex;
 use crate::image::to_u8;
@@ -87,6 +88,7 @@ pub struct ImageSet {
     /// `[channels, height, width]` of what is read; 1 or 3 channels.
     shape: [usize; 3],
     broken: Vec<Error>,
+    left_out: LeftOut,
 }
 
 enum Images {
@@ -98,7 +100,7 @@ enum Images {
 impl ImageSet {
     /// The images at `path`, which is one of
     ///
-    /// - a folder of PNG, JPEG and WebP files in any nesting, in the order of their paths;
+    /// - a folder of PNG, JPEG, WebP, BMP and GIF files in any nesting, in the order of their paths;
     /// - a folder that `ncsn sample` has written: what lies in its `images`;
     /// - a `.safetensors` file as `ncsn sample --raw` writes it: the tensor `samples`, or the only one, `[n, c, h, w]`;
     /// - a `.npy` file: `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]`;
@@ -115,11 +117,12 @@ impl ImageSet {
     pub fn open(path: &Path, options: &ReadOptions) -> Result<Self> {
         let name = path.display().to_string();
         if fs::metadata(path).map_err(Error::io(path))?.is_dir() {
-            let files::Found { files, shape, broken } = files::open(path, options.skip_broken)?;
-            return Ok(Self { name, n: files.len(), images: Images::Files(files), shape, broken });
+            let files::Found { files, shape, broken, left_out } = files::open(path, options.skip_broken)?;
+            return Ok(Self { name, n: files.len(), images: Images::Files(files), shape, broken, left_out });
         }
         let array = Array::open(path, options.byte_rule)?;
-        Ok(Self { name, n: array.n(), shape: array.shape(), images: Images::Array(array), broken: Vec::new() })
+        let (n, shape) = (array.n(), array.shape());
+        Ok(Self { name, n, shape, images: Images::Array(array), broken: Vec::new(), left_out: LeftOut::default() })
     }
 
     /// The images of a data set, called `name` in messages.
@@ -132,7 +135,8 @@ impl ImageSet {
             let message = format!("{name}: found {n} images of {} channels, expected at least 1, of 1 or 3", shape[0]);
             return Err(Error::Usage(message));
         }
-        Ok(Self { name, n, shape, images: Images::Source(source), broken: Vec::new() })
+        let images = Images::Source(source);
+        Ok(Self { name, n, shape, images, broken: Vec::new(), left_out: LeftOut::default() })
     }
 
     /// The first `n` images alone.
@@ -180,6 +184,11 @@ impl ImageSet {
     /// The image files that were left out because they cannot be decoded, each with the reason.
     pub fn broken(&self) -> &[Error] {
         &self.broken
+    }
+
+    /// The images of a folder that were left out because their formats are not read.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 
     /// The images with the numbers in `range`, `[n, 3, height, width]`, decoded on all cores.

@@ -9,6 +9,7 @@ mod checkpoints;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::panic;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,15 @@ use checkpoints::zip;
 use ncsn::checkpoint::pth::{Numbers, Pth, read_file, read_optimizer, read_published};
 use ncsn::checkpoint::{Checkpoints, Header, TensorFile, Weights};
 use ncsn::config::Config;
+use ncsn::data::celeba::CelebA;
 use ncsn::data::digits::Digits;
-use ncsn::data::{Split, cifar, idx, mat};
+use ncsn::data::folder::read_image;
+use ncsn::data::{Pixels, Source, Split, cifar, idx, mat};
 use ncsn::error::Result;
 use ncsn::eval::{
     ImageSet, ReadOptions, SmallClassifier, Statistics, StatisticsFile, read_statistics, write_statistics,
 };
+use ncsn::image::write_png;
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
 use ncsn::sde::NoiseLevels;
@@ -271,6 +275,28 @@ fn classifier() -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
+/// One of `tests/fixtures/images`.
+fn image(name: &str) -> Vec<u8> {
+    fixture(&format!("images/{name}"))
+}
+
+/// A PNG file of the same pixels with the checksums that its chunks should have.
+fn with_checksums(png: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut at) = (png.to_vec(), 8);
+    while let Some(&[a, b, c, d]) = bytes.get(at..at + 4).and_then(|n| n.first_chunk()) {
+        let n = u32::from_be_bytes([a, b, c, d]) as usize;
+        let Some(content) = bytes.get(at + 4..at.saturating_add(n).saturating_add(8)) else { break };
+        let mut crc = flate2::Crc::new();
+        crc.update(content);
+        let end = at + 8 + n;
+        if let Some(place) = bytes.get_mut(end..end + 4) {
+            place.copy_from_slice(&crc.sum().to_be_bytes());
+        }
+        at = end + 4;
+    }
+    bytes
+}
+
 /// The most memory that this process has had so far, where the system tells.
 fn peak_memory_bytes() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -344,12 +370,39 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         assert_eq!(pixels_u8.len(), 3 * set.len() * set.size().iter().product::<usize>());
         Ok(())
     };
+    // As a folder of one image, by its header, and with all its pixels.
+    let one_image: Read = |path| {
+        let folder = path.with_file_name("folder");
+        let image = folder.join("image.png");
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(path, &image).unwrap();
+        let header = ImageSet::open(&folder, &ReadOptions::default());
+        let pixels_u8 = read_image(&image, 3, 8)?;
+        assert_eq!(pixels_u8.len(), 3 * 8 * 8);
+        let set = header.expect("what can be decoded has a sound header");
+        assert_eq!(set.read(0..1)?.len(), 3 * set.size().iter().product::<usize>());
+        Ok(())
+    };
+    // A list of images that are there.
+    let celeba: Read = |path| {
+        let root = path.with_file_name("celeba");
+        if !root.exists() {
+            fs::create_dir_all(root.join("img_align_celeba")).unwrap();
+            for name in ["1.jpg", "2.jpg"] {
+                let image = Pixels::new(vec![7; 140 * 140], 140, 140, 1);
+                write_png(&root.join("img_align_celeba").join(name), &image).unwrap();
+            }
+        }
+        fs::copy(path, root.join("list_eval_partition.txt")).unwrap();
+        let set = CelebA::open(&root, Split::Train, 1, 8)?;
+        (0..set.len()).try_for_each(|index| set.read(index, &mut [0; 64]))
+    };
     let npz_of: Pack = |npy| zip(&[("samples.npy", npy, false)]);
     let packed_npz_of: Pack = |npy| zip(&[("samples.npy", npy, true)]);
     let yaml: Read = |path| Config::load(&path.display().to_string(), &[], None).map(drop);
 
     // Damage, then pack: so damage reaches what lies inside the compression, too.
-    let formats: [(&str, Vec<u8>, Pack, Read); 35] = [
+    let formats: [(&str, Vec<u8>, Pack, Read); 50] = [
         ("IDX", idx_file(), as_is, idx),
         ("IDX in gzip", idx_file(), gzipped, idx),
         ("gzipped IDX", gzip(&idx_file()), as_is, idx),
@@ -365,6 +418,21 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("labels in compressed MATLAB", mat_file(true), as_is, mat_label),
         ("CIFAR-10's archive", cifar_tar(), gzipped, unpack),
         ("CIFAR-10's gzipped archive", gzip(&cifar_tar()), as_is, unpack),
+        ("JPEG image, baseline", image("420.jpg"), as_is, one_image),
+        ("JPEG image, progressive", image("420_progressive.jpg"), as_is, one_image),
+        ("JPEG image, separate scans", image("420_separate.jpg"), as_is, one_image),
+        ("JPEG image, coarse luma", image("coarse_luma.jpg"), as_is, one_image),
+        ("JPEG image, CMYK", image("cmyk.jpg"), as_is, one_image),
+        ("PNG image", image("rgb.png"), as_is, one_image),
+        ("PNG image, sound checksums", image("rgb.png"), with_checksums, one_image),
+        ("PNG image, palette, sound checksums", image("palette_transparent.png"), with_checksums, one_image),
+        ("WebP image, lossy", image("lossy.webp"), as_is, one_image),
+        ("WebP image, lossless", image("lossless.webp"), as_is, one_image),
+        ("BMP image", image("rgb.bmp"), as_is, one_image),
+        ("BMP image, palette", image("palette.bmp"), as_is, one_image),
+        ("GIF image", image("palette.gif"), as_is, one_image),
+        ("GIF image, animated", image("animated.gif"), as_is, one_image),
+        ("CelebA's list", b"1.jpg 0\n2.jpg 0\n3.jpg 1\n4.jpg 2\r\n".to_vec(), as_is, celeba),
         ("configuration", include_bytes!("../../configs/anneal.yml").to_vec(), as_is, yaml),
         ("ScoreNet's configuration", include_bytes!("../../configs/scorenet.yml").to_vec(), as_is, yaml),
         ("our weights", weights, as_is, weights_of),
@@ -386,6 +454,13 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("RMSProp's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_rmsprop.pth"), as_is, optimizer),
         ("SGD's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_sgd_momentum_0.9.pth"), as_is, optimizer),
     ];
+    // Decoders may panic, if that becomes an error. Whatever else panics fails the test.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !ncsn::guard::is_guarded() {
+            hook(panic);
+        }
+    }));
     let n_rounds = n_rounds();
     let before = peak_memory_bytes();
     let mut random = XorShift(0x9e37_79b9_7f4a_7c15);

@@ -192,6 +192,9 @@ impl Source for Selection {
 /// Says which files were left out.
 fn report_broken(images: &ImageSet, log: &mut Log) {
     const N_NAMED: usize = 5;
+    if !images.left_out().is_empty() {
+        log.warning(format!("{}: {}", images.name(), images.left_out()));
+    }
     let broken = images.broken();
     if broken.is_empty() {
         return;

@@ -108,8 +108,7 @@ impl Layout {
 impl Array {
     /// Opens `path`, whose content tells what it is.
     pub fn open(path: &Path, rule: ByteRule) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let n_bytes = file.metadata().map_err(Error::io(path))?.len();
+        let (file, n_bytes) = file::open_regular(path)?;
         let mut start = Vec::new();
         file.take(MAX_HEADER_BYTES).read_to_end(&mut start).map_err(Error::io(path))?;
         let bad = |message| Error::format(path, message);

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::data::decode::{decode, header_shape};
-use crate::data::folder::images_below;
+use crate::data::folder::{LeftOut, Listing, images_below};
 use crate::error::{Error, Result, few};
 use crate::file;
 
@@ -19,11 +19,12 @@ pub(super) struct Found {
     pub files: Vec<PathBuf>,
     pub shape: [usize; 3],
     pub broken: Vec<Error>,
+    pub left_out: LeftOut,
 }
 
 /// The images of a folder, or of the `images` in a folder of samples.
 pub(super) fn open(root: &Path, skip_broken: bool) -> Result<Found> {
-    let files = match n_samples(root)? {
+    let Listing { files, left_out } = match n_samples(root)? {
         Some(n) => samples(root, n)?,
         None => images_below(root)?,
     };
@@ -57,7 +58,7 @@ pub(super) fn open(root: &Path, skip_broken: bool) -> Result<Found> {
     }
     match sound.first() {
         Some(&(_, shape)) if faults.is_empty() => {
-            Ok(Found { files: sound.into_iter().map(|(file, _)| file).collect(), shape, broken })
+            Ok(Found { files: sound.into_iter().map(|(file, _)| file).collect(), shape, broken, left_out })
         }
         _ => Err(Error::format(root, faults.join(". "))),
     }
@@ -108,15 +109,15 @@ fn n_samples(root: &Path) -> Result<Option<u64>> {
 }
 
 /// The images of a folder of `n` samples.
-fn samples(root: &Path, n: u64) -> Result<Vec<PathBuf>> {
-    let files = images_below(&root.join("images"))?;
-    if files.len() as u64 == n {
-        return Ok(files);
+fn samples(root: &Path, n: u64) -> Result<Listing> {
+    let listing = images_below(&root.join("images"))?;
+    if listing.files.len() as u64 == n {
+        return Ok(listing);
     }
     let message = format!(
         "found {} images in images/, expected {n} as samples.json says; `ncsn sample` finishes what was stopped, and images/ itself can \
          be given as a folder",
-        files.len()
+        listing.files.len()
     );
     Err(Error::format(root, message))
 }
