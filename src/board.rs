@@ -186,6 +186,9 @@ fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc, &byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
 }
 
+/// The largest file of lines: those of ten million steps are smaller.
+const MAX_BYTES: u64 = 2 << 30;
+
 /// A file of JSON objects, one a line, each with a `step`.
 #[derive(Debug)]
 pub struct JsonLines {
@@ -200,7 +203,7 @@ impl JsonLines {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        match file::read_at_most(path, u64::MAX) {
+        match file::read_at_most(path, MAX_BYTES) {
             Ok(bytes) => {
                 // Some editors mark UTF-8 so.
                 let lines = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);

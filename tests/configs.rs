@@ -192,3 +192,47 @@ fn data_sets_without_labels_say_so() {
         assert_eq!(message, format!("found {name}, which has no labels; expected MNIST, CIFAR10, SVHN or DIGITS"));
     }
 }
+
+#[test]
+fn a_text_on_the_command_line_is_taken_as_it_stands() {
+    for text in ["photos #1", "a: b", "[x]", "'x'", "null", "", "{a: 1}", "&a", "x=y", "- x", "*"] {
+        let overrides = ["data.dataset=FOLDER".to_string(), format!("data.path={text}")];
+        let File::Images(config) = Config::load("anneal.yml", &overrides, None).unwrap().0 else { panic!("images") };
+        assert_eq!(config.data.dataset, Dataset::Folder(text.into()));
+    }
+    for (set, needle) in [
+        ("training.batch_size=[3]", "training.batch_size is [3], expected a whole number"),
+        ("training.batch_size=a: b", "training.batch_size is a: b, expected a whole number"),
+        ("training.batch_size", "expected SECTION.KEY=VALUE"),
+    ] {
+        let message = Config::load("anneal.yml", &[set.to_string()], None).unwrap_err().to_string();
+        assert!(message.contains(needle), "{set}: {message}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_suggested_once_and_from_the_section_where_it_belongs() {
+    for (set, needle) in [
+        ("training.sigma_begin=1", "; did you mean model.sigma_begin?"),
+        ("model.batchsize=1", "; did you mean training.batch_size?"),
+        ("training.batchsize=1", "; did you mean training.batch_size?"),
+        ("optim.path=1", "; did you mean data.path?"),
+        ("model.n_particle=1", "; did you mean model.n_particles?"),
+        ("sampling.ngf=1", "; did you mean model.ngf?"),
+        ("sampling.nonsensical=1", "; known are n_steps_each, step_lr, snapshot_images, final_images"),
+    ] {
+        let message = Config::load("anneal.yml", &[set.to_string()], None).unwrap_err().to_string();
+        assert!(message.ends_with(needle), "{set}: {message}");
+    }
+}
+
+#[test]
+fn the_first_difference_of_two_configurations_is_told() {
+    let config = load("anneal.yml");
+    assert_eq!(config.difference(&config), None);
+    let mut other = config.clone();
+    other.optim.lr = 0.5;
+    assert_eq!(config.difference(&other).as_deref(), Some("optim.lr is 0.5, not 0.001"));
+    other.data.dataset = Dataset::Folder("a: b".into());
+    assert_eq!(config.difference(&other).as_deref(), Some("data.dataset is FOLDER, not MNIST"));
+}

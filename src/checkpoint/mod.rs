@@ -64,6 +64,9 @@ pub struct Header {
     pub optimizer_steps: u64,
     /// The run's configuration, as a YAML file.
     pub config: String,
+    /// The precision of the last steps; `None` in checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
 }
 
 /// The checkpoints of one run, in one folder.

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use ncsn::config::Runner;
+use ncsn::file::read_at_most;
 use ncsn::plot::{self, Content, Panel};
 use ncsn::{Error, Result};
 
@@ -126,6 +127,9 @@ fn scorenet(args: ScoreNetArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The largest file of losses.
+const MAX_BYTES: u64 = 1 << 30;
+
 /// Step and loss of every line.
 fn losses(path: &Path) -> Result<Vec<(f64, f64)>> {
     #[derive(Deserialize)]
@@ -133,7 +137,7 @@ fn losses(path: &Path) -> Result<Vec<(f64, f64)>> {
         step: f64,
         loss: f64,
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = String::from_utf8_lossy(&read_at_most(path, MAX_BYTES)?).into_owned();
     let line = |line| {
         serde_json::from_str(line)
             .map(|Line { step, loss }| (step, loss))

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 
+use ncsn::file::open_regular;
 use ncsn::{Error, Result};
 
 /// The least important lines that are still said; names as in Python's `logging`.
@@ -68,6 +69,10 @@ impl Log {
 
     /// Appends the lines so far, and all that follow, to `path`.
     pub fn write_to(&mut self, path: &Path) -> Result<()> {
+        if path.exists() {
+            // A pipe of that name would block.
+            open_regular(path)?;
+        }
         let mut file = File::options().create(true).append(true).open(path).map_err(Error::io(path))?;
         if let Written::Kept(lines) = &self.file {
             let _ = file.write_all(lines);

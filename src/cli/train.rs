@@ -1,5 +1,6 @@
 //! `ncsn train`.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -119,7 +120,7 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let trainer = new_trainer(&config, noise, &args.common)?;
     let checkpoints = folders.checkpoints();
     let (mut trainer, smoothed) = match &found {
-        Found::Ours(steps) if args.resume => resume(args, &checkpoints, steps, rule(&config.optim), trainer)?,
+        Found::Ours(steps) if args.resume => resume(args, &checkpoints, steps, rule(&config.optim), trainer, &mut log)?,
         Found::Published(path) if args.resume => {
             let trainer = resume_published(path, rule(&config.optim), trainer)?;
             log.info(format!("going on with the published program's {}", path.display()));
@@ -210,6 +211,7 @@ fn resume(
     steps: &[u64],
     rule: Rule,
     trainer: Trainer<Network>,
+    log: &mut Log,
 ) -> Result<(Trainer<Network>, Option<f64>)> {
     let newest = *steps.last().expect("a run has checkpoints");
     let step = args.step.unwrap_or(newest);
@@ -224,8 +226,15 @@ fn resume(
         }
         other => other,
     })?;
-    let loss = checkpoint.header().loss;
-    Ok((checkpoint.resume(rule, trainer)?, loss))
+    let Header { loss, precision, .. } = checkpoint.header().clone();
+    let trainer = checkpoint.resume(rule, trainer)?;
+    let now = Precision::current().to_string();
+    if let Some(before) = precision.filter(|before| *before != now) {
+        log.warning(format!(
+            "the run was trained at --precision {before} so far and goes on at {now}: it will not be the run that it would have been"
+        ));
+    }
+    Ok((trainer, loss))
 }
 
 /// The command that goes on with a run.
@@ -306,6 +315,7 @@ impl Session<'_> {
                 self.save(trainer, &mut events)?;
             }
         }
+        let mut last_test_loss = None;
         // Steps whose losses have not been read: on a GPU that waits for them, so it is done when somebody would see it.
         let mut unread: Vec<Report> = Vec::new();
         let mut last_read = Instant::now();
@@ -348,6 +358,7 @@ impl Session<'_> {
 
             let test_loss = is_test_due.then(|| self.test_loss(trainer, test_set)).transpose()?;
             if let Some(test_loss) = test_loss {
+                last_test_loss = Some(test_loss);
                 events.scalar(test_objective(self.config).1, test_loss as f32, step)?;
             }
             let seconds = started.elapsed().as_secs_f64();
@@ -379,7 +390,12 @@ impl Session<'_> {
         }
         drop(progress);
         if first < n_steps {
-            self.log.info(format!("{n_steps} steps done in {}", duration(started.elapsed().as_secs_f64())));
+            let mut said = format!("{n_steps} steps done in {}", duration(started.elapsed().as_secs_f64()));
+            let losses = [("loss", self.smoothed), ("test loss", last_test_loss)];
+            for (name, loss) in losses.into_iter().filter_map(|(name, loss)| Some((name, loss?))) {
+                let _ = write!(said, ", {name} {loss:.2}");
+            }
+            self.log.info(said);
         }
         Ok(Outcome::Finished)
     }
@@ -427,6 +443,7 @@ impl Session<'_> {
             loss: self.smoothed,
             optimizer_steps: trainer.optimizer().n_steps(),
             config: self.config.to_yaml(),
+            precision: Some(Precision::current().to_string()),
         };
         let path = self.checkpoints.save(trainer, &header)?;
         self.log.debug(format!("saved {}", path.display()));

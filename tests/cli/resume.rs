@@ -300,3 +300,17 @@ fn leftovers_of_killed_programs_are_removed_by_the_next() {
     assert!(left.iter().all(|name| !run.join(name).exists()));
     assert!(run.join(".mine.tmp").exists() && run.join("checkpoint_007.safetensors").exists());
 }
+
+#[test]
+fn a_run_that_goes_on_at_another_precision_says_so() {
+    let folder = scratch();
+    let said = succeeds(folder.path(), &TRAIN);
+    let last = said.lines().last().unwrap();
+    assert!(last.contains("24 steps done in") && last.contains(", loss ") && last.contains(", test loss "), "{said}");
+    let warning = "trained at --precision high so far and goes on at medium";
+    let said = succeeds(folder.path(), &[&RESUME[..], &["--set", "training.n_iters=25"]].concat());
+    assert!(!said.contains("--precision"), "{said}");
+    let args = ["--set", "training.n_iters=26", "--precision", "medium"];
+    let said = succeeds(folder.path(), &[&RESUME[..], &args].concat());
+    assert!(said.contains(warning), "{said}");
+}
