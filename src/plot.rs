@@ -85,8 +85,8 @@ pub enum Content {
 
 /// The side of the plotted square, a multiple of the densities' cells so that these fall on whole pixels.
 const PLOT: f64 = 400.0;
-/// Space around it: for the y axis, the title, the x axis, and on the right for half a tick's label or a colour bar. Longer labels
-/// get more on the left and the right.
+/// Space around it: for the y axis, the title, the x axis, and on the right for half a tick's label or a colour bar.
+/// Longer labels get more on the left and the right.
 const LEFT: f64 = 68.0;
 const TOP: f64 = 46.0;
 const BOTTOM: f64 = 56.0;
@@ -96,8 +96,8 @@ const RIGHT_WITH_BAR: f64 = 88.0;
 const FONT: f64 = 15.0;
 const TITLE_FONT: f64 = 20.0;
 const SMALLEST_FONT: f64 = 12.0;
-/// From a panel's left edge to the baseline of the y axis' name, and what that name, a gap, a tick and another gap take beside the
-/// labels of the ticks.
+/// From a panel's left edge to the baseline of the y axis' name, and what that name, a gap, a tick and another gap take
+/// beside the labels of the ticks.
 const Y_NAME: f64 = 16.0;
 const BESIDE_Y_LABELS: f64 = 38.0;
 /// The least space between two labels.
@@ -527,7 +527,8 @@ fn around(values: impl Iterator<Item = f64>, margin: f64) -> Axis {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
     let axis = Axis { low, high };
-    // One value alone, or values that labels cannot tell apart, still have a place, in the middle, however large they are.
+    // One value alone, or values that labels cannot tell apart, still have a place, in the middle, however large they
+    // are.
     let space = match high.abs().max(low.abs()) {
         _ if axis.has_ticks() => margin * (high - low),
         0.0 => 1.0,
@@ -554,7 +555,8 @@ fn number(value: f64) -> String {
     text.replace('-', "−")
 }
 
-/// Text of XML. Characters that XML has no place for, and those that change the direction of others, are shown by their codes.
+/// Text of XML. Characters that XML has no place for, and those that change the direction of others, are shown by their
+/// codes.
 fn escape(text: &str) -> String {
     visible(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

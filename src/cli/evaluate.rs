@@ -501,7 +501,7 @@ impl EvaluateArgs {
                 Some(_) if images.len() <= extractor.n_features() => {
                     Some(FrechetReference::of_features(Features::new(&found.features, extractor.n_features())?)?)
                 }
-                statistics => statistics.as_ref().map(FrechetReference::new).transpose()?,
+                statistics => statistics.as_ref().map(FrechetReference::new),
             };
             features = found.features;
         }
@@ -514,7 +514,8 @@ impl EvaluateArgs {
         Ok(Some(Comparison { about, frechet, features, images: Some(images), held_out: None, warnings: Vec::new() }))
     }
 
-    /// Refuses too few samples, or too few images of the reference, for the metrics asked for: before the network looks at them.
+    /// Refuses too few samples, or too few images of the reference, for the metrics asked for: before the network looks
+    /// at them.
     fn check_numbers(&self, n: [usize; 2], names: &[&str; 2]) -> Result<()> {
         for metric in &self.metrics {
             let (least, what) = match metric {
@@ -528,6 +529,7 @@ impl EvaluateArgs {
             };
             for ((n, least), name) in n.into_iter().zip(least).zip(names) {
                 if n < least {
+                    let name = printable(name);
                     let message = format!("{name}: found {n} images, expected at least {least} for {what}");
                     return Err(Error::Usage(message));
                 }
@@ -584,7 +586,7 @@ impl EvaluateArgs {
         self.check_numbers([samples.len(), n_reference], &[samples.name(), &about.name])?;
         let frechet = match few && !features.is_empty() {
             true => FrechetReference::of_features(Features::new(&features, extractor.n_features())?)?,
-            false => FrechetReference::new(&file.statistics)?,
+            false => FrechetReference::new(&file.statistics),
         };
         Ok(Comparison { about, frechet: Some(frechet), features, images: None, held_out: None, warnings })
     }

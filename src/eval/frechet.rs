@@ -1,14 +1,14 @@
 //! The Fréchet distance between two Gaussians: FID on features of the Inception network, FD-DINOv2 on those of DINOv2.
 //!
-//! ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½ (Dowson & Landau 1982; Heusel et al. 2017). The last trace is Σ√λ over the
-//! eigenvalues λ of FΣ₂Fᵀ for any F with FᵀF = Σ₁: a symmetric matrix with the spectrum of Σ₁Σ₂, so that nothing is ever
-//! complex. It is also ‖FGᵀ‖_*, the sum of singular values, for any G with GᵀG = Σ₂: of samples that are few, the centred features
-//! are such a G, and no square root of a rounding error is taken.
+//! ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½ (Dowson & Landau 1982; Heusel et al. 2017). The last trace is Σ√λ over
+//! the eigenvalues λ of FΣ₂Fᵀ for any F with FᵀF = Σ₁: a symmetric matrix with the spectrum of Σ₁Σ₂, so that nothing
+//! is ever complex. It is also ‖FGᵀ‖_*, the sum of singular values, for any G with GᵀG = Σ₂. The centred features of
+//! few samples are such a G. They give a more accurate sum: no square root of a rounding error is taken.
 //!
-//! Covariances are often singular: samples are few, or a feature is 0 for all of them. Eigenvalues that rounding made negative count
-//! as 0, and so do those beyond the rank that n − 1 samples allow. Features that are constant in the reference add nothing to the last
-//! trace and are left out of it. All that solvers find is checked ([`spectrum`](super::spectrum)); a distance that is not finite is an
-//! error. A distance below 0 by rounding stays so.
+//! Covariances are often singular: samples are few, or a feature is 0 for all of them. Eigenvalues that rounding made
+//! negative count as 0, and so do those beyond the rank that n samples allow, n − 1. Features that are constant in the
+//! reference add nothing to the last trace and are left out of it. The eigenvalues and singular values are checked
+//! (`spectrum.rs`). A distance that is not finite is an error. A distance below 0 by rounding stays so.
 
 use nalgebra::DMatrix;
 
@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 /// As [`FrechetReference::distance`].
 pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64> {
     same_dim(a.dim(), b.dim())?;
-    FrechetReference::new(a)?.distance(b)
+    FrechetReference::new(a).distance(b)
 }
 
 /// A set that others are compared with: the larger half of the work, done once.
@@ -41,15 +41,12 @@ pub struct FrechetReference {
 
 impl FrechetReference {
     /// The set with these statistics.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] when the covariance's eigenvalues cannot be found.
-    pub fn new(statistics: &Statistics) -> Result<Self> {
+    pub fn new(statistics: &Statistics) -> Self {
         let dim = statistics.dim();
         let varying: Vec<usize> = (0..dim).filter(|i| statistics.sigma()[i * dim + i] != 0.0).collect();
         let root = root(selected(statistics, &varying));
         let (mu, trace) = (statistics.mu().to_vec(), statistics.trace());
-        Ok(Self { mu, trace, rank: rank(statistics, varying.len()), varying, root })
+        Self { mu, trace, rank: rank(statistics, varying.len()), varying, root }
     }
 
     /// The set with these features: for samples that are few, at most as many as features.
@@ -67,8 +64,8 @@ impl FrechetReference {
     /// The Fréchet distance to a set with the statistics `other`.
     ///
     /// # Errors
-    /// [`Error::Usage`] when it has another number of features, numbers are so large that their products overflow, or the eigenvalues
-    /// cannot be found.
+    /// [`Error::Usage`] when it has another number of features, numbers are so large that their products overflow, or
+    /// the eigenvalues are not found.
     pub fn distance(&self, other: &Statistics) -> Result<f64> {
         same_dim(self.mu.len(), other.dim())?;
         let product = (&self.root * selected(other, &self.varying)) * self.root.transpose();
@@ -79,8 +76,8 @@ impl FrechetReference {
         self.combine(other.mu(), other.trace(), trace_of_root)
     }
 
-    /// The Fréchet distance to samples that are few: more accurate than [`Self::distance`] where covariances are singular, because
-    /// singular values take no square roots of rounding errors.
+    /// The Fréchet distance to samples that are few: more accurate than [`Self::distance`] where covariances are
+    /// singular, because singular values take no square roots of rounding errors.
     ///
     /// # Errors
     /// As [`Self::distance`], or when there are fewer than two samples.
@@ -105,7 +102,7 @@ impl FrechetReference {
 /// As [`FrechetReference::distance_to_few`].
 pub fn frechet_distance_of_few(a: Features<'_>, b: &Statistics) -> Result<f64> {
     same_dim(a.dim(), b.dim())?;
-    FrechetReference::new(b)?.distance_to_few(a)
+    FrechetReference::new(b).distance_to_few(a)
 }
 
 /// The Fréchet distance between samples that are few on both sides: the most accurate way for singular covariances.

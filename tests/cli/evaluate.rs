@@ -221,6 +221,8 @@ fn what_cannot_be_evaluated_is_told() {
                 "density",
                 "--weights",
                 "nowhere",
+                "--verbose",
+                "critical",
             ],
             "broken: found 2 images, expected at least 6 for density and coverage (more than k = 5)",
         ),

@@ -11,7 +11,8 @@ use super::report::printable;
 /// What to make of the features.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
-    /// Mean and covariance; of images that are at most as many as features, the features too, from which distances are more accurate.
+    /// Mean and covariance. Of at most as many images as features, the features too: distances are more accurate from
+    /// them.
     pub statistics: bool,
     /// The score of the logits over so many splits, and the seed by which images are put in another order first.
     pub score: Option<(usize, Option<u32>)>,

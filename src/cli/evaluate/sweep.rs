@@ -188,8 +188,8 @@ impl EvaluateArgs {
     }
 }
 
-/// The rows of an earlier call. A line that is no row (the disk was full, say), or has a number that is not finite, is left out, and
-/// found again.
+/// The rows of an earlier call. A line that is no row (the disk was full, say), or has a number that is not finite, is
+/// left out, and found again.
 fn read_rows(path: &Path) -> Result<Vec<Row>> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
@@ -234,8 +234,8 @@ fn finish(run: &Run<'_>, rows: &[Row], json: bool, log: &mut Log) -> Result<()> 
     Ok(())
 }
 
-/// The row with the best first number: the smallest distance, or the largest of anything else. One that is not finite is never the
-/// best.
+/// The row with the best first number: the smallest distance, or the largest of anything else. One that is not finite
+/// is never the best.
 fn best(rows: &[Row]) -> Option<usize> {
     let badness = |row: &Row| {
         let first = &row.numbers[0];
