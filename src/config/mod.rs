@@ -7,7 +7,6 @@ mod section;
 mod yaml;
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use section::Section;
