@@ -497,8 +497,8 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
             assert!(after - before < most_bytes, "memory grew by {} bytes", after - before);
         }
     };
-    // Every file is below 50 kB, but for the classifier of 1.1 MB; the largest buffers are the decompressors' and the readers' own, far
-    // below 32 MiB.
+    // Every file is below 50 kB, but for the classifier of 1.1 MB; the largest buffers are the decompressors' and the
+    // readers' own, far below 32 MiB.
     check(&formats, Duration::from_secs(1), 32 << 20);
     // What an image may take.
     check(&images, Duration::from_secs(5), 1 << 30);
