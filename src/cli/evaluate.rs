@@ -42,7 +42,7 @@ const K_DENSITY: usize = 5;
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "\
-Images are a folder (PNG, JPEG, WebP), a folder that `ncsn sample` wrote, its samples.safetensors, a .npy or .npz array, or a data
+Images are a folder of image files, a folder that `ncsn sample` wrote, its samples.safetensors, a .npy or .npz array, or a data
 set: mnist, cifar10-test, mnist-test:0..5000, digits, …
 
     ncsn evaluate samples --reference cifar10

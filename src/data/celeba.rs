@@ -113,9 +113,9 @@ fn names_of_split(list: &Path, split: Split) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether joining the name to a folder stays inside that folder, on every system.
+/// Whether joining the name to a folder stays inside that folder, on every system, and messages can quote it.
 fn is_plain_name(name: &str) -> bool {
-    !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
+    !name.starts_with('.') && !name.contains(['/', '\\', ':']) && !name.contains(char::is_control)
 }
 
 /// As for the images of other folders, see [`refuse_broken`].
@@ -222,8 +222,17 @@ mod tests {
 
     #[test]
     fn malformed_and_hostile_lines_are_refused_with_their_number() {
-        for line in ["../1.jpg 0", "/etc/passwd 0", "a\\b.jpg 0", "C:1.jpg 0", ".. 0", "1.jpg", "1.jpg 3", "1.jpg 0 0"]
-        {
+        for line in [
+            "../1.jpg 0",
+            "/etc/passwd 0",
+            "a\\b.jpg 0",
+            "C:1.jpg 0",
+            ".. 0",
+            "1\u{1b}[31m.jpg 0",
+            "1.jpg",
+            "1.jpg 3",
+            "1.jpg 0 0",
+        ] {
             let root = celeba(&format!("1.jpg 0\n\n{line}\n"), "");
             let message = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err().to_string();
             assert!(message.contains("line 3"), "{line}: {message}");
