@@ -19,23 +19,29 @@ use super::stop;
 /// Opens the images of `data` below `root`, `RUN/datasets`; what is missing is downloaded.
 pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc<dyn Source>> {
     let Data { image_size: size, channels, .. } = *data;
-    let mut progress = progress(data.dataset.name(), log);
     let resized = |images: InMemory| -> Result<Arc<dyn Source>> { Ok(Arc::new(images.resized(size))) };
+    let name = data.dataset.name();
     match &data.dataset {
-        Dataset::Mnist => resized(sets::mnist(&root.join("mnist"), split, Download::Allowed, &mut progress)?),
-        Dataset::Cifar10 => resized(sets::cifar10(&root.join("cifar10"), split, Download::Allowed, &mut progress)?),
-        Dataset::Svhn => resized(sets::svhn(&root.join("svhn"), split, Download::Allowed, &mut progress)?),
-        Dataset::CelebA => Ok(Arc::new(CelebA::open(&root.join("celeba"), split, channels, size)?)),
-        Dataset::Folder(path) => {
-            let folder = Folder::open(path, split, channels, size)?;
-            // Both splits of one folder leave out the same; those of two folders have their own.
-            if split == Split::Train || path.join("test").is_dir() {
-                report_left_out(&folder, path, log);
-            }
-            Ok(Arc::new(folder))
+        Dataset::Mnist => {
+            resized(sets::mnist(&root.join("mnist"), split, Download::Allowed, &mut progress(name, log))?)
         }
+        Dataset::Cifar10 => {
+            resized(sets::cifar10(&root.join("cifar10"), split, Download::Allowed, &mut progress(name, log))?)
+        }
+        Dataset::Svhn => resized(sets::svhn(&root.join("svhn"), split, Download::Allowed, &mut progress(name, log))?),
+        Dataset::CelebA => Ok(Arc::new(CelebA::open(&root.join("celeba"), split, channels, size)?)),
+        Dataset::Folder(path) => open_folder(path, split, [channels, size], log),
         Dataset::Digits => Ok(Arc::new(Digits::new(size, channels, split)?)),
     }
+}
+
+fn open_folder(path: &Path, split: Split, [channels, size]: [usize; 2], log: &mut Log) -> Result<Arc<dyn Source>> {
+    let folder = Folder::open(path, split, channels, size)?;
+    // Both splits of one folder leave out the same; those of two folders have their own.
+    if split == Split::Train || path.join("test").is_dir() {
+        report_left_out(&folder, path, log);
+    }
+    Ok(Arc::new(folder))
 }
 
 /// Says how many images of a folder are not read because of their formats.

@@ -402,13 +402,15 @@ mod tests {
     fn a_file_with_a_sound_header_and_broken_pixels_is_named_when_read_or_left_out() {
         let root = scratch();
         (0..2).for_each(|k| put(&root.path().join(format!("{k}.png")), grey(30, 30, k)));
-        let cut = root.path().join("0.png");
-        let whole = fs::read(&cut).unwrap();
-        fs::write(&cut, &whole[..whole.len() - 20]).unwrap();
+        let broken = root.path().join("0.png");
+        let mut damaged = fs::read(&broken).unwrap();
+        let pixels = damaged.windows(4).position(|bytes| bytes == b"IDAT").unwrap() + 8;
+        damaged[pixels] ^= 0xff;
+        fs::write(&broken, damaged).unwrap();
         let set = open(root.path());
         assert_eq!(set.len(), 2);
         let error = set.read(0..2).unwrap_err();
-        assert!(matches!(&error, Error::Format { path, .. } if *path == cut), "{error}");
+        assert!(matches!(&error, Error::Format { path, .. } if *path == broken), "{error}");
         assert!(set.digest().is_err());
         let set = ImageSet::open(root.path(), &SKIP).unwrap();
         assert_eq!((set.len(), set.broken().len(), all(&set)[0]), (1, 1, 1));
