@@ -335,6 +335,21 @@ impl RunFolders {
         }
     }
 
+    /// The newest checkpoint's weights, and their file. If that is damaged, the error tells which one before it is whole.
+    fn open_newest(&self) -> Result<(PathBuf, Weights)> {
+        let path = self.newest()?;
+        let weights = Weights::open(&path).map_err(|error| match error {
+            Error::Damaged { path, message } => {
+                let is_whole = |step: &u64| Weights::open(&self.checkpoints().weights_path(*step)).is_ok();
+                let before = self.checkpoints().steps().ok().and_then(|steps| steps.into_iter().rev().find(is_whole));
+                let way_out = before.map(|step| format!("; the checkpoint of step {step} is whole: --step {step} takes it"));
+                Error::Damaged { path, message: message + &way_out.unwrap_or_default() }
+            }
+            other => other,
+        })?;
+        Ok((path, weights))
+    }
+
     /// The published program's newest checkpoint.
     fn published(&self) -> Option<PathBuf> {
         Some(self.logs.join("checkpoint.pth")).filter(|path| path.is_file())

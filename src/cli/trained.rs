@@ -36,18 +36,18 @@ impl Trained {
 
     /// The same on a device that is open.
     pub fn open_on(&self, common: &Common, device: &Device) -> Result<(Network, Config, String)> {
-        let path = match (&self.checkpoint, &self.doc) {
-            (Some(path), _) => path.clone(),
+        let at = |path: PathBuf| Weights::open(&path).map(|weights| (path, weights));
+        let (path, weights) = match (&self.checkpoint, &self.doc) {
+            (Some(path), _) => at(path.clone()),
             (None, Some(doc)) => {
                 let folders = RunFolders::new(&common.run, doc)?;
                 match self.step {
-                    Some(step) => folders.checkpoints().weights_path(step),
-                    None => folders.newest()?,
+                    Some(step) => at(folders.checkpoints().weights_path(step)),
+                    None => folders.open_newest(),
                 }
             }
             (None, None) => unreachable!("clap requires one of them"),
-        };
-        let weights = Weights::open(&path)?;
+        }?;
         let Some(config) = saved_config(&weights, &path, self.config.as_deref())? else {
             let message = "found weights without a configuration, expected one with --config FILE".to_string();
             return Err(Error::Format { path, message });

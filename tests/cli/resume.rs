@@ -227,6 +227,9 @@ fn a_damaged_newest_checkpoint_is_refused_with_the_command_that_goes_on_before_i
         let message = fails(folder.path(), &RESUME);
         let command = "the checkpoint of step 20 is whole: ncsn train --doc d --resume --step 20";
         assert!(message.contains("checkpoint_24.safetensors") && message.contains(command), "{message}");
+        let sample = ["sample", "--doc", "d", "-o", "s", "--n", "1", "--final-only"];
+        let message = fails(folder.path(), &sample);
+        assert!(message.contains("the checkpoint of step 20 is whole: --step 20 takes it"), "{message}");
     }
     succeeds(folder.path(), &[&RESUME[..], &["--step", "20"]].concat());
     assert!(final_files(folder.path()) == expected);

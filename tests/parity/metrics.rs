@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("identical statistics have no distance", &frechet, identical_statistics_have_no_distance),
         Case::new("frechet distances from features agree", &frechet, frechet_distances_from_features_agree),
         Case::new(
-            "few features that nalgebra finds no eigenvalues for have no distance from themselves",
+            "four samples of 53 features, some always zero, have no distance from themselves",
             &["metrics/features_4x53.f32"],
             few_features_have_no_distance_from_themselves,
         ),
