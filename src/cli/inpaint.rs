@@ -25,7 +25,7 @@ use super::progress::Progress;
 use super::sample::positive;
 use super::train::create_folder;
 use super::trained::Trained;
-use super::{Common, DEFAULT_SEED, data, noise_levels, stop};
+use super::{Common, DEFAULT_SEED, data, memory, noise_levels, stop};
 
 #[derive(Debug, Args)]
 pub struct InpaintArgs {
@@ -153,6 +153,7 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     if grid_path.exists() && !args.overwrite {
         return Err(Error::Usage(format!("{} exists; --overwrite replaces it", grid_path.display())));
     }
+    memory::check_sampling(&config, args.n_per_image, "--n-per-image", &args.common)?;
     create_folder(&args.output.join("images"))?;
 
     let shape @ [channels, height, width] = source.shape();

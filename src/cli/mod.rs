@@ -11,6 +11,7 @@ mod info;
 mod inpaint;
 mod lock;
 mod log;
+mod memory;
 mod panic;
 mod progress;
 mod sample;

@@ -26,7 +26,7 @@ use super::log::Log;
 use super::progress::Progress;
 use super::train::create_folder;
 use super::trained::Trained;
-use super::{Common, DEFAULT_SEED, noise_levels, stop};
+use super::{Common, DEFAULT_SEED, memory, noise_levels, stop};
 
 /// How long a frame of the animation is shown.
 const FRAME_MS: u32 = 50;
@@ -127,6 +127,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         config.sampling.step_lr = positive("--step-lr", step_lr)?;
     }
     let output = args.trained.folder(args.output, &args.common)?;
+    memory::check_sampling(&config, args.batch.min(args.n), "--batch", &args.common)?;
     let mut drawing = Drawing::new(&config, Noise::new(args.seed), args.n)?;
     drawing.batch = args.batch.min(args.n);
     drawing.columns = args.columns;

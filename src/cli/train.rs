@@ -25,7 +25,7 @@ use super::lock::Lock;
 use super::log::Log;
 use super::progress::{Progress, duration};
 use super::sample::{Drawing, Pictures};
-use super::{Common, DEFAULT_SEED, RunFolders, images_config, noise_levels, stop};
+use super::{Common, DEFAULT_SEED, RunFolders, images_config, memory, noise_levels, stop};
 
 /// How fast the shown loss follows the losses of single steps, which differ by a factor of several.
 const SMOOTHING: f64 = 0.98;
@@ -111,6 +111,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let mut log = Log::terminal(args.common.verbose);
     let train_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Train, &mut log)?;
     let test_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Test, &mut log)?;
+    memory::check_training(&config, objective(&config), rule(&config.optim), &args.common)?;
     create_folder(&folders.logs)?;
     let _lock = Lock::take(&folders.logs)?;
     if args.overwrite {

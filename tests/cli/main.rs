@@ -6,6 +6,7 @@ mod cpu;
 mod evaluate;
 mod figures;
 mod inpaint;
+mod memory;
 mod published;
 mod resume;
 mod runners;
