@@ -29,7 +29,7 @@ use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
 use super::sample::positive;
 use super::trained::Trained;
-use super::{Common, DEFAULT_SEED, data, noise_levels, stop};
+use super::{Common, DEFAULT_SEED, data, memory, noise_levels, stop};
 
 #[derive(Debug, Args)]
 pub struct InpaintArgs {
@@ -222,6 +222,7 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     }
     let source = open_images(&args, &config.data, &mut log)?;
     let n_images = args.n.min(source.len() as u64);
+    memory::check_sampling(&config, args.n_per_image, "--n-per-image", &args.common)?;
     let shape @ [channels, height, width] = source.shape();
     let (image_len, noise) = (channels * height * width, Noise::new(args.seed));
     let puzzle = |image: u64| -> Result<Puzzle> {

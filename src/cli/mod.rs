@@ -12,6 +12,7 @@ mod info;
 mod inpaint;
 mod lock;
 mod log;
+mod memory;
 mod output;
 mod panic;
 mod progress;

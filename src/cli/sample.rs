@@ -12,7 +12,7 @@ use super::drawing::{Drawing, Pictures};
 use super::log::Log;
 use super::output::Existing;
 use super::trained::Trained;
-use super::{Common, DEFAULT_SEED, stop};
+use super::{Common, DEFAULT_SEED, memory, stop};
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
@@ -78,6 +78,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         config.sampling.step_lr = positive("--step-lr", step_lr)?;
     }
     let output = args.trained.folder(args.output, &args.common)?;
+    memory::check_sampling(&config, args.batch.min(args.n), "--batch", &args.common)?;
     let mut drawing = Drawing::new(&config, Noise::new(args.seed), args.n)?;
     drawing.batch = args.batch.min(args.n);
     drawing.columns = args.columns;

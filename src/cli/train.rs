@@ -28,7 +28,7 @@ use super::lock::Lock;
 use super::log::Log;
 use super::output::Existing;
 use super::progress::{Progress, duration};
-use super::{Common, DEFAULT_SEED, RunFolders, images_config, noise_levels, stop};
+use super::{Common, DEFAULT_SEED, RunFolders, images_config, memory, noise_levels, stop};
 
 /// How fast the shown loss follows the losses of single steps, which differ by a factor of several.
 const SMOOTHING: f64 = 0.98;
@@ -116,6 +116,7 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let datasets = args.common.run.join("datasets");
     let train_set = data::open(&config.data, &datasets, Split::Train, &mut log)?;
     let test_set = data::open(&config.data, &datasets, Split::Test, &mut log)?;
+    memory::check_training(&config, objective(&config), rule(&config.optim), &args.common)?;
     let noise = Noise::new(seed);
     let trainer = new_trainer(&config, noise, &args.common)?;
     let checkpoints = folders.checkpoints();

@@ -1,6 +1,7 @@
 //! Training: one step, and the run as an iterator of reports. The caller logs, saves and stops.
 
 mod ema;
+pub mod memory;
 mod optimizer;
 mod run;
 

@@ -8,6 +8,7 @@ mod evaluate;
 mod figures;
 mod folders;
 mod inpaint;
+mod memory;
 #[cfg(target_os = "linux")]
 mod output;
 mod published;

@@ -1,0 +1,117 @@
+//! Memory that is not there is found before it is taken, and before a file changes.
+
+use ncsn::config::Config;
+use ncsn::device::DeviceKind;
+use ncsn::net::{Architecture, NetworkConfig};
+use ncsn::train::memory::{self, Estimate};
+use ncsn::train::{Objective, Rule};
+use ncsn::{Error, Result};
+
+use super::Common;
+
+/// Whether a run's steps fit into memory.
+///
+/// # Errors
+/// [`Error::Usage`] with what to lower.
+pub fn check_training(config: &Config, objective: Objective, rule: Rule, common: &Common) -> Result<()> {
+    let Some(available) = memory_of(common) else { return Ok(()) };
+    let (training, has_ema) = (&config.training, config.training.ema_rate.is_some());
+    let estimate = |net: &NetworkConfig| Estimate::of_training(net, objective, rule, has_ema);
+    let flag = |batch: usize| format!("--set training.batch_size={batch}");
+    check("training", &config.network(), estimate, training.batch_size, available, flag)
+}
+
+/// Whether `batch` samples at a time fit into memory. `flag` sets how many they are.
+///
+/// # Errors
+/// [`Error::Usage`] with what to lower.
+pub fn check_sampling(config: &Config, batch: u64, flag: &str, common: &Common) -> Result<()> {
+    let Some(available) = memory_of(common) else { return Ok(()) };
+    let batch = usize::try_from(batch).unwrap_or(usize::MAX);
+    check("sampling", &config.network(), Estimate::of_sampling, batch, available, |batch| format!("{flag} {batch}"))
+}
+
+/// What there is, where a device takes its memory from it.
+fn memory_of(common: &Common) -> Option<u64> {
+    memory::available().filter(|_| common.device.chosen() == DeviceKind::Cpu)
+}
+
+fn check(
+    what: &str,
+    net: &NetworkConfig,
+    estimate: impl Fn(&NetworkConfig) -> Result<Estimate>,
+    batch: usize,
+    available: u64,
+    flag: impl Fn(usize) -> String,
+) -> Result<()> {
+    let gib = |bytes: f64| bytes / (1u64 << 30) as f64;
+    let found = estimate(net)?;
+    if found.bytes(batch) <= available as f64 {
+        return Ok(());
+    }
+    let (needed, there) = (gib(found.bytes(batch)), gib(available as f64));
+    let lower = match found.largest_batch(available) {
+        0 => {
+            let key = net.architecture.width_key();
+            let multiple = net.architecture.width_multiple();
+            let narrower = |width: &usize| -> Option<bool> {
+                let width = width.next_multiple_of(multiple);
+                Some(estimate(&NetworkConfig { width, ..net.clone() }).ok()?.largest_batch(available) > 0)
+            };
+            let widths = std::iter::successors(Some(net.width / 2), |width| Some(width / 2));
+            let width = widths.take_while(|&width| width >= 2).find(|width| narrower(width) == Some(true));
+            match width.filter(|_| what == "training" && net.architecture != Architecture::MlpScore) {
+                Some(width) => {
+                    let set = format!("--set model.{key}={}", width.next_multiple_of(multiple));
+                    format!("{} {set}", flag(1))
+                }
+                None => "a smaller network".into(),
+            }
+        }
+        most => flag(most),
+    };
+    Err(Error::Usage(format!(
+        "{what} with {batch} images at a time takes about {needed:.1} GiB of memory, but there are {there:.1} GiB: lower it \
+         with {lower}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use ncsn::net::InputRange;
+
+    use super::*;
+
+    fn refused(net: &NetworkConfig, batch: usize, available: u64) -> Option<String> {
+        let rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
+        let estimate = |net: &NetworkConfig| Estimate::of_training(net, Objective::Denoising, rule, true);
+        let flag = |batch: usize| format!("--set training.batch_size={batch}");
+        check("training", net, estimate, batch, available, flag).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_a_value_that_does() {
+        let net = NetworkConfig {
+            architecture: Architecture::Ncsn,
+            channels: 3,
+            width: 128,
+            size: 32,
+            n_levels: 10,
+            input: InputRange::Unit,
+        };
+        assert_eq!(refused(&net, 128, 16 << 30), None);
+        for batch in [1000, usize::MAX] {
+            let message = refused(&net, batch, 8 << 30).expect("more than there is");
+            assert!(message.contains("there are 8.0 GiB"), "{message}");
+            let (_, value) = message.split_once("--set training.batch_size=").expect("what to lower");
+            let value: usize = value.parse().expect("a number");
+            assert!(value > 10 && refused(&net, value, 8 << 30).is_none(), "{message}");
+            assert!(refused(&net, value + 1, 8 << 30).is_some(), "{message}");
+        }
+        // Too little for a single image.
+        let message = refused(&net, 16, 300 << 20).expect("more than there is");
+        let (_, width) = message.split_once("--set training.batch_size=1 --set model.ngf=").expect("what to lower");
+        let width = width.parse().expect("a number");
+        assert!(refused(&NetworkConfig { width, ..net }, 1, 300 << 20).is_none(), "{message}");
+    }
+}
