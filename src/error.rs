@@ -36,8 +36,8 @@ pub enum Error {
         /// What was found and what was expected.
         message: String,
     },
-    /// A checkpoint's file that is not what was written: truncated, with changed bits, or without the file that belongs to it.
-    /// An earlier checkpoint may be whole.
+    /// A checkpoint's file that is not what was written: truncated, with changed bits, or without the file that belongs
+    /// to it. An earlier checkpoint may be whole.
     #[error("{}: {message}", path.display())]
     Damaged {
         /// The file.
@@ -76,7 +76,7 @@ impl Error {
     }
 
     /// A file with the wrong content. Messages quote files, and so do those of the libraries that read them: control
-    /// characters, which could make a terminal do things, are escaped.
+    /// characters, which could make a terminal do things, are escaped, and long ones cut.
     pub fn format(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
         Error::Format { path: path.as_ref().to_path_buf(), message: escaped(&message.into()) }
     }
@@ -87,10 +87,29 @@ impl Error {
     }
 }
 
-/// `text` with its control characters escaped.
+/// The longest message about a file.
+const MAX_MESSAGE: usize = 800;
+
+/// `text` with its control characters escaped, and those that are not seen or turn the direction of writing; cut where
+/// it is longer than any message of ours: the rest is quoted.
 fn escaped(text: &str) -> String {
-    let escaped = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect()
+    let is_hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if escaped.len() >= MAX_MESSAGE {
+            escaped.push('…');
+            break;
+        }
+        match c {
+            '\n' | '\r' | '\t' | '\0' => escaped.extend(c.escape_debug()),
+            c if is_hidden(c) => escaped.extend(c.escape_unicode()),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// The first five of `things`, and how many more there are.
@@ -100,5 +119,18 @@ pub(crate) fn few<T: Display>(things: &[T]) -> String {
     match things.len().saturating_sub(N_NAMED) {
         0 => named.join("; "),
         n_more => format!("{}; and {n_more} more", named.join("; ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_message_quotes_is_harmless_on_a_terminal_and_short() {
+        let text = |message: &str| Error::format("f", message).to_string();
+        assert_eq!(text("a\u{1b}[31m\n\u{202e}\u{200b}é中'\"\\"), "f: a\\u{1b}[31m\\n\\u{202e}\\u{200b}é中'\"\\");
+        let long = Error::damaged("f", "中".repeat(100_000)).to_string();
+        assert!(long.len() < 1000 && long.ends_with('…'), "{}", long.len());
     }
 }

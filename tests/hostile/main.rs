@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use checkpoints::zip;
+use checkpoints::{score_sde, zip};
 use ncsn::checkpoint::pth::{Numbers, Pth, read_file, read_optimizer, read_published};
 use ncsn::checkpoint::{Checkpoints, Header, TensorFile, Weights};
 use ncsn::config::Config;
@@ -349,7 +349,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
     let yaml: Read = |path| Config::load(&path.display().to_string(), &[], None).map(drop);
 
     // Damage, then pack: so damage reaches what lies inside the compression, too.
-    let formats: [(&str, Vec<u8>, Pack, Read); 35] = [
+    let formats: [(&str, Vec<u8>, Pack, Read); 36] = [
         ("IDX", idx_file(), as_is, idx),
         ("IDX in gzip", idx_file(), gzipped, idx),
         ("gzipped IDX", gzip(&idx_file()), as_is, idx),
@@ -382,6 +382,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("PyTorch's old checkpoint", fixture("pth_reader/old_style_checkpoint.pth"), as_is, published),
         ("PyTorch's older checkpoint", fixture("pth_reader/older_style_checkpoint.pth"), as_is, published),
         ("PyTorch's tar", pth_tar(), as_is, published),
+        ("Score-SDE's checkpoint", score_sde(), as_is, published),
         ("Adam's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_adam_amsgrad.pth"), as_is, optimizer),
         ("RMSProp's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_rmsprop.pth"), as_is, optimizer),
         ("SGD's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_sgd_momentum_0.9.pth"), as_is, optimizer),
