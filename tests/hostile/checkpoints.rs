@@ -298,7 +298,7 @@ fn an_average_without_names_is_in_the_order_of_the_parameters() {
     let network = dict(&[
         ("module.sigmas", vector(0)),
         ("module.embed.W", vector(1)),
-        ("module.a.weight", vector(2)),
+        ("module.attention.W", tensor(6, 2, &[2, 1], &[1, 1])),
         ("module.norm.running_mean", vector(3)),
     ]);
     let read_with = |averages: &[Vec<u8>]| {
@@ -326,7 +326,7 @@ fn of_an_unknown_form_the_keys_are_named_harmlessly() {
     refused(
         &dict(&[("generator", weights("")), ("epoch", number()), ("args", NAMESPACE.to_vec())]),
         "holds no network: found the keys generator (a dict of 2), epoch (a number), args (a value of another kind \
-         (argparse.Namespace)); expected a state_dict (names and tensors), alone, first in a list, or in a dict as state_dict",
+         (argparse.Namespace)); expected a state_dict (names and tensors), alone, first in a list, or in a dict as",
     );
     refused(
         &dict(&[("model", NAMESPACE.to_vec())]),

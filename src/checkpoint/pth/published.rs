@@ -309,12 +309,14 @@ fn average<'a>(
 /// The names of the `n` tensors that an average has without names: those of the parameters, in the network's order.
 fn averaged_names(network: &[(String, HostTensor)], n: usize) -> Option<Vec<&str>> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_string();
-    let parameters = network.iter().map(|(name, _)| name.as_str()).filter(|name| !BUFFERS.contains(&&*last(name)));
-    let parameters: Vec<&str> = parameters.collect();
-    if parameters.len() == n {
-        return Some(parameters);
+    let parameters = || network.iter().filter(|(name, _)| !BUFFERS.contains(&&*last(name)));
+    // Matrices of that name are trained.
+    let is_trained = |name: &str, tensor: &HostTensor| last(name) != FREQUENCIES || tensor.shape.len() != 1;
+    if parameters().count() == n {
+        return Some(parameters().map(|(name, _)| name.as_str()).collect());
     }
-    let trained: Vec<&str> = parameters.into_iter().filter(|name| last(name) != FREQUENCIES).collect();
+    let trained = parameters().filter(|(name, tensor)| is_trained(name, tensor)).map(|(name, _)| name.as_str());
+    let trained: Vec<&str> = trained.collect();
     (trained.len() == n).then_some(trained)
 }
 
