@@ -295,10 +295,11 @@ fn every_usual_form_is_read_and_says_which_parts_were_taken() {
 #[test]
 fn an_average_without_names_is_in_the_order_of_the_parameters() {
     let vector = |offset| tensor(6, offset, &[2], &[1]);
+    let matrix = |offset| tensor(6, offset, &[2, 1], &[1, 1]);
     let network = dict(&[
         ("module.sigmas", vector(0)),
         ("module.embed.W", vector(1)),
-        ("module.attention.W", tensor(6, 2, &[2, 1], &[1, 1])),
+        ("module.attention.W", matrix(2)),
         ("module.norm.running_mean", vector(3)),
     ]);
     let read_with = |averages: &[Vec<u8>]| {
@@ -309,14 +310,14 @@ fn an_average_without_names_is_in_the_order_of_the_parameters() {
         read_with(averages).unwrap().ema.unwrap().iter().map(|(_, tensor)| tensor.values[0]).collect()
     };
     // Random frequencies are not trained, and perhaps not averaged; buffers never are.
-    assert_eq!(firsts(&[vector(4)]), [0.0, 1.0, 4.0, 3.0]);
-    assert_eq!(firsts(&[vector(3), vector(4)]), [0.0, 3.0, 4.0, 3.0]);
+    assert_eq!(firsts(&[matrix(4)]), [0.0, 1.0, 4.0, 3.0]);
+    assert_eq!(firsts(&[vector(3), matrix(4)]), [0.0, 3.0, 4.0, 3.0]);
     let message = read_with(&[vector(0), vector(0), vector(0)]).unwrap_err();
     assert!(message.contains("the average \"ema\": found 3 tensors, expected one for each parameter"), "{message}");
     let message = read_with(&[tensor(6, 0, &[3], &[1])]).unwrap_err();
-    assert!(message.contains("a.weight has shape [3], expected [2]"), "{message}");
+    assert!(message.contains("attention.W has shape [3], expected [2, 1]"), "{message}");
     let message = read_with(&[DEVICE.to_vec()]).unwrap_err();
-    assert!(message.contains("a.weight: is a value of another kind (torch.device), expected a tensor"), "{message}");
+    assert!(message.contains("attention.W: is a value of another kind (torch.device)"), "{message}");
 }
 
 #[test]
