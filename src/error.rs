@@ -79,7 +79,7 @@ impl Error {
     }
 
     /// A file with the wrong content. Messages quote files, and so do those of the libraries that read them: see
-    /// [`fit_for_terminal`].
+    /// [`fit_for_terminal`]; long ones are cut.
     pub fn format(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
         Error::Format { path: path.as_ref().to_path_buf(), message: one_line(&message.into()) }
     }
@@ -95,17 +95,35 @@ fn shown(path: &Path) -> String {
     one_line(&path.display().to_string())
 }
 
-/// `text` as one line, without anything that makes a terminal do things.
+/// The longest message about a file.
+const MAX_MESSAGE: usize = 800;
+
+/// `text` as one line, fit for a terminal; cut where it is longer than any message of ours: the rest is quoted.
 fn one_line(text: &str) -> String {
-    fit_for_terminal(text).replace('\n', "\\n")
+    let end = text.char_indices().map(|(at, _)| at).find(|&at| at >= MAX_MESSAGE);
+    let short = fit_for_terminal(&text[..end.unwrap_or(text.len())]).replace('\n', "\\n");
+    if end.is_some() { short + "…" } else { short }
 }
 
-/// `text` with its control characters, and those that turn the direction of writing, escaped; lines stay lines. File names and
-/// what files hold may be anybody's.
+/// `text` with what is not [`is_fit_for_terminal`] escaped; lines stay lines.
 pub fn fit_for_terminal(text: &str) -> String {
-    let is_turning = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let is_unfit = |c: char| c != '\n' && (c.is_control() || is_turning(c));
-    text.chars().map(|c| if is_unfit(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+    let mut fit = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\r' | '\t' | '\0' => fit.extend(c.escape_debug()),
+            c if c == '\n' || is_fit_for_terminal(c) => fit.push(c),
+            c => fit.extend(c.escape_unicode()),
+        }
+    }
+    fit
+}
+
+/// Whether a terminal shows `c` and does nothing else: control characters, and those that are not seen or turn the direction of
+/// writing, are not fit. File names and what files hold may be anybody's.
+pub fn is_fit_for_terminal(c: char) -> bool {
+    let is_hidden =
+        matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    !c.is_control() && !is_hidden
 }
 
 /// The first five of `things`, and how many more there are.
@@ -138,5 +156,13 @@ mod tests {
         }
         assert_eq!(fit_for_terminal("σ – ‖ŝ‖\nline"), "σ – ‖ŝ‖\nline");
         assert!(Error::format("a\nb", "c\nd").to_string().lines().count() == 1);
+    }
+
+    #[test]
+    fn what_a_message_quotes_is_harmless_on_a_terminal_and_short() {
+        let text = |message: &str| Error::format("f", message).to_string();
+        assert_eq!(text("a\u{1b}[31m\n\u{202e}\u{200b}é中'\"\\"), "f: a\\u{1b}[31m\\n\\u{202e}\\u{200b}é中'\"\\");
+        let long = Error::damaged("f", "中".repeat(100_000)).to_string();
+        assert!(long.len() < 1000 && long.ends_with('…'), "{}", long.len());
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! A pickle is a program for a stack machine that may call any Python function. This reader knows the opcodes that
 //! build plain values, and one of two families of names: the five that numpy's `u8` arrays and Python 3's bytes need,
-//! or those that tensors need; it refuses every other. Values lie in one list and refer to each other by number, so a
-//! pickle that shares or nests values without end costs a small multiple of its own length, and nothing here is
-//! recursive.
+//! or those that tensors and the plain things that lie beside them need; it refuses every other. Values lie in one list
+//! and refer to each other by number, so a pickle that shares or nests values without end costs a small multiple of its
+//! own length, and nothing here is recursive.
 //!
 //! Source: the opcodes' descriptions in Python's standard module `pickletools`.
 
@@ -93,6 +93,8 @@ pub enum Value<'a> {
     Outside(Id),
     /// A name of PyTorch's.
     Torch(torch::Part),
+    /// A value beside weights that means nothing to us, of the named type: a device, a path, a set, …. It is not made.
+    Opaque(&'static str),
 }
 
 /// A parsed pickle, which borrows the strings of the file's bytes.

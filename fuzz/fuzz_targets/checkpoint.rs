@@ -24,11 +24,12 @@ fn check(bytes: &[u8]) {
     let path = Path::new("f");
     match Published::parse(path, bytes) {
         Ok(read) => {
-            let tensors = read.network.iter().map(|(_, tensor)| tensor);
-            for tensor in tensors {
+            assert!(read.ema.as_ref().is_none_or(|ema| ema.len() == read.network.len()));
+            let tensors = read.network.iter().chain(read.ema.iter().flatten());
+            for (_, tensor) in tensors.clone() {
                 assert_eq!(tensor.shape.iter().product::<usize>(), tensor.values.len());
             }
-            let n_values: usize = read.network.iter().map(|(name, tensor)| name.len() + tensor.values.len()).sum();
+            let n_values: usize = tensors.map(|(name, tensor)| name.len() + tensor.values.len()).sum();
             // A packed archive may be of 1 MiB however small it is.
             assert!(n_values <= (17 * bytes.len()).max(2 << 20), "{n_values} from {}", bytes.len());
         }

@@ -1,8 +1,8 @@
 //! The digest of a checkpoint's file, which its own header states: a bit that changed anywhere in the file is told.
 //!
-//! It is the SHA-256 of the header, with zeros in the digest's place, and of the CRC-32 of each MiB of the data. A CRC-32 finds
-//! every change of a few bits, all cores compute it at the speed of memory, and a checkpoint guards against broken disks and copies,
-//! not against forgers.
+//! It is the SHA-256 of the header, with zeros in the digest's place, and of the CRC-32 of each MiB of the data. A
+//! CRC-32 finds every change of a few bits, all cores compute it at the speed of memory, and a checkpoint guards
+//! against broken disks and copies, not against forgers.
 
 use flate2::Crc;
 use rayon::prelude::*;

@@ -12,8 +12,8 @@ use crate::net::params::{self, HostTensor};
 use crate::score::Differentiable;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
-/// `trainer`, fresh, brought to the state of a published checkpoint: its weights, its optimiser's state, and as many steps
-/// as the optimiser made.
+/// `trainer`, fresh, brought to the state of a published checkpoint: its weights, their average if it has one, its
+/// optimiser's state, and as many steps as the optimiser made.
 ///
 /// # Errors
 /// When the file is no such checkpoint, or is of another network or optimiser.
@@ -22,11 +22,13 @@ pub fn resume_published<N: Module + Differentiable<4> + Sync>(
     rule: Rule,
     trainer: Trainer<N>,
 ) -> Result<Trainer<N>> {
-    let published = read_published(path)?;
+    let mut published = read_published(path)?;
     let bad = |message: String| Error::format(path, message);
-    let weights = Weights::of(path, published.network);
+    let state = published.optimizer.take();
+    let weights = Weights::of(path, published);
+    let ema = weights.has_ema().then(|| weights.load(trainer.net().clone(), true)).transpose()?;
     let trainer = trainer.map_net(|net| weights.load(net, false))?;
-    let Some(state) = published.optimizer else {
+    let Some(state) = state else {
         return Err(bad("found a network without its optimiser's state, expected both".into()));
     };
     // PyTorch numbers the parameters in the order of registration, which is ours too.
@@ -53,7 +55,7 @@ pub fn resume_published<N: Module + Differentiable<4> + Sync>(
         }
     };
     let optimizer = Optimizer::from_host(rule, n_known, trainer.net(), get).map_err(|error| bad(error.to_string()))?;
-    Ok(trainer.resume(TrainerState { step: n_steps, optimizer, ema: None }))
+    Ok(trainer.resume(TrainerState { step: n_steps, optimizer, ema }))
 }
 
 /// An optimiser's state as PyTorch has it; `get` gives what it keeps under a state's name for the parameter `names[i]`.

@@ -2,13 +2,15 @@
 //!
 //! `checkpoint_STEP.safetensors` holds the weights under their published names (and `ema.NAME`, the averaged ones) with
 //! the run's configuration in its header; `checkpoint_STEP.state.safetensors` holds the optimiser's state. The state is
-//! written first: a checkpoint exists once its weights do, so a crash in between leaves the one before. Each header states the digest
-//! of its file, and that of a state the weights' digest too: what is read is what was written, and both are of one run.
+//! written first: a checkpoint exists once its weights do, so a crash in between leaves the one before. Each header
+//! states the digest of its file, and that of a state the weights' digest too: what is read is what was written, and
+//! both are of one run.
 //!
 //! The published program's checkpoints, PyTorch files, are read and written too: [`pth`], [`resume_published`].
 
 mod digest;
 mod exchange;
+mod names;
 pub mod pth;
 mod tensors;
 #[cfg(test)]
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::file;
-use crate::net::params::{self, HostTensor};
+use crate::net::params;
 use crate::net::{InputRange, Network, NetworkConfig};
 use crate::noise::Noise;
 use crate::score::Differentiable;
@@ -124,8 +126,8 @@ impl Checkpoints {
         self.steps()?.pop().ok_or_else(none)
     }
 
-    /// Saves a run. The states of all earlier checkpoints but the last are removed afterwards: a run goes on from the newest, or the
-    /// one before it, and they are twice as large as the weights.
+    /// Saves a run. The states of all earlier checkpoints but the last are removed afterwards: a run goes on from the
+    /// newest, or the one before it, and they are twice as large as the weights.
     ///
     /// # Errors
     /// When a file cannot be written, or a device cannot give the weights; the earlier checkpoints are then untouched.
@@ -166,8 +168,9 @@ impl Checkpoints {
     /// The checkpoint at `step`, both of its files read and verified.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when a file is truncated, has another digest than its header states, or when the state is missing;
-    /// [`Error::Format`] when a file is foreign, or the two are not of one run and step; [`Error::Io`] when there are no weights.
+    /// [`Error::Damaged`] when a file is truncated, has another digest than its header states, or when the state is
+    /// missing; [`Error::Format`] when a file is foreign, or the two are not of one run and step; [`Error::Io`] when
+    /// there are no weights.
     pub fn open(&self, step: u64) -> Result<Checkpoint> {
         let weights = Weights::open(&self.weights_path(step))?;
         let not_ours = || Error::format(weights.path(), "found no run in its header: not a checkpoint of ncsn");
@@ -213,8 +216,8 @@ impl Checkpoints {
         self.steps()?.into_iter().try_for_each(|step| file::remove(&self.weights_path(step)))
     }
 
-    /// Removes what a killed program left: temporary files of weights and states, and states without weights. Whoever calls this
-    /// holds the run's lock.
+    /// Removes what a killed program left: temporary files of weights and states, and states without weights. Whoever
+    /// calls this holds the run's lock.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -227,7 +230,8 @@ impl Checkpoints {
     }
 }
 
-/// The step in the name of weights or of a state, which ends in `end`; `None` for a name that is not exactly as we write it.
+/// The step in the name of weights or of a state, which ends in `end`; `None` for a name that is not exactly as we
+/// write it.
 fn step_of(name: &str, end: &str) -> Option<u64> {
     let digits = name.strip_prefix("checkpoint_")?.strip_suffix(end)?;
     digits.parse().ok().filter(|step: &u64| step.to_string() == digits)
@@ -323,19 +327,21 @@ fn difference(found: &Header, expected: &Header) -> Option<String> {
 pub struct Weights {
     file: TensorFile,
     header: Option<Header>,
+    prefix: String,
+    members: Option<pth::Members>,
 }
 
 impl Weights {
     /// Reads `path`.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when it is truncated or has another digest than its header states; others when it is missing, neither
-    /// a safetensors file nor a checkpoint of PyTorch, or of another step than its name says.
+    /// [`Error::Damaged`] when it is truncated or has another digest than its header states; others when it is missing,
+    /// neither a safetensors file nor a checkpoint of PyTorch, or of another step than its name says.
     pub fn open(path: &Path) -> Result<Self> {
         if pth::is_pth(path)? {
-            return Ok(Self::of(path, pth::read_published(path)?.network));
+            return Ok(Self::of(path, pth::read_published(path)?));
         }
-        let file = TensorFile::open(path)?;
+        let mut file = TensorFile::open(path)?;
         let header = match file.metadata("format") {
             Some(format) if format.starts_with("ncsn") => Some(header(&file, Kind::Weights)?),
             // Other programs call theirs "pt".
@@ -348,19 +354,32 @@ impl Weights {
             let found = header.step;
             return Err(Error::format(path, format!("found the weights of step {found}, expected step {step}")));
         }
-        Ok(Self { file, header })
+        let prefix = if header.is_none() { file.strip() } else { String::new() };
+        Ok(Self { file, header, prefix, members: None })
     }
 
-    /// Weights in memory, of the file `path`.
-    fn of(path: &Path, network: Vec<(String, HostTensor)>) -> Self {
-        Self { file: TensorFile::of(path, network), header: None }
+    /// Those of `published`, which was read from `path`.
+    fn of(path: &Path, published: pth::Published) -> Self {
+        let pth::Published { mut network, prefix, ema, members, .. } = published;
+        network.extend(ema.into_iter().flatten().map(|(name, tensor)| (format!("{EMA}{name}"), tensor)));
+        Self { file: TensorFile::of(path, network), header: None, prefix, members: Some(members) }
+    }
+
+    /// What stood before each name, of a file that is not ours.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Which parts of a PyTorch file these are; `None` for another file.
+    pub fn members(&self) -> Option<&pth::Members> {
+        self.members.as_ref()
     }
 
     /// The optimiser's state beside a checkpoint of ours, if it is still there.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when it is truncated or has another digest than its header states; [`Error::Format`] when it is foreign,
-    /// or of another run or step.
+    /// [`Error::Damaged`] when it is truncated or has another digest than its header states; [`Error::Format`] when it
+    /// is foreign, or of another run or step.
     pub fn optimizer_state(&self) -> Result<Option<TensorFile>> {
         let path = self.path().with_extension("state.safetensors");
         let Some(own) = self.header.as_ref().filter(|_| path.exists()) else { return Ok(None) };

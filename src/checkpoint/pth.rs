@@ -26,7 +26,7 @@ mod zip;
 
 use view::View;
 
-pub use published::{Group, OptimizerState, Published, Setting, StateValue, read_optimizer, read_published};
+pub use published::{Group, Members, OptimizerState, Published, Setting, StateValue, read_optimizer, read_published};
 pub use write::write_published;
 
 /// Larger files are refused before they are read into memory.
@@ -188,7 +188,23 @@ impl<'p, 'a> Pth<'p, 'a> {
                 let (item, bytes) = self.storage_outside(&tensor.storage)?;
                 View::new(item, bytes, tensor.offset, &tensor.shape, &tensor.strides)
             }
-            _ => Err("is no tensor".into()),
+            value => Err(format!("is {}, expected a tensor", self.kind(value))),
+        }
+    }
+
+    /// What a value is, for errors.
+    fn kind(&self, value: &Value<'a>) -> String {
+        match value {
+            Value::None => "None".into(),
+            Value::Bool(_) | Value::Int(_) | Value::Float(_) => "a number".into(),
+            Value::Bytes(_) | Value::Str(_) | Value::Latin1(_) => "a string".into(),
+            Value::List(items) => format!("a list of {}", items.len()),
+            Value::Tuple(items) => format!("a tuple of {}", items.len()),
+            Value::Dict(pairs) => format!("a dict of {}", pairs.len()),
+            Value::Tensor { .. } | Value::Outside(_) => "a tensor".into(),
+            Value::Storage { .. } => "a storage".into(),
+            Value::Opaque(name) => format!("a value of another kind ({name})"),
+            Value::Array { .. } | Value::Numpy(_) | Value::Torch(_) => "a name".into(),
         }
     }
 

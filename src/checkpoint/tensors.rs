@@ -6,13 +6,16 @@ use std::io::{Read as _, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
+use half::{bf16, f16};
 use md5::{Digest, Md5};
 use safetensors::{Dtype, SafeTensors};
 
 use super::digest;
+use super::names::prefix_len;
 use crate::error::{Error, Result};
 use crate::file::{self, AtomicFile};
-use crate::net::params::{self, HostTensor};
+use crate::net::params::{self, HostTensor, shown_shape};
+use crate::zip::shown;
 
 /// Larger files are refused before they are read into memory.
 const MAX_BYTES: u64 = 16 << 30;
@@ -70,6 +73,17 @@ impl TensorFile {
         Self { path: path.to_path_buf(), bytes, entries, metadata: BTreeMap::new() }
     }
 
+    /// Takes the prefix off that all names have and that is no part of them, and gives it.
+    pub(super) fn strip(&mut self) -> String {
+        let n = prefix_len(self.entries.iter().map(|(name, (_, shape, _))| (name.as_str(), &shape[..])));
+        let prefix = self.entries.keys().next().map_or("", |name| &name[..n]).to_string();
+        if n > 0 {
+            let entries = std::mem::take(&mut self.entries);
+            self.entries = entries.into_iter().map(|(name, entry)| (name[n..].to_string(), entry)).collect();
+        }
+        prefix
+    }
+
     /// Where it was read from.
     pub fn path(&self) -> &Path {
         &self.path
@@ -100,7 +114,7 @@ impl TensorFile {
         self.entries.get(name).map(|(_, shape, _)| shape.clone())
     }
 
-    /// Tensor `name` as f32; f64 is rounded. `None` if there is none.
+    /// Tensor `name` as f32; f64 is rounded, f16 and bf16 are exact. `None` if there is none.
     ///
     /// # Errors
     /// When it has another type.
@@ -110,7 +124,12 @@ impl TensorFile {
         let values = match dtype {
             Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-            other => return Err(Error::format(&self.path, format!("{name} is {other:?}, expected F32 or F64"))),
+            Dtype::F16 => data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::BF16 => data.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            other => {
+                let message = format!("{} is {other:?}, expected F32, F64, F16 or BF16", shown(name));
+                return Err(Error::format(&self.path, message));
+            }
         };
         Ok(Some(HostTensor { shape: shape.clone(), values }))
     }
@@ -127,7 +146,7 @@ impl TensorFile {
             let HostTensor { shape: found, values } =
                 self.get(&key)?.ok_or_else(|| bad(format!("found no tensor {key}")))?;
             if found != shape {
-                return Err(bad(format!("{key} has shape {found:?}, expected {shape:?}")));
+                return Err(bad(format!("{key} has shape {}, expected {shape:?}", shown_shape(&found))));
             }
             n_used += 1;
             Ok(values)
@@ -156,7 +175,10 @@ impl TensorFile {
             Dtype::I64 => data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
             Dtype::I32 => data.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect(),
             Dtype::U8 => data.iter().map(|&b| b.into()).collect(),
-            other => return Err(Error::format(&self.path, format!("{name} is {other:?}, expected I64, I32 or U8"))),
+            other => {
+                let message = format!("{} is {other:?}, expected I64, I32 or U8", shown(name));
+                return Err(Error::format(&self.path, message));
+            }
         };
         Ok(Some((shape.clone(), values)))
     }
@@ -363,6 +385,26 @@ mod tests {
         for (name, expected) in &tensors {
             assert_eq!(file.get(name).expect("f32").as_ref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn half_precision_is_read_exactly() {
+        let view =
+            |dtype, data: &'static [u8]| safetensors::tensor::TensorView::new(dtype, vec![2], data).expect("fits");
+        let tensors = [
+            ("f16", view(Dtype::F16, &[0x00, 0x3e, 0x00, 0xc0])),
+            ("bf16", view(Dtype::BF16, &[0xc0, 0x3f, 0x00, 0xc0])),
+            ("f64", view(Dtype::F64, &[0, 0, 0, 0, 0, 0, 0xf8, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0xc0])),
+            ("i16\u{1b}", view(Dtype::I16, &[0; 4])),
+        ];
+        let bytes = safetensors::serialize(tensors, None).expect("serialises");
+        let file = TensorFile::parse(Path::new("f"), bytes).expect("reads");
+        for name in ["f16", "bf16", "f64"] {
+            let expected = HostTensor { shape: vec![2], values: vec![1.5, -2.0] };
+            assert_eq!(file.get(name).expect("a float"), Some(expected), "{name}");
+        }
+        let message = file.get("i16\u{1b}").expect_err("refused").to_string();
+        assert_eq!(message, "f: i16\\u{1b} is I16, expected F32, F64, F16 or BF16");
     }
 
     #[test]

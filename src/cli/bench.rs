@@ -78,7 +78,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
             _ => process::measure(workload, &args)?,
         };
         if args.json {
-            say(serde_json::to_string(&measurement).expect("a measurement is plain data"));
+            say_json(&measurement);
         } else {
             // Beside the workload, because the clock of a processor changes.
             say(table::row(&measurement, || conv::ceiling(isa)));

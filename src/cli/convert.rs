@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use ncsn::checkpoint::pth::{OptimizerState, is_pth, read_published, write_published};
+use ncsn::checkpoint::pth::{OptimizerState, Published, is_pth, read_published, write_published};
 use ncsn::checkpoint::{Weights, to_published, write_tensors};
 use ncsn::config::Runner;
 use ncsn::device::DeviceKind;
@@ -24,7 +24,7 @@ pub struct ConvertArgs {
     /// Where to: FILE.pth, which PyTorch loads with weights_only=True, or FILE.safetensors
     #[arg(value_name = "OUT")]
     output: PathBuf,
-    /// The moving average of our weights, without the optimiser's state
+    /// Write the moving average of the weights, without the optimiser's state
     #[arg(long)]
     ema: bool,
     /// What stands before each name in a .pth file
@@ -44,7 +44,12 @@ struct Parts {
     /// `None` where the format does not say it.
     prefix: Option<String>,
     optimizer: Option<OptimizerState>,
+    /// What is said of the moving average.
+    left_out: Option<&'static str>,
 }
+
+/// Where the file has an average that is not asked for.
+const LEFT_OUT: &str = "; their moving average is left out, --ema writes it";
 
 /// The key of the prefix in the metadata of a safetensors file.
 const PREFIX: &str = "prefix";
@@ -63,7 +68,7 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
     if args.output.exists() && !args.overwrite {
         return Err(Error::Usage(format!("{} exists; --overwrite replaces it", args.output.display())));
     }
-    let Parts { network, prefix, optimizer } =
+    let Parts { network, prefix, optimizer, left_out } =
         if is_pth(&args.input)? { published(&args.input, args.ema)? } else { ours(&args.input, args.ema)? };
     let n_tensors = network.len();
     let prefix = args.prefix.or(prefix).unwrap_or_else(|| "module.".into());
@@ -77,16 +82,18 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
         Some(_) => " (the optimiser's state is in .pth files only)",
         None => "",
     };
-    super::say(format!("{n_tensors} tensors{state} in {}", args.output.display()));
+    super::say(format!("{n_tensors} tensors{state} in {}{}", args.output.display(), left_out.unwrap_or_default()));
     Ok(ExitCode::SUCCESS)
 }
 
 fn published(path: &Path, ema: bool) -> Result<Parts> {
+    let Published { network, prefix, ema: average, optimizer, .. } = read_published(path)?;
+    let (prefix, has_average) = (Some(prefix), average.is_some());
     if ema {
-        return Err(Error::format(path, "found a checkpoint of PyTorch, expected one of ours for --ema"));
+        let network = average.ok_or_else(|| Error::format(path, "found no moving average of the weights"))?;
+        return Ok(Parts { network, prefix, optimizer: None, left_out: None });
     }
-    let checkpoint = read_published(path)?;
-    Ok(Parts { network: checkpoint.network, prefix: Some(checkpoint.prefix), optimizer: checkpoint.optimizer })
+    Ok(Parts { network, prefix, optimizer, left_out: has_average.then_some(LEFT_OUT) })
 }
 
 fn ours(path: &Path, ema: bool) -> Result<Parts> {
@@ -100,7 +107,9 @@ fn ours(path: &Path, ema: bool) -> Result<Parts> {
     let network = to_host(&net)?;
     // ScoreNetRunner does not wrap its network.
     let of_runner = if Runner::of(config.architecture) == Runner::ScoreNet { "" } else { "module." };
-    let prefix = Some(weights.metadata(PREFIX).unwrap_or(of_runner).to_string());
+    let found = Some(weights.prefix()).filter(|prefix| !prefix.is_empty());
+    let prefix = Some(weights.metadata(PREFIX).or(found).unwrap_or(of_runner).to_string());
+    let left_out = (weights.has_ema() && !ema).then_some(LEFT_OUT);
     let (header, state) = (weights.header(), weights.optimizer_state()?);
     let optimizer = match (header, state, saved_config(&weights, path, None)?) {
         (Some(header), Some(state), Some(config)) if !ema => {
@@ -114,5 +123,5 @@ fn ours(path: &Path, ema: bool) -> Result<Parts> {
         }
         _ => None,
     };
-    Ok(Parts { network, prefix, optimizer })
+    Ok(Parts { network, prefix, optimizer, left_out })
 }

@@ -7,6 +7,7 @@ use clap::Args;
 
 use ncsn::Result;
 use ncsn::checkpoint::Weights;
+use ncsn::checkpoint::pth::Members;
 use ncsn::device::DeviceKind;
 use ncsn::net::{InputRange, NetworkConfig, params};
 
@@ -72,6 +73,10 @@ fn describe(path: &Path) -> Result<()> {
         architecture.width_key()
     ));
     say(format!("parameters   {n_parameters}{}", if weights.has_ema() { ", and their moving average" } else { "" }));
+    if let Some(Members { weights, ema }) = weights.members() {
+        say(format!("weights      {weights}"));
+        ema.iter().for_each(|ema| say(format!("average      {ema}: what samples, scores and metrics are made with")));
+    }
     match (weights.header(), &saved) {
         (Some(header), Some(config)) => {
             say(format!("training     step {} of {}, seed {}", header.step, config.training.n_iters, header.seed));

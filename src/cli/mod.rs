@@ -34,7 +34,7 @@ use ncsn::checkpoint::pth::is_pth;
 use ncsn::checkpoint::{Checkpoints, Weights};
 use ncsn::config::{Config, File, Runner};
 use ncsn::device::{self, DeviceKind, Precision, instructions};
-use ncsn::error::fit_for_terminal;
+use ncsn::error::{fit_for_terminal, is_fit_for_terminal};
 use ncsn::net::{Architecture, InputRange};
 use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
@@ -279,6 +279,16 @@ fn say(line: impl std::fmt::Display) {
     if let Err(error) = writeln!(out, "{}", fit_for_terminal(&line.to_string())).and_then(|()| out.flush()) {
         let _ = OUTPUT_LOST.set(error);
     }
+}
+
+/// Prints a line of JSON as [`say`] does.
+fn say_json(value: &impl serde::Serialize) {
+    let json = serde_json::to_string(value).expect("results are plain data");
+    let escaped = |c: char| match c {
+        c if is_fit_for_terminal(c) => c.to_string(),
+        c => c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+    };
+    say(json.chars().map(escaped).collect::<String>());
 }
 
 /// Prints a line about the work; one that cannot be written is no error.

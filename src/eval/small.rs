@@ -542,7 +542,10 @@ mod tests {
         let message = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
             let error = SmallClassifier::open(&path, &Device::flex()).unwrap_err();
-            assert!(matches!(&error, Error::Format { path: of, .. } if *of == path), "{error:?}");
+            assert!(
+                matches!(&error, Error::Format { path: of, .. } | Error::Damaged { path: of, .. } if *of == path),
+                "{error:?}"
+            );
             error.to_string()
         };
         let whole = trained().to_bytes().unwrap();

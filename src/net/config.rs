@@ -1,5 +1,6 @@
 //! What a network is built from, given or read off its parameters' shapes.
 
+use super::params::shown_shape;
 use crate::error::{Error, Result};
 
 /// Which network.
@@ -166,7 +167,9 @@ impl NetworkConfig {
     pub fn from_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>, input: InputRange) -> Result<Self> {
         let wanted = |name: &str, rank: usize| match shape(name) {
             Some(dims) if dims.len() == rank => Ok(dims),
-            Some(dims) => Err(Error::Usage(format!("{name} has shape {dims:?}, expected {rank} dimensions"))),
+            Some(dims) => {
+                Err(Error::Usage(format!("{name} has shape {}, expected {rank} dimensions", shown_shape(&dims))))
+            }
             None => Err(Error::Usage(format!("found no tensor {name}: these are not the weights of an NCSN"))),
         };
         if shape("deconvs.5.weight").is_some() {
@@ -257,7 +260,7 @@ impl NetworkConfig {
         match shape(name) {
             Some(found) if found == expected => {}
             found => {
-                let found = found.map_or("no such tensor".to_string(), |found| format!("{found:?}"));
+                let found = found.map_or("no such tensor".to_string(), |found| shown_shape(&found));
                 return Err(Error::Usage(format!("{name}: found {found}, expected {expected:?}")));
             }
         }

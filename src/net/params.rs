@@ -15,6 +15,12 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
+/// A shape in an error: of a hostile file's only the first sizes, there may be any number.
+pub(crate) fn shown_shape(shape: &[usize]) -> String {
+    const N_SHOWN: usize = 8;
+    if shape.len() <= N_SHOWN { format!("{shape:?}") } else { format!("of {} dimensions", shape.len()) }
+}
+
 /// The path of modules down to a parameter: fields, a dot behind each, and where each module's begins. Variants of an enum
 /// (`"Enum:…"`) are not part of a name.
 #[derive(Default)]

@@ -160,6 +160,24 @@ impl<'p, 'a> Machine<'p, 'a> {
                     Names::Torch => self.torch_build()?,
                 },
                 b'Q' if self.names == Names::Torch => self.torch_outside()?,
+                // NEWOBJ, NEWOBJ_EX, EMPTY_SET, ADDITEMS, FROZENSET.
+                0x81 if self.names == Names::Torch => self.torch_reduce()?,
+                0x92 if self.names == Names::Torch => {
+                    self.pop()?;
+                    self.torch_reduce()?;
+                }
+                0x8f if self.names == Names::Torch => self.push(Value::Opaque("set"))?,
+                0x90 if self.names == Names::Torch => {
+                    self.pop_to_mark()?;
+                    let set = self.top()?;
+                    if self.values[set.0] != Value::Opaque("set") {
+                        return Err(self.error("adds items to what is no set"));
+                    }
+                }
+                0x91 if self.names == Names::Torch => {
+                    self.pop_to_mark()?;
+                    self.push(Value::Opaque("frozenset"))?;
+                }
                 opcode => {
                     let message = format!("opcode {opcode:#04x} makes no plain value, so it is refused");
                     return Err(self.error(message));
@@ -281,6 +299,11 @@ impl<'p, 'a> Machine<'p, 'a> {
             1..=8 => {
                 let n_unused_bits = 64 - 8 * n_bytes;
                 (self.uint(n_bytes)? << n_unused_bits).cast_signed() >> n_unused_bits
+            }
+            // Such as the state of a random generator.
+            _ if self.names == Names::Torch => {
+                self.take(n_bytes)?;
+                return self.push(Value::Opaque("int of more than 64 bits"));
             }
             _ => return Err(self.error(format!("an integer of {n_bytes} bytes; expected at most 8"))),
         };

@@ -1,6 +1,9 @@
-//! What PyTorch's state dicts are made of: the only names that a checkpoint may load, and what stands for calling them.
+//! What PyTorch's state dicts are made of, and the plain things that programs save beside them: the only names that a
+//! checkpoint may load, and what stands for calling them. Of things that mean nothing to us nothing is made but
+//! [`Value::Opaque`].
 //!
-//! Source: what `torch.save` writes of state dicts of modules and optimisers, from PyTorch 0.1 to 2.15.
+//! Source: what `torch.save` writes of state dicts of modules and optimisers, from PyTorch 0.1 to 2.15; Python's
+//! `pickle`.
 
 use super::machine::Machine;
 use super::{Id, Value};
@@ -75,6 +78,49 @@ pub enum Part {
     RebuildTensorV2,
     /// The function that makes a parameter of a tensor.
     RebuildParameter,
+    /// `collections.defaultdict`, a dict.
+    DefaultDict,
+    /// `_codecs.encode`, with which Python 3 writes bytes in protocol 2.
+    Encode,
+    /// A class or function, by name, whose values mean nothing to us.
+    Opaque(&'static str),
+}
+
+/// The type of the values that a class or function gives which mean nothing to us; `None` for any other name.
+fn opaque(module: &str, name: &str) -> Option<&'static str> {
+    Some(match (module, name) {
+        ("torch", "device") => "torch.device",
+        ("argparse", "Namespace") => "argparse.Namespace",
+        ("types", "SimpleNamespace") => "types.SimpleNamespace",
+        ("collections", "Counter") => "collections.Counter",
+        ("numpy", "dtype") => "numpy.dtype",
+        ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => "a numpy scalar",
+        (
+            "pathlib" | "pathlib._local",
+            "PosixPath" | "WindowsPath" | "PurePosixPath" | "PureWindowsPath" | "Path" | "PurePath",
+        ) => "pathlib.Path",
+        // Python 3 writes the first in protocol 2, for Python 2.
+        ("__builtin__" | "builtins", name) => match name {
+            "set" => "set",
+            "frozenset" => "frozenset",
+            "bytes" => "bytes",
+            "bytearray" => "bytearray",
+            "complex" => "complex",
+            // What a defaultdict makes; in protocol 2, `int` and `str` go by their names in Python 2.
+            "int" | "long" | "float" | "bool" | "str" | "unicode" | "list" | "tuple" | "dict" => "a class",
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+/// Whether `torch.name` is a type of items, which is a value and not called.
+fn is_dtype(name: &str) -> bool {
+    let is_alias = matches!(name, "half" | "float" | "double" | "short" | "int" | "long");
+    let is_whole =
+        matches!(name, "bool" | "int8" | "int16" | "int32" | "int64" | "uint8" | "uint16" | "uint32" | "uint64");
+    let is_real = matches!(name, "float16" | "bfloat16" | "float32" | "float64");
+    is_alias || is_whole || is_real || matches!(name, "complex32" | "complex64" | "complex128")
 }
 
 impl<'a> Machine<'_, 'a> {
@@ -86,9 +132,14 @@ impl<'a> Machine<'_, 'a> {
             ("torch._utils", "_rebuild_tensor") => Some(Part::RebuildTensor),
             ("torch._utils", "_rebuild_tensor_v2") => Some(Part::RebuildTensorV2),
             ("torch._utils", "_rebuild_parameter") => Some(Part::RebuildParameter),
+            ("collections", "defaultdict") => Some(Part::DefaultDict),
+            ("_codecs", "encode") => Some(Part::Encode),
+            ("torch", name) if is_dtype(name) => return self.push(Value::Opaque("torch.dtype")),
             // The second module is that of the tar format.
-            ("torch" | "torch.cuda", class) => Item::of_class(class).map(Part::Class),
-            _ => None,
+            ("torch" | "torch.cuda", class) if Item::of_class(class).is_some() => {
+                Item::of_class(class).map(Part::Class)
+            }
+            _ => opaque(module, name).map(Part::Opaque),
         };
         let refused = || {
             self.error(format!(
@@ -129,15 +180,23 @@ impl<'a> Machine<'_, 'a> {
                 self.tensor(storage, offset, shape, strides)
             }
             (Part::RebuildParameter, &[tensor, _, _]) if self.is_tensor(tensor) => self.push_id(tensor),
+            // Its items are set afterwards.
+            (Part::DefaultDict, [] | [_]) => self.push(Value::Dict(vec![])),
+            (Part::Encode, &[text, encoding]) => match (&self.values[text.0], self.values[encoding.0].as_text()) {
+                (&Value::Str(text), Some("latin1")) => self.push(Value::Latin1(text)),
+                _ => Err(self.error("encodes something other than a string as latin1")),
+            },
+            (&Part::Opaque(name), _) => self.push(Value::Opaque(name)),
             _ => Err(self.error("refuses to call this value with these arguments")),
         }
     }
 
-    /// Sets attributes of a dict, of which `state_dict` has one, `_metadata`, with versions of modules: passed over.
+    /// Sets attributes: of a dict, of which `state_dict` has one, `_metadata`, with versions of modules, or of a value
+    /// that means nothing to us. They are passed over.
     pub(super) fn torch_build(&mut self) -> Result<()> {
         let (state, target) = (self.pop()?, self.top()?);
         match (&self.values[target.0], &self.values[state.0]) {
-            (Value::Dict(_), Value::Dict(_)) => Ok(()),
+            (Value::Dict(_), Value::Dict(_)) | (Value::Opaque(_), _) => Ok(()),
             _ => Err(self.error("refuses to set the state of this value")),
         }
     }
@@ -265,6 +324,50 @@ mod tests {
     }
 
     #[test]
+    fn plain_things_beside_weights_are_read_over_and_nothing_is_made_of_them() {
+        // As Python writes them.
+        let dtype = b"cnumpy\ndtype\nX\x02\0\0\0f8\x89\x88\x87R(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\
+            \xff\xffK\0tb";
+        let bytes = "c_codecs\nencode\nX\u{4}\0\0\0é\u{1}?X\u{6}\0\0\0latin1".as_bytes();
+        let scalar = [&b"cnumpy.core.multiarray\nscalar\n"[..], dtype, bytes, b"\x86R\x86R"].concat();
+        let cases: [(&[u8], &str); 20] = [
+            (b"ctorch\ndevice\nX\x04\0\0\0cudaK\0\x86R", "torch.device"),
+            (b"ctorch\nfloat32\n", "torch.dtype"),
+            (b"ctorch\nbfloat16\n", "torch.dtype"),
+            (b"ctorch\nuint8\n", "torch.dtype"),
+            (b"ctorch\ncomplex64\n", "torch.dtype"),
+            (b"cargparse\nNamespace\n)\x81}X\x02\0\0\0lrG?\xe0\0\0\0\0\0\0sb", "argparse.Namespace"),
+            (b"ctypes\nSimpleNamespace\n)R}X\x01\0\0\0aNsb", "types.SimpleNamespace"),
+            (b"c__builtin__\nset\n](K\x01K\x02e\x85R", "set"),
+            (b"c__builtin__\nfrozenset\n]\x85R", "frozenset"),
+            (b"\x8f(K\x01K\x02\x90", "set"),
+            (b"(K\x01K\x02\x91", "frozenset"),
+            (b"c__builtin__\nbytes\n)R", "bytes"),
+            (b"c__builtin__\nbytearray\nX\x01\0\0\0aX\x06\0\0\0latin1\x86R", "bytearray"),
+            (b"cbuiltins\ncomplex\nG?\xe0\0\0\0\0\0\0G?\xe0\0\0\0\0\0\0\x86R", "complex"),
+            (b"ccollections\nCounter\n}X\x01\0\0\0aK\x02s\x85R", "collections.Counter"),
+            (dtype, "numpy.dtype"),
+            (&scalar, "a numpy scalar"),
+            (b"cpathlib\nPosixPath\n(X\x01\0\0\0/X\x03\0\0\0tmptR", "pathlib.Path"),
+            (b"cpathlib._local\nPosixPath\nX\x01\0\0\0a\x85R", "pathlib.Path"),
+            (b"\x8a\x09\0\0\0\0\0\0\0\0\x01", "int of more than 64 bits"),
+        ];
+        for (pickled, expected) in cases {
+            // Protocol 2 with what comes after it, and the value remembered and recalled.
+            let whole = [b"\x80\x02(", pickled, b"q\x01h\x01K\x07t."].concat();
+            let pickle = parse(&whole).unwrap_or_else(|error| panic!("{expected}: {error}"));
+            let Value::Tuple(ids) = pickle.root() else { panic!("{:?}", pickle.root()) };
+            let values: Vec<_> = ids.iter().map(|id| pickle.value(*id)).collect();
+            assert_eq!(values, [&Value::Opaque(expected), &Value::Opaque(expected), &Value::Int(7)]);
+        }
+        // A dict is a dict, and bytes are bytes.
+        let whole = b"\x80\x02ccollections\ndefaultdict\nc__builtin__\nlong\n\x85R(X\x01\0\0\0aK\x02u.";
+        assert_eq!(parse(whole).unwrap().get(parse(whole).unwrap().root(), "a"), Some(&Value::Int(2)));
+        let whole = [b"\x80\x02", &b"c_codecs\nencode\nX\x01\0\0\0aX\x06\0\0\0latin1\x86R"[..], b"."].concat();
+        assert_eq!(parse(&whole).unwrap().root(), &Value::Latin1("a"));
+    }
+
+    #[test]
     fn any_other_name_is_refused() {
         for (bytes, name) in [
             (&b"\x80\x02cposix\nsystem\nU\x02ls\x85R."[..], "posix.system:"),
@@ -273,7 +376,14 @@ mod tests {
             (b"\x80\x02ctorch.storage\n_load_from_bytes\n.", "torch.storage._load_from_bytes:"),
             (b"\x80\x02ctorch\nComplexFloatStorage\n.", "torch.ComplexFloatStorage:"),
             (b"\x80\x02c__main__\nNet\n.", "__main__.Net:"),
-            (b"\x80\x02cnumpy\ndtype\n.", "numpy.dtype:"),
+            (b"\x80\x02cnumpy\nload\n.", "numpy.load:"),
+            (b"\x80\x02cargparse\nArgumentParser\n.", "argparse.ArgumentParser:"),
+            (b"\x80\x02ctorch\nint7\n.", "torch.int7:"),
+            (b"\x80\x02ctorch.cuda\ndevice\n.", "torch.cuda.device:"),
+            (b"\x80\x02c__builtin__\ngetattr\n.", "__builtin__.getattr:"),
+            (b"\x80\x02cdatetime\ndatetime\n.", "datetime.datetime:"),
+            (b"\x80\x02ccopy_reg\n_reconstructor\n.", "copy_reg._reconstructor:"),
+            (b"\x80\x02cpathlib\nos\n.", "pathlib.os:"),
             (b"\x80\x02cos\x1b[31m\nx\n.", "os\\x1b[31m.x:"),
         ] {
             assert!(message(bytes).contains(&format!("refuses to load {name}")), "{}", message(bytes));
@@ -290,10 +400,15 @@ mod tests {
         assert!(message(b"\x80\x02N)R.").contains("calls what is no function"));
         assert!(message(b"\x80\x02ctorch\nSize\nNR.").contains("calls without a tuple"));
         assert!(message(b"\x80\x02]}b.").contains("refuses to set the state"));
+        assert!(message(b"\x80\x02ctorch\nSize\n)\x81.").contains("refuses to call"));
+        assert!(message(b"\x80\x02N)}\x92.").contains("calls what is no function"));
+        assert!(message(b"\x80\x04](N\x90.").contains("adds items to what is no set"));
+        assert!(message(b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x04\0\0\0zlib\x86R.").contains("as latin1"));
+        assert!(message(b"\x80\x02ccollections\nCounter\n}\x85R(K\x01K\x02u.").contains("what is no dict"));
         assert!(message(b"\x80\x02NQ.").contains("refers to something other than a storage"));
         assert!(message(b"\x80\x02)Q.").contains("in 0 parts; expected 5 or 6"));
         assert!(message(b"\x80\x02(U\x06moduleNNNNtQ.").contains("refers to something other than a storage"));
-        for opcode in [b'i', b'o', 0x81, 0x82, b'P', 0x97] {
+        for opcode in [b'i', b'o', 0x82, b'P', 0x97] {
             assert!(message(&[0x80, 2, opcode]).contains("makes no plain value"), "{opcode:#x}");
         }
     }

@@ -3,7 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{fails, scratch, succeeds};
+use half::{bf16, f16};
+use ncsn::checkpoint::TensorFile;
+use ncsn::checkpoint::pth::{OptimizerState, StateValue, read_published};
+use ncsn::net::params::HostTensor;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use crate::{TRAIN, fails, scratch, succeeds};
 
 /// A run of some steps without a moving average, which published runs do not have.
 fn train(folder: &Path, doc: &str, n_iters: &str) {
@@ -102,11 +109,9 @@ fn checkpoints_are_converted_there_and_back_and_give_the_same_score() {
 fn write_input(path: &Path, x: &[f32]) {
     let x: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
     let labels: Vec<u8> = [0_i64, 2].iter().flat_map(|v| v.to_le_bytes()).collect();
-    let view = |dtype, shape, data| safetensors::tensor::TensorView::new(dtype, shape, data).unwrap();
-    let tensors = [
-        ("x", view(safetensors::Dtype::F32, vec![2, 1, 8, 8], &x[..])),
-        ("labels", view(safetensors::Dtype::I64, vec![2], &labels[..])),
-    ];
+    let view = |dtype, shape, data| TensorView::new(dtype, shape, data).unwrap();
+    let tensors =
+        [("x", view(Dtype::F32, vec![2, 1, 8, 8], &x[..])), ("labels", view(Dtype::I64, vec![2], &labels[..]))];
     fs::write(path, safetensors::serialize(tensors, None).unwrap()).unwrap();
 }
 
@@ -190,4 +195,205 @@ fn a_run_goes_on_only_from_a_whole_checkpoint_of_its_own_and_else_stays_as_it_wa
     fs::copy(a.join("checkpoint_12.safetensors"), a.join("checkpoint_40.safetensors")).unwrap();
     let message = fails(folder.path(), &["info", "--doc", "a"]);
     assert!(message.contains("found the weights of step 12, expected step 40"), "{message}");
+}
+
+/// A pickle of protocol 2 under construction, and the numbers of its storages.
+#[derive(Default)]
+struct Pickler {
+    bytes: Vec<u8>,
+    storages: Vec<Vec<f32>>,
+}
+
+impl Pickler {
+    fn put(&mut self, opcodes: &[u8]) {
+        self.bytes.extend(opcodes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.put(b"X");
+        self.put(&(text.len() as u32).to_le_bytes());
+        self.put(text.as_bytes());
+    }
+
+    fn number(&mut self, n: usize) {
+        self.put(b"J");
+        self.put(&(n as u32).to_le_bytes());
+    }
+
+    fn tensor(&mut self, HostTensor { shape, values }: &HostTensor) {
+        let key = self.storages.len().to_string();
+        self.storages.push(values.clone());
+        self.put(b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n");
+        self.text(&key);
+        self.text("cpu");
+        self.number(values.len());
+        self.put(b"tQK\0(");
+        shape.iter().for_each(|&n| self.number(n));
+        self.put(b"t(");
+        (0..shape.len()).for_each(|i| self.number(shape[i + 1..].iter().product()));
+        self.put(b"t\x89NtR");
+    }
+
+    fn state_dict(&mut self, prefix: &str, network: &[(String, HostTensor)]) {
+        self.put(b"}(");
+        for (name, tensor) in network {
+            self.text(&format!("{prefix}{name}"));
+            self.tensor(tensor);
+        }
+        self.put(b"u");
+    }
+
+    fn optimizer(&mut self, optimizer: &OptimizerState) {
+        self.put(b"}(");
+        self.text("state");
+        self.put(b"}(");
+        for (&param, kept) in &optimizer.state {
+            self.number(param as usize);
+            self.put(b"}(");
+            for (name, value) in kept {
+                self.text(name);
+                match value {
+                    StateValue::Int(n) => self.number(*n as usize),
+                    StateValue::Tensor(tensor) => self.tensor(tensor),
+                    other => panic!("{name}: {other:?}"),
+                }
+            }
+            self.put(b"u");
+        }
+        self.put(b"u");
+        self.text("param_groups");
+        self.put(b"]}(");
+        self.text("params");
+        self.put(b"](");
+        optimizer.groups[0].params.iter().for_each(|&param| self.number(param as usize));
+        self.put(b"euau");
+    }
+
+    /// PyTorch's stream container.
+    fn write(self, path: &Path) {
+        let mut file =
+            b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.".to_vec();
+        file.extend([b"\x80\x02", &self.bytes[..], b"."].concat());
+        let mut keys = Self::default();
+        (0..self.storages.len()).for_each(|i| keys.text(&i.to_string()));
+        file.extend([b"\x80\x02](", &keys.bytes[..], b"e."].concat());
+        for values in &self.storages {
+            file.extend((values.len() as u64).to_le_bytes());
+            file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        fs::write(path, file).unwrap();
+    }
+}
+
+/// The score that a checkpoint gives, and which weights are asked for.
+fn score(folder: &Path, checkpoint: &str, more: &[&str]) -> Vec<u8> {
+    let x: Vec<f32> = (0..128).map(|i| i as f32 / 128.0).collect();
+    write_input(&folder.join("in.safetensors"), &x);
+    let args = ["score", "--checkpoint", checkpoint, "--input", "in.safetensors", "--output", "score.safetensors"];
+    succeeds(folder, &[&args[..], more].concat());
+    fs::read(folder.join("score.safetensors")).unwrap()
+}
+
+#[test]
+fn an_average_in_a_published_checkpoint_is_used_as_our_own_is() {
+    let folder = scratch();
+    succeeds(folder.path(), &TRAIN);
+    let ours = "run/logs/d/checkpoint_20.safetensors";
+    let said = succeeds(folder.path(), &["convert", ours, "last.pth"]);
+    assert!(said.contains("; their moving average is left out, --ema writes it"), "{said}");
+    succeeds(folder.path(), &["convert", "--ema", ours, "average.pth"]);
+    let last = read_published(&folder.path().join("last.pth")).unwrap();
+    let average = read_published(&folder.path().join("average.pth")).unwrap().network;
+
+    // As Score-SDE saves it, compiled, with its arguments; and NCSNv2's list of five.
+    let mut file = Pickler::default();
+    file.put(b"}(");
+    file.text("model");
+    file.state_dict("module._orig_mod.", &last.network);
+    file.text("ema");
+    file.put(b"}(");
+    file.text("decay");
+    file.put(b"G?\xe0\0\0\0\0\0\0");
+    file.text("shadow_params");
+    file.put(b"](");
+    average.iter().for_each(|(_, tensor)| file.tensor(tensor));
+    file.put(b"eu");
+    file.text("args");
+    file.put(b"cargparse\nNamespace\n)\x81}bu");
+    file.write(&folder.path().join("sde.pth"));
+    let mut file = Pickler::default();
+    file.put(b"](");
+    file.state_dict("module.", &last.network);
+    file.optimizer(&last.optimizer.unwrap());
+    file.number(0);
+    file.number(20);
+    file.state_dict("", &average);
+    file.put(b"e");
+    file.write(&folder.path().join("five.pth"));
+
+    let expected = [&[][..], &["--no-ema"]].map(|more| score(folder.path(), ours, more));
+    assert!(expected[0] != expected[1]);
+    for name in ["sde.pth", "five.pth"] {
+        let found = [&[][..], &["--no-ema"]].map(|more| score(folder.path(), name, more));
+        assert!(found == expected, "{name}");
+    }
+    let info = succeeds(folder.path(), &["info", "--checkpoint", "sde.pth"]);
+    assert!(info.contains("weights      \"model\"\naverage      \"ema\": what samples"), "{info}");
+    assert!(info.contains(", and their moving average"), "{info}");
+    let info = succeeds(folder.path(), &["info", "--checkpoint", "five.pth"]);
+    assert!(info.contains("weights      item 1 of a list\naverage      item 5 of a list"), "{info}");
+
+    for args in [&["sample", "--checkpoint", ours, "-o", "a"][..], &["sample", "--checkpoint", "sde.pth", "-o", "b"]] {
+        succeeds(
+            folder.path(),
+            &[args, &["--n", "1"], if args[2] == ours { &[] } else { &["--config", "tiny.yml"] }].concat(),
+        );
+    }
+    let image = |name: &str| fs::read(folder.path().join(name).join("images/000000.png")).unwrap();
+    assert!(image("a") == image("b"));
+    assert!(succeeds(folder.path(), &["convert", "sde.pth", "c.safetensors"]).contains("moving average is left out"));
+    succeeds(folder.path(), &["convert", "--ema", "sde.pth", "d.safetensors"]);
+    assert!(score(folder.path(), "c.safetensors", &[]) == expected[1]);
+    assert!(score(folder.path(), "d.safetensors", &[]) == expected[0]);
+    let message = fails(folder.path(), &["convert", "--ema", "last.pth", "e.safetensors"]);
+    assert!(message.contains("found no moving average of the weights"), "{message}");
+
+    // A run goes on with its average.
+    let logs = folder.path().join("run/logs/five");
+    fs::create_dir_all(&logs).unwrap();
+    fs::copy(folder.path().join("run/logs/d/config.yml"), logs.join("config.yml")).unwrap();
+    fs::copy(folder.path().join("five.pth"), logs.join("checkpoint.pth")).unwrap();
+    let said = succeeds(folder.path(), &["train", "--doc", "five", "--resume", "--no-sample"]);
+    assert!(said.contains("going on at step 20"), "{said}");
+    let data = |doc: &str| {
+        let bytes = fs::read(folder.path().join(format!("run/logs/{doc}/checkpoint_24.safetensors"))).unwrap();
+        let n_header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[8 + n_header..].to_vec()
+    };
+    assert!(data("five") == data("d"), "byte for byte");
+}
+
+#[test]
+fn safetensors_of_others_are_read_in_half_precision_and_behind_any_prefix() {
+    let folder = scratch();
+    succeeds(folder.path(), &[&TRAIN[..], &["--set", "training.n_iters=4"]].concat());
+    succeeds(folder.path(), &["convert", "run/logs/d/checkpoint_4.safetensors", "plain.safetensors"]);
+    let plain = TensorFile::open(&folder.path().join("plain.safetensors")).unwrap();
+    let tensors: Vec<(&str, HostTensor)> =
+        plain.names().map(|name| (name, plain.get(name).unwrap().unwrap())).collect();
+    type Encode = fn(f32) -> Vec<u8>;
+    let write = |file: &str, dtype: Dtype, prefix: &str, encode: Encode| {
+        let bytes = |tensor: &HostTensor| tensor.values.iter().flat_map(|&value| encode(value)).collect::<Vec<u8>>();
+        let all: Vec<(String, &[usize], Vec<u8>)> =
+            tensors.iter().map(|(name, t)| (format!("{prefix}{name}"), &t.shape[..], bytes(t))).collect();
+        let views = all.iter().map(|(name, shape, data)| (name, TensorView::new(dtype, shape.to_vec(), data).unwrap()));
+        fs::write(folder.path().join(file), safetensors::serialize(views, None).unwrap()).unwrap();
+        score(folder.path(), file, &[])
+    };
+    let f16s = write("a.safetensors", Dtype::F16, "module._orig_mod.", |x| f16::from_f32(x).to_le_bytes().to_vec());
+    let f32s = write("b.safetensors", Dtype::F32, "", |x| f16::from_f32(x).to_f32().to_le_bytes().to_vec());
+    assert!(f16s == f32s);
+    let bf16s = write("c.safetensors", Dtype::BF16, "model.net.", |x| bf16::from_f32(x).to_le_bytes().to_vec());
+    let f32s = write("d.safetensors", Dtype::F32, "network.", |x| bf16::from_f32(x).to_f32().to_le_bytes().to_vec());
+    assert!(bf16s == f32s && f16s != bf16s);
 }

@@ -161,6 +161,69 @@ fn written() -> Vec<u8> {
     bytes
 }
 
+fn text(text: &str) -> Vec<u8> {
+    [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+fn dict(items: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let items: Vec<u8> = items.iter().flat_map(|(name, value)| [text(name), value.clone()].concat()).collect();
+    [b"}(", &items[..], b"u"].concat()
+}
+
+fn list(items: &[Vec<u8>]) -> Vec<u8> {
+    [b"](", &items.concat()[..], b"e"].concat()
+}
+
+/// A container of the pickle of `value`, whose tensors are in the storage of the numbers 0 to 5.
+fn containers(value: &[u8]) -> [Vec<u8>; 2] {
+    let pickle = [b"\x80\x02", value, b"."].concat();
+    let storage: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let with_length = [&6_u64.to_le_bytes()[..], &storage].concat();
+    [checkpoint(&pickle, &storage), stream(&pickle, &with_length)]
+}
+
+const NAMESPACE: &[u8] = b"cargparse\nNamespace\n)\x81}X\x02\0\0\0lrG?\xe0\0\0\0\0\0\0sb";
+const DEVICE: &[u8] = b"ctorch\ndevice\nX\x04\0\0\0cudaK\0\x86R";
+
+/// The weights a.weight = [[0, 1], [2, 3]] and b = [4, 5], and [[2, 3], [4, 5]] and [0, 1], their average.
+fn weights(prefix: &str) -> Vec<u8> {
+    dict(&[
+        (&format!("{prefix}a.weight"), tensor(6, 0, &[2, 2], &[2, 1])),
+        (&format!("{prefix}b"), tensor(6, 4, &[2], &[1])),
+    ])
+}
+
+fn averages() -> [Vec<u8>; 2] {
+    [tensor(6, 2, &[2, 2], &[2, 1]), tensor(6, 0, &[2], &[1])]
+}
+
+fn average() -> Vec<u8> {
+    let [a, b] = averages();
+    dict(&[("a.weight", a), ("b", b)])
+}
+
+/// What Score-SDE saves, with plain things beside it.
+pub fn score_sde() -> Vec<u8> {
+    let shadow = dict(&[
+        ("decay", b"G?\xef\xf7\xce\xd9\x16\x87+".to_vec()),
+        ("num_updates", b"K\x07".to_vec()),
+        ("shadow_params", list(&averages())),
+    ]);
+    let optimizer = dict(&[("state", b"}".to_vec()), ("param_groups", b"]".to_vec())]);
+    let value = dict(&[
+        ("optimizer", optimizer),
+        ("model", weights("module.")),
+        ("ema", shadow),
+        ("step", b"K\x07".to_vec()),
+        ("args", NAMESPACE.to_vec()),
+        ("device", DEVICE.to_vec()),
+        ("seen", b"c__builtin__\nset\n](K\x01K\x02e\x85R".to_vec()),
+        ("path", b"cpathlib\nPosixPath\nX\x03\0\0\0tmp\x85R".to_vec()),
+        ("counts", b"ccollections\ndefaultdict\nc__builtin__\nint\n\x85R(X\x01\0\0\0aK\x02u".to_vec()),
+    ]);
+    containers(&value)[0].clone()
+}
+
 fn small_stream() -> Vec<u8> {
     stream(&network(&tensor(6, 1, &[2, 2], &[1, 2])), &[&6_u64.to_le_bytes()[..], &[0, 0, 128, 63].repeat(6)].concat())
 }
@@ -178,11 +241,135 @@ fn the_files_that_are_damaged_here_are_whole() {
 }
 
 #[test]
+fn every_usual_form_is_read_and_says_which_parts_were_taken() {
+    let float = b"G?\xe0\0\0\0\0\0\0".to_vec();
+    let shadow_params = |tensors: &[Vec<u8>]| dict(&[("decay", float.clone()), ("shadow_params", list(tensors))]);
+    let five = |average| {
+        let optimizer = dict(&[("state", b"}".to_vec()), ("param_groups", b"]".to_vec())]);
+        list(&[weights("module."), optimizer, b"K\x01".to_vec(), b"K\x02".to_vec(), average])
+    };
+    let [first, _] = averages();
+    let one = |name: &str, value| dict(&[("epoch", b"K\x03".to_vec()), (name, value), ("args", NAMESPACE.to_vec())]);
+    let two = |weights_name: &str, name: &str, average| dict(&[(name, average), (weights_name, weights("module."))]);
+    let with_shadow = dict(&[("mu", float.clone()), ("shadow", average())]);
+    let whole = [2.0, 3.0, 4.0, 5.0, 0.0, 1.0];
+    let cases: [(Vec<u8>, &str, Option<(&str, [f32; 6])>); 16] = [
+        (weights(""), "the whole file", None),
+        (list(&[weights("")]), "item 1 of a list", None),
+        (one("state_dict", weights("module.")), "\"state_dict\"", None),
+        (one("model_state_dict", weights("_orig_mod.")), "\"model_state_dict\"", None),
+        (one("model", weights("module._orig_mod.")), "\"model\"", None),
+        (one("net", weights("module.module.")), "\"net\"", None),
+        (one("ema", weights("")), "\"ema\"", None),
+        (one("params_ema", weights("")), "\"params_ema\"", None),
+        (two("model", "ema", float.clone()), "\"model\"", None),
+        (two("model", "ema", average()), "\"model\"", Some(("\"ema\"", whole))),
+        (two("params", "params_ema", average()), "\"params\"", Some(("\"params_ema\"", whole))),
+        (two("state_dict", "ema", with_shadow), "\"state_dict\"", Some(("\"ema\"", whole))),
+        (two("model", "ema", shadow_params(&averages())), "\"model\"", Some(("\"ema\"", whole))),
+        (five(average()), "item 1 of a list", Some(("item 5 of a list", whole))),
+        // What is not averaged is the network's.
+        (
+            five(dict(&[("a.weight", first)])),
+            "item 1 of a list",
+            Some(("item 5 of a list", [2.0, 3.0, 4.0, 5.0, 4.0, 5.0])),
+        ),
+        (five(b"N".to_vec()), "item 1 of a list", None),
+    ];
+    for (value, weights, average) in cases {
+        for bytes in containers(&value) {
+            let read = read(&bytes).unwrap();
+            let values = |network: &[(String, HostTensor)]| -> Vec<f32> {
+                assert_eq!(network.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a.weight", "b"]);
+                network.iter().flat_map(|(_, tensor)| tensor.values.clone()).collect()
+            };
+            assert_eq!(values(&read.network), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+            assert_eq!((read.members.weights.as_str(), read.members.ema.as_deref()), (weights, average.map(|a| a.0)));
+            assert_eq!(read.ema.as_deref().map(values), average.map(|a| a.1.to_vec()), "{weights}");
+        }
+    }
+    let read = read(&score_sde()).unwrap();
+    assert!(read.ema.is_some() && read.optimizer.is_some());
+}
+
+#[test]
+fn an_average_without_names_is_in_the_order_of_the_parameters() {
+    let vector = |offset| tensor(6, offset, &[2], &[1]);
+    let matrix = |offset| tensor(6, offset, &[2, 1], &[1, 1]);
+    let network = dict(&[
+        ("module.sigmas", vector(0)),
+        ("module.embed.W", vector(1)),
+        ("module.attention.W", matrix(2)),
+        ("module.norm.running_mean", vector(3)),
+    ]);
+    let read_with = |averages: &[Vec<u8>]| {
+        let value = dict(&[("model", network.clone()), ("ema", dict(&[("shadow_params", list(averages))]))]);
+        read(&containers(&value)[0])
+    };
+    let firsts = |averages: &[Vec<u8>]| -> Vec<f32> {
+        read_with(averages).unwrap().ema.unwrap().iter().map(|(_, tensor)| tensor.values[0]).collect()
+    };
+    // Random frequencies are not trained, and perhaps not averaged; buffers never are.
+    assert_eq!(firsts(&[matrix(4)]), [0.0, 1.0, 4.0, 3.0]);
+    assert_eq!(firsts(&[vector(3), matrix(4)]), [0.0, 3.0, 4.0, 3.0]);
+    let message = read_with(&[vector(0), vector(0), vector(0)]).unwrap_err();
+    assert!(message.contains("the average \"ema\": found 3 tensors, expected one for each parameter"), "{message}");
+    let message = read_with(&[tensor(6, 0, &[3], &[1])]).unwrap_err();
+    assert!(message.contains("attention.W has shape [3], expected [2, 1]"), "{message}");
+    let message = read_with(&[DEVICE.to_vec()]).unwrap_err();
+    assert!(message.contains("attention.W: is a value of another kind (torch.device)"), "{message}");
+}
+
+#[test]
+fn of_an_unknown_form_the_keys_are_named_harmlessly() {
+    let number = || b"K\x01".to_vec();
+    let refused = |value: &[u8], expected: &str| refused(&containers(value)[0], expected);
+    refused(
+        &dict(&[("generator", weights("")), ("epoch", number()), ("args", NAMESPACE.to_vec())]),
+        "holds no network: found the keys generator (a dict of 2), epoch (a number), args (a value of another kind \
+         (argparse.Namespace)); expected a state_dict (names and tensors), alone, first in a list, or in a dict as",
+    );
+    refused(
+        &dict(&[("model", NAMESPACE.to_vec())]),
+        "found the keys model (a value of another kind (argparse.Namespace))",
+    );
+    refused(&dict(&[("\u{1b}[31m\u{202e}", number())]), "found the keys \\u{1b}[31m\\u{202e} (a number)");
+    refused(&dict(&[(&"long".repeat(10_000), number())]), "found the keys longlong");
+    let many: Vec<String> = (0..100_000).map(|i| format!("{i:04}")).collect();
+    refused(&dict(&many.iter().map(|key| (&key[..], number())).collect::<Vec<_>>()), "0005 (a number), and 99994 more");
+    refused(b"}", "found a dict without keys");
+    refused(b"K\x01", "found a number");
+    refused(&list(&[NAMESPACE.to_vec()]), "found a list that begins with a value of another kind (argparse.Namespace)");
+    refused(b"]", "found a list that begins with nothing");
+
+    // Where a tensor is needed.
+    let network = dict(&[("a", tensor(6, 0, &[6], &[1])), ("\u{1b}b", DEVICE.to_vec())]);
+    refused(&network, "\\u{1b}b: is a value of another kind (torch.device), expected a tensor");
+    // An average that would otherwise be passed over without a word.
+    let with = |average| dict(&[("model", weights("")), ("ema", average)]);
+    refused(
+        &with(dict(&[("copy", average())])),
+        "the average \"ema\": found the keys copy (a dict of 2); expected names",
+    );
+    refused(&with(weights("other.")), "found other.a.weight; other.b, which the network lacks");
+    let other = dict(&[("b", tensor(6, 0, &[3], &[1]))]);
+    refused(&with(other), "the average \"ema\": b has shape [3], expected [2]");
+    // An average counts as the weights do: one number, repeated.
+    let with = |n: i64| {
+        let repeated = dict(&[("a", tensor(6, 0, &[n], &[0]))]);
+        containers(&dict(&[("model", repeated.clone()), ("ema", repeated)]))[0].clone()
+    };
+    let n_bytes = with(1).len() as i64;
+    assert!(read(&with(n_bytes / 3)).unwrap().ema.is_some());
+    self::refused(&with(n_bytes * 2 / 3), "describes more numbers than it has bytes");
+}
+
+#[test]
 fn every_truncation_and_every_changed_byte_is_survived() {
     let storage = [0, 0, 128, 63].repeat(6);
     let pickle = network(&tensor(6, 1, &[2, 2], &[1, 2]));
     let packed = zip(&[("x/data.pkl", &pickle, true), ("x/data/0", &storage, true), ("x/byteorder", b"little", true)]);
-    let mut files = vec![written(), small_stream(), packed, tar()];
+    let mut files = vec![written(), small_stream(), packed, tar(), score_sde()];
     for name in ["old_style_checkpoint", "older_style_checkpoint", "mixed_legacy", "mixed_zip"] {
         files.push(fixture(&format!("pth_reader/{name}.pth")));
     }

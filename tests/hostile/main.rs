@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use checkpoints::zip;
+use checkpoints::{score_sde, zip};
 use ncsn::checkpoint::pth::{Numbers, Pth, read_file, read_optimizer, read_published};
 use ncsn::checkpoint::{Checkpoints, Header, TensorFile, Weights};
 use ncsn::config::Config;
@@ -209,7 +209,7 @@ fn checkpoint() -> [Vec<u8>; 2] {
     let optimizer = Optimizer::from_host(ADAM, STEP, trainer.net(), moments).unwrap();
     let trainer = trainer.resume(TrainerState { step: STEP, optimizer, ema: None });
     let folder = tempfile::tempdir().unwrap();
-    let header = Header { step: STEP, seed: 1, loss: Some(2.5), optimizer_steps: STEP, config: String::new() };
+    let header = Header { step: STEP, seed: 1, loss: Some(2.5), optimizer_steps: STEP, config: String::new(), precision: None };
     let path = Checkpoints::new(folder.path()).save(&trainer, &header).unwrap();
     [fs::read(&path).unwrap(), fs::read(path.with_extension("state.safetensors")).unwrap()]
 }
@@ -403,7 +403,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
 
     type Format = (&'static str, Vec<u8>, Pack, Read);
     // Damage, then pack: so damage reaches what lies inside the compression, too.
-    let formats: [Format; 35] = [
+    let formats: [Format; 36] = [
         ("IDX", idx_file(), as_is, idx),
         ("IDX in gzip", idx_file(), gzipped, idx),
         ("gzipped IDX", gzip(&idx_file()), as_is, idx),
@@ -436,6 +436,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("PyTorch's old checkpoint", fixture("pth_reader/old_style_checkpoint.pth"), as_is, published),
         ("PyTorch's older checkpoint", fixture("pth_reader/older_style_checkpoint.pth"), as_is, published),
         ("PyTorch's tar", pth_tar(), as_is, published),
+        ("Score-SDE's checkpoint", score_sde(), as_is, published),
         ("Adam's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_adam_amsgrad.pth"), as_is, optimizer),
         ("RMSProp's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_rmsprop.pth"), as_is, optimizer),
         ("SGD's state", fixture("ncsn/optimizers_arithmetic/optimizer_state_sgd_momentum_0.9.pth"), as_is, optimizer),

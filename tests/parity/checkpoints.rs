@@ -1,7 +1,6 @@
 //! Checkpoints that PyTorch wrote, read and compared exactly with the recorded numbers; and what is written, read back.
 
 use std::fs;
-use std::path::PathBuf;
 
 use ncsn::checkpoint::pth::{
     Numbers, Pth, Setting, StateValue, read_file, read_optimizer, read_published, write_published,

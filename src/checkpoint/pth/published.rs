@@ -1,25 +1,54 @@
-//! What the published program keeps in a checkpoint: the list of a network's and an optimiser's `state_dict`.
+//! What programs keep in a checkpoint: a network's and an optimiser's `state_dict`, and a moving average of the
+//! weights, as members of a list or of a dict.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use super::{Pth, read_file};
-use crate::error::{Error, Result};
-use crate::net::params::HostTensor;
+use crate::checkpoint::names::prefix_len;
+use crate::error::{Error, Result, few};
+use crate::net::params::{HostTensor, shown_shape};
 use crate::pickle::{Id, Value};
+use crate::zip::shown;
 
-/// What `DataParallel` puts before every name.
-const PREFIX: &str = "module.";
+/// Under what names a dict has the weights, their moving average, and the optimiser's state.
+const WEIGHTS: [&str; 6] = ["state_dict", "model_state_dict", "model", "network", "net", "params"];
+const AVERAGES: [&str; 6] = ["ema", "params_ema", "ema_state_dict", "state_dict_ema", "model_ema", "ema_model"];
+const OPTIMIZERS: [&str; 3] = ["optimizer_state_dict", "optimizer", "optim"];
+/// How an average that is not a dict of tensors itself has them: NCSNv2's helper by name, Score-SDE's in the
+/// parameters' order.
+const SHADOW: &str = "shadow";
+const SHADOW_PARAMS: &str = "shadow_params";
+/// Where NCSNv2's list has the average.
+const FIFTH: usize = 4;
+/// Tensors of a `state_dict` that are no parameters.
+const BUFFERS: [&str; 4] = ["sigmas", "num_batches_tracked", "running_mean", "running_var"];
+/// Score-SDE's random Fourier frequencies: a parameter that is not trained, so not averaged.
+const FREQUENCIES: &str = "W";
 
-/// A network's weights, and an optimiser's state beside them.
+/// A network's weights, and what lies beside them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Published {
     /// The weights by name, without the prefix, in the order of the file.
     pub network: Vec<(String, HostTensor)>,
-    /// What stood before each name: `"module."` or nothing.
+    /// What stood before each name: `"module."`, say, or nothing.
     pub prefix: String,
+    /// The moving average of the weights, if the file has one beside them: as many tensors of the same names and
+    /// shapes. Those that are not averaged are the network's.
+    pub ema: Option<Vec<(String, HostTensor)>>,
+    /// Which parts of the file these are.
+    pub members: Members,
     /// The optimiser's state, if the file has one.
     pub optimizer: Option<OptimizerState>,
+}
+
+/// Which parts of a checkpoint are taken for what, in words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Members {
+    /// The weights: `"item 1 of a list"`, `"model"`.
+    pub weights: String,
+    /// Their moving average.
+    pub ema: Option<String>,
 }
 
 /// An optimiser's `state_dict`.
@@ -97,9 +126,9 @@ impl StateValue {
     }
 }
 
-/// Reads a checkpoint: a list or tuple that begins with a network's `state_dict` and, perhaps, an optimiser's; a
-/// `state_dict` alone; or a dict with either under its usual name (`state_dict`, `model`, …; `optimizer`, …). Nothing in
-/// the file is executed.
+/// Reads a checkpoint: a list or tuple that begins with a network's `state_dict` and, perhaps, an optimiser's, and
+/// whose fifth item may be a moving average of the weights; a `state_dict` alone; or a dict with any of these under a
+/// usual name (`state_dict`, `model`, …; `optimizer`, …; `ema`, `params_ema`, …). Nothing in the file is executed.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read; [`Error::Format`] when it is no such checkpoint, is damaged, or names a
@@ -116,7 +145,7 @@ pub fn read_optimizer(path: &Path) -> Result<OptimizerState> {
     let (bytes, mut scratch) = (read_file(path)?, Vec::new());
     let pth = Pth::parse(path, &bytes, &mut scratch)?;
     let root = pth.pickle().root();
-    let found = if is_optimizer(&pth, root) { Some(root) } else { parts(&pth).and_then(|(_, optimizer)| optimizer) };
+    let found = if is_optimizer(&pth, root) { Some(root) } else { parts(&pth).ok().and_then(|parts| parts.optimizer) };
     optimizer(&pth, found.ok_or_else(|| Error::format(path, "found no optimiser's state in it"))?)
 }
 
@@ -128,31 +157,167 @@ impl Published {
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let mut scratch = Vec::new();
         let pth = Pth::parse(path, bytes, &mut scratch)?;
-        let no_network = "holds no network: expected a state_dict (names and tensors), alone or first in a list";
-        let (weights, state) = parts(&pth).ok_or_else(|| Error::format(path, no_network))?;
-        let (network, prefix) = network(&pth, weights)?;
+        let Parts { weights, ema, optimizer: state } = parts(&pth)?;
+        let (network, prefix) = network(&pth, weights.value)?;
+        let averaged = ema.as_ref().map(|ema| average(&pth, ema, &network)).transpose()?;
         let optimizer = state.map(|state| optimizer(&pth, state)).transpose()?;
-        Ok(Self { network, prefix, optimizer })
+        let members = Members { weights: weights.name, ema: ema.map(|ema| ema.name) };
+        Ok(Self { network, prefix, ema: averaged, members, optimizer })
     }
 }
 
-/// The values that hold the weights and the optimiser's state.
-fn parts<'v, 'a>(pth: &'v Pth<'_, 'a>) -> Option<(&'v Value<'a>, Option<&'v Value<'a>>)> {
+/// A part of a checkpoint, and what it is called in words.
+struct Part<'v, 'a> {
+    name: String,
+    value: &'v Value<'a>,
+}
+
+/// The parts of a checkpoint that have a meaning.
+struct Parts<'v, 'a> {
+    weights: Part<'v, 'a>,
+    ema: Option<Part<'v, 'a>>,
+    optimizer: Option<&'v Value<'a>>,
+}
+
+/// Finds the parts; an error names what there is and what was looked for.
+fn parts<'v, 'a>(pth: &'v Pth<'_, 'a>) -> Result<Parts<'v, 'a>> {
     let pickle = pth.pickle();
-    let named = |names: &[&str]| names.iter().find_map(|name| pickle.get(pickle.root(), name));
-    let (weights, state) = match pickle.root() {
+    let is_weights = |value: &Value<'a>| is_weights(pth, value);
+    let of_optimizer = |value: Option<&'v Value<'a>>| value.filter(|state| is_optimizer(pth, state));
+    match pickle.root() {
         Value::List(items) | Value::Tuple(items) => {
             let item = |i: usize| items.get(i).map(|id| pickle.value(*id));
-            (item(0), item(1))
+            let part = |i: usize| Some(Part { name: format!("item {} of a list", i + 1), value: item(i)? });
+            let weights = part(0).filter(|part| is_weights(part.value)).ok_or_else(|| {
+                let first = item(0).map_or("nothing".into(), |value| pth.kind(value));
+                no_network(pth, &format!("a list that begins with {first}"))
+            })?;
+            let ema = part(FIFTH).filter(|part| is_weights(part.value));
+            Ok(Parts { weights, ema, optimizer: of_optimizer(item(1)) })
         }
-        root if is_weights(pth, root) => (Some(root), None),
-        _ => (
-            named(&["state_dict", "model_state_dict", "model", "network", "net"]),
-            named(&["optimizer_state_dict", "optimizer", "optim"]),
-        ),
+        root if is_weights(root) => {
+            let weights = Part { name: "the whole file".into(), value: root };
+            Ok(Parts { weights, ema: None, optimizer: None })
+        }
+        root @ Value::Dict(_) => {
+            let member = |name: &&str| Some(Part { name: format!("{name:?}"), value: pickle.get(root, name)? });
+            let mut weights = WEIGHTS.iter().filter_map(member).find(|part| is_weights(part.value));
+            // One that is a number is the average's rate, say.
+            let mut ema = AVERAGES.iter().filter_map(member).find(|part| !pairs(part.value).is_empty());
+            if weights.is_none() {
+                // An average alone is a network.
+                weights = ema.take().and_then(|ema| named_tensors(pth, ema));
+            }
+            let weights = weights.ok_or_else(|| no_network(pth, &keys(pth, root)))?;
+            let optimizer = OPTIMIZERS.iter().find_map(|name| of_optimizer(pickle.get(root, name)));
+            Ok(Parts { weights, ema, optimizer })
+        }
+        other => Err(no_network(pth, &pth.kind(other))),
+    }
+}
+
+fn no_network(pth: &Pth<'_, '_>, found: &str) -> Error {
+    let names: Vec<&str> = WEIGHTS.iter().chain(&AVERAGES).copied().collect();
+    let message = format!(
+        "holds no network: found {found}; expected a state_dict (names and tensors), alone, first in a list, or in a \
+         dict as {}",
+        names.join(", ")
+    );
+    Error::format(pth.path, message)
+}
+
+/// The keys of a dict with what they lead to, for errors.
+fn keys<'a>(pth: &Pth<'_, 'a>, dict: &Value<'a>) -> String {
+    let key = |(key, value): &(Id, Id)| {
+        let key = pth.pickle().text(*key).map_or("a key that is no string".into(), shown);
+        format!("{key} ({})", pth.kind(pth.pickle().value(*value)))
     };
-    let weights = weights.filter(|weights| is_weights(pth, weights))?;
-    Some((weights, state.filter(|state| is_optimizer(pth, state))))
+    let pairs = pairs(dict);
+    let mut keys: Vec<String> = pairs.iter().take(MAX_KEYS).map(key).collect();
+    if pairs.len() > MAX_KEYS {
+        keys.push(format!("and {} more", pairs.len() - MAX_KEYS));
+    }
+    match keys.is_empty() {
+        true => "a dict without keys".into(),
+        false => format!("the keys {}", keys.join(", ")),
+    }
+}
+
+/// How many keys an error names.
+const MAX_KEYS: usize = 6;
+
+/// The part of an average that is a dict of tensors: all of it, or its `shadow`.
+fn named_tensors<'v, 'a>(pth: &'v Pth<'_, 'a>, part: Part<'v, 'a>) -> Option<Part<'v, 'a>> {
+    if is_weights(pth, part.value) {
+        return Some(part);
+    }
+    let value = pth.pickle().get(part.value, SHADOW)?;
+    is_weights(pth, value).then(|| Part { name: format!("{SHADOW:?} in {}", part.name), value })
+}
+
+/// The average of the weights `network`.
+fn average<'a>(
+    pth: &Pth<'_, 'a>,
+    part: &Part<'_, 'a>,
+    network: &[(String, HostTensor)],
+) -> Result<Vec<(String, HostTensor)>> {
+    let bad = |message: String| Error::format(pth.path, format!("the average {}: {message}", part.name));
+    let named = named_tensors(pth, Part { name: part.name.clone(), value: part.value });
+    let averaged = match (named, pth.pickle().get(part.value, SHADOW_PARAMS)) {
+        (Some(named), _) => self::network(pth, named.value)?.0,
+        (None, Some(Value::List(ids) | Value::Tuple(ids))) => {
+            let names = averaged_names(network, ids.len()).ok_or_else(|| {
+                bad(format!(
+                    "found {} tensors, expected one for each parameter of a network of {}",
+                    ids.len(),
+                    network.len()
+                ))
+            })?;
+            let tensor = |(name, id): (&str, &Id)| Ok((name.to_string(), host(pth, name, pth.pickle().value(*id))?));
+            names.into_iter().zip(ids).map(tensor).collect::<Result<_>>()?
+        }
+        _ => {
+            let found = keys(pth, part.value);
+            return Err(bad(format!("found {found}; expected names and tensors, {SHADOW} or {SHADOW_PARAMS}")));
+        }
+    };
+    let mut averaged: HashMap<String, HostTensor> = averaged.into_iter().collect();
+    let all = network.iter().map(|(name, own)| match averaged.remove(name) {
+        Some(tensor) if tensor.shape != own.shape => Err(bad(format!(
+            "{} has shape {}, expected {}",
+            shown(name),
+            shown_shape(&tensor.shape),
+            shown_shape(&own.shape)
+        ))),
+        Some(tensor) => Ok((name.clone(), tensor)),
+        None => {
+            pth.spend(own.values.len())?;
+            Ok((name.clone(), own.clone()))
+        }
+    });
+    let all = all.collect::<Result<Vec<_>>>()?;
+    match averaged.is_empty() {
+        true => Ok(all),
+        false => {
+            let mut more: Vec<String> = averaged.keys().map(|name| shown(name)).collect();
+            more.sort();
+            Err(bad(format!("found {}, which the network lacks", few(&more))))
+        }
+    }
+}
+
+/// The names of the `n` tensors that an average has without names: those of the parameters, in the network's order.
+fn averaged_names(network: &[(String, HostTensor)], n: usize) -> Option<Vec<&str>> {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_string();
+    let parameters = || network.iter().filter(|(name, _)| !BUFFERS.contains(&&*last(name)));
+    // Matrices of that name are trained.
+    let is_trained = |name: &str, tensor: &HostTensor| last(name) != FREQUENCIES || tensor.shape.len() != 1;
+    if parameters().count() == n {
+        return Some(parameters().map(|(name, _)| name.as_str()).collect());
+    }
+    let trained = parameters().filter(|(name, tensor)| is_trained(name, tensor)).map(|(name, _)| name.as_str());
+    let trained: Vec<&str> = trained.collect();
+    (trained.len() == n).then_some(trained)
 }
 
 /// Whether `value` is a dict whose first item is a tensor.
@@ -168,7 +333,7 @@ fn is_tensor(value: &Value<'_>) -> bool {
     matches!(value, Value::Tensor { .. } | Value::Outside(_))
 }
 
-/// The weights, without the prefix that all their names have, and the prefix.
+/// Named tensors, without the prefix that all their names have, and the prefix.
 fn network<'a>(pth: &Pth<'_, 'a>, weights: &Value<'a>) -> Result<(Vec<(String, HostTensor)>, String)> {
     let mut network = Vec::new();
     let mut names = HashSet::new();
@@ -181,11 +346,12 @@ fn network<'a>(pth: &Pth<'_, 'a>, weights: &Value<'a>) -> Result<(Vec<(String, H
         pth.spend(name.len())?;
         network.push((name.to_string(), host(pth, name, pth.pickle().value(*id))?));
     }
-    let prefix = if names.iter().all(|name| name.starts_with(PREFIX)) { PREFIX } else { "" };
+    let n_prefix = prefix_len(network.iter().map(|(name, tensor)| (name.as_str(), &tensor.shape[..])));
+    let prefix = network.first().map_or("", |(name, _)| &name[..n_prefix]).to_string();
     for (name, _) in &mut network {
-        name.drain(..prefix.len());
+        name.drain(..n_prefix);
     }
-    Ok((network, prefix.to_string()))
+    Ok((network, prefix))
 }
 
 fn optimizer<'a>(pth: &Pth<'_, 'a>, value: &Value<'a>) -> Result<OptimizerState> {
@@ -278,7 +444,7 @@ fn state_value<'a>(pth: &Pth<'_, 'a>, name: &str, value: &Value<'a>) -> Result<S
                 _ => host(pth, name, value).map(StateValue::Tensor),
             }
         }
-        _ => Err(pth.bad(name, "is neither a number nor a tensor")),
+        value => Err(pth.bad(name, &format!("is {}, expected a number or a tensor", pth.kind(value)))),
     }
 }
 
