@@ -12,7 +12,7 @@ use ncsn::Result;
 use ncsn::device::{DeviceKind, Precision, instructions};
 use ncsn_kernels::conv;
 
-use super::say;
+use super::{say, say_json};
 use workload::{Net, What, Workload};
 
 #[derive(Debug, Args)]

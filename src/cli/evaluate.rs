@@ -24,7 +24,7 @@ use ncsn::eval::{
 use ncsn::{Error, Result};
 
 use super::log::Log;
-use super::{Common, DEFAULT_SEED, say, stop};
+use super::{Common, DEFAULT_SEED, say, say_json, stop};
 use images::{Images, Set};
 use pass::Wanted;
 use report::{Circumstances, Drawn, Number, Reference, printable};
@@ -281,7 +281,10 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     };
     let Some(outcome) = evaluation.numbers(&samples, &mut log)? else { return Ok(interrupted()) };
     for number in &outcome.numbers {
-        say(if args.json { number.json(&outcome.all) } else { number.line(&outcome.all) });
+        match args.json {
+            true => say_json(&number.json(&outcome.all)),
+            false => say(number.line(&outcome.all)),
+        }
     }
     if args.metrics.contains(&Metric::Neighbours) && !evaluation.neighbours(&samples, &outcome, &mut log)? {
         return Ok(interrupted());

@@ -353,7 +353,8 @@ impl RunFolders {
             Error::Damaged { path, message } => {
                 let is_whole = |step: &u64| Weights::open(&self.checkpoints().weights_path(*step)).is_ok();
                 let before = self.checkpoints().steps().ok().and_then(|steps| steps.into_iter().rev().find(is_whole));
-                let way_out = before.map(|step| format!("; the checkpoint of step {step} is whole: --step {step} takes it"));
+                let way_out =
+                    before.map(|step| format!("; the checkpoint of step {step} is whole: --step {step} takes it"));
                 Error::Damaged { path, message: message + &way_out.unwrap_or_default() }
             }
             other => other,

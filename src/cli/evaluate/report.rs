@@ -137,16 +137,18 @@ impl Number {
     }
 
     /// The same as one line of JSON.
-    pub fn json(&self, all: &Circumstances) -> String {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            #[serde(flatten)]
-            number: &'a Number,
-            #[serde(flatten)]
-            all: &'a Circumstances,
-        }
-        serde_json::to_string(&Line { number: self, all }).expect("numbers and names")
+    pub fn json<'a>(&'a self, all: &'a Circumstances) -> Line<'a> {
+        Line { number: self, all }
     }
+}
+
+/// A number and what it depends on.
+#[derive(Serialize)]
+pub struct Line<'a> {
+    #[serde(flatten)]
+    number: &'a Number,
+    #[serde(flatten)]
+    all: &'a Circumstances,
 }
 
 /// Five digits, or more before the point.
@@ -228,7 +230,7 @@ mod tests {
             is_distance: true,
             warnings: Vec::new(),
         };
-        let json: serde_json::Value = serde_json::from_str(&number.json(&circumstances())).expect("JSON");
+        let json = serde_json::to_value(number.json(&circumstances())).expect("JSON");
         assert_eq!(json["metric"], "KID");
         assert_eq!(json["weights_sha256"], "6726825d0af5f729");
         assert_eq!(json["reference"]["sha256"], "9c41aaaabbbb");

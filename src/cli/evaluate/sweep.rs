@@ -23,7 +23,7 @@ use super::super::log::Log;
 use super::super::output::Existing;
 use super::super::train::create_folder;
 use super::super::trained::Trained;
-use super::super::{RunFolders, say};
+use super::super::{RunFolders, say, say_json};
 use super::report::{Drawn, Number};
 use super::{EvaluateArgs, Evaluation, Metric, Samples, interrupted};
 
