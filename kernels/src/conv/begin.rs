@@ -130,7 +130,7 @@ mod tests {
             padding: [padding; 2],
             dilation,
         };
-        for shape in [far(1 << 20, 1 << 19, 1 << 20), far(1 << 40, 1 << 41, 1 << 39), far(1 << 60, 1 << 60, 1 << 58)] {
+        for shape in [far(1 << 20, 1 << 19, 1 << 20), far(1 << 40, 1 << 41, 1 << 39), far(1 << 58, 1 << 58, 1 << 56)] {
             let [x, w] = [values(shape.input_len(), 389), values(shape.weight_len(), 577)];
             let grad = values(shape.output_len(), 823);
             let copy = forward_copy(&shape);
