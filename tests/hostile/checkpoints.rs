@@ -253,7 +253,9 @@ fn every_usual_form_is_read_and_says_which_parts_were_taken() {
     let two = |weights_name: &str, name: &str, average| dict(&[(name, average), (weights_name, weights("module."))]);
     let with_shadow = dict(&[("mu", float.clone()), ("shadow", average())]);
     let whole = [2.0, 3.0, 4.0, 5.0, 0.0, 1.0];
-    let cases: [(Vec<u8>, &str, Option<(&str, [f32; 6])>); 16] = [
+    /// A file, what its network is made of, and what its average is.
+    type Form = (Vec<u8>, &'static str, Option<(&'static str, [f32; 6])>);
+    let cases: [Form; 16] = [
         (weights(""), "the whole file", None),
         (list(&[weights("")]), "item 1 of a list", None),
         (one("state_dict", weights("module.")), "\"state_dict\"", None),

@@ -226,7 +226,7 @@ fn finish(run: &Run<'_>, rows: &[Row], json: bool, log: &mut Log) -> Result<()> 
     let panels: Vec<Panel> = columns.iter().enumerate().map(panel).collect();
     plot::write(&run.folder.join("sweep"), &panels, panels.len().min(3))?;
     match json {
-        true => rows.iter().for_each(|row| say_json(row)),
+        true => rows.iter().for_each(say_json),
         false => say(text.trim_end()),
     }
     log.info(format!("best by {}: step {}", columns[0].metric, rows[best].step));
