@@ -197,13 +197,18 @@ pub fn remove_leftovers(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result
     Ok(())
 }
 
+/// Removes what was written of `path` over several calls, if it is unfinished.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn remove_partial(path: &Path) -> Result<()> {
+    remove(&partial_name(path))
+}
+
 /// Whether a killed program left a temporary file of `path`.
 pub(crate) fn has_leftover(path: &Path) -> bool {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .into_iter()
-        .any(|e| e.file_name().to_str().and_then(target_name).map(Path::new) == path.file_name().map(Path::new))
+    let mut entries = fs::read_dir(folder_of(path)).into_iter().flatten().flatten();
+    entries.any(|e| e.file_name().to_str().and_then(target_name).map(Path::new) == path.file_name().map(Path::new))
 }
 
 /// Removes the file at `path`, if there is one.
@@ -217,13 +222,16 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Makes the names in `path`'s folder durable.
 ///
 /// # Errors
 /// When the operating system cannot.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match File::open(folder) {
+    match File::open(folder_of(path)) {
         Ok(folder) => folder.sync_all(),
         // Some systems (Windows) do not open folders; there the rename is durable by itself or not at all.
         Err(_) => Ok(()),

@@ -157,12 +157,18 @@ impl Checkpoints {
         let weights = weights.stage(&path)?;
         state.commit()?;
         weights.commit()?;
-        // Later ones may be there too: damaged, if the run went back to an earlier one.
-        let before: Vec<u64> = self.steps()?.into_iter().filter(|&step| step < header.step).collect();
-        for &old in &before[..before.len().saturating_sub(1)] {
-            let _ = fs::remove_file(self.state_path(old));
-        }
+        self.prune_states(header.step)?;
         Ok(path)
+    }
+
+    /// Removes the states of all checkpoints before `step` but the last of them. Later ones may be there too: damaged, if the run
+    /// went back to an earlier one.
+    fn prune_states(&self, step: u64) -> Result<()> {
+        let before: Vec<u64> = self.steps()?.into_iter().filter(|&other| other < step).collect();
+        let pruned = &before[..before.len().saturating_sub(1)];
+        // What cannot be removed only takes room.
+        pruned.iter().for_each(|&old| drop(fs::remove_file(self.state_path(old))));
+        Ok(())
     }
 
     /// The checkpoint at `step`, both of its files read and verified.
@@ -194,16 +200,24 @@ impl Checkpoints {
         Ok(self.steps_of(STATE)?.into_iter().filter(is_lost).collect())
     }
 
-    /// Renames the checkpoint at `step`, so that it is none any more and nothing is lost; gives the new name of its weights.
+    /// Renames the checkpoint at `step` to names that are free, so that it is none any more and nothing is lost; gives that of its
+    /// weights.
     ///
     /// # Errors
     /// When a file cannot be renamed.
     pub fn set_aside(&self, step: u64) -> Result<PathBuf> {
-        let aside = |path: &Path| path.with_extension("safetensors.old");
-        for path in [self.weights_path(step), self.state_path(step)].iter().filter(|path| path.exists()) {
-            fs::rename(path, aside(path)).map_err(Error::io(path))?;
+        let paths = [self.state_path(step), self.weights_path(step)];
+        let aside = |path: &Path, n: u64| {
+            let number = if n == 1 { String::new() } else { n.to_string() };
+            path.with_extension(format!("safetensors.old{number}"))
+        };
+        let is_free = |n: &u64| paths.iter().all(|path| !aside(path, *n).exists());
+        let n = (1..).find(is_free).expect("some number is free");
+        // The state first: alone, it would be taken for what a killed program left.
+        for path in paths.iter().filter(|path| path.exists()) {
+            fs::rename(path, aside(path, n)).map_err(Error::io(path))?;
         }
-        Ok(aside(&self.weights_path(step)))
+        Ok(aside(&self.weights_path(step), n))
     }
 
     /// Removes all of them.
@@ -226,7 +240,8 @@ impl Checkpoints {
         file::remove_leftovers(&self.folder, is_ours)?;
         let complete = self.steps()?;
         let alone = self.steps_of(STATE)?.into_iter().filter(|step| complete.binary_search(step).is_err());
-        alone.into_iter().try_for_each(|step| file::remove(&self.state_path(step)))
+        alone.into_iter().try_for_each(|step| file::remove(&self.state_path(step)))?;
+        complete.last().map_or(Ok(()), |&newest| self.prune_states(newest))
     }
 }
 

@@ -8,7 +8,6 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -85,7 +84,8 @@ pub enum Numbers {
 /// When it cannot be read.
 pub fn is_pth(path: &Path) -> Result<bool> {
     let mut start = Vec::new();
-    File::open(path).and_then(|file| file.take(512).read_to_end(&mut start)).map_err(Error::io(path))?;
+    let (file, _) = file::open_regular(path)?;
+    file.take(512).read_to_end(&mut start).map_err(Error::io(path))?;
     let is_known = start.starts_with(b"PK\x03\x04") || stream::magic_len(&start).is_some() || tar::is_tar(&start);
     Ok(is_known || path.extension().is_some_and(|extension| extension == "pth" || extension == "pt"))
 }

@@ -1,5 +1,6 @@
 //! Samples in a folder: of `ncsn sample`, at the end of a training run, and of the runs that are evaluated.
 
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ use ncsn::config::Config;
 use ncsn::data::Pixels;
 use ncsn::data::transform::sigmoid;
 use ncsn::device;
+use ncsn::file::open_regular;
 use ncsn::image::{GifWriter, grid, read_png, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
@@ -210,6 +212,8 @@ impl Drawing {
                 return Ok(stop::code());
             };
             if let Some(raw) = &mut raw {
+                // A row that is only half written must not be taken for whole, as it would be beside its image.
+                numbers.clone().try_for_each(|k| output.remove(&image_name(k)))?;
                 raw.write_rows(numbers.start as usize, &x)?;
             }
             let pixels_u8 = self.to_pixels(&x);
@@ -246,9 +250,12 @@ impl Drawing {
             n: self.n,
             pictures: Looks { grid, animation, raw: pictures.raw },
         };
-        let output = Output::open(folder, SAMPLES, &manifest, self.existing)?;
+        let mut output = Output::open(folder, SAMPLES, &manifest, self.existing)?;
+        if self.existing == Existing::ReplaceOthers && n_of(&output) > self.n {
+            output.start_anew(&manifest)?;
+        }
         if let Some(earlier) = &output.earlier {
-            let n_earlier = earlier.get("n").and_then(Value::as_u64).unwrap_or(0);
+            let n_earlier = n_of(&output);
             if n_earlier > self.n {
                 return Err(Error::Usage(format!(
                     "{} holds {n_earlier} samples, more than --n {}; --overwrite removes them",
@@ -267,7 +274,13 @@ impl Drawing {
     fn missing(&self, output: &Output, mut raw: Option<&mut TensorWriter>, animated: bool) -> Result<Vec<Range<u64>>> {
         let mut batches: Vec<Range<u64>> = Vec::new();
         let first = 0..self.batch.min(self.n);
+        if output.earlier.is_none() {
+            return Ok((0..self.n).step_by(self.batch as usize).map(|k| k..(k + self.batch).min(self.n)).collect());
+        }
         for k in 0..self.n {
+            if stop::asked() {
+                break;
+            }
             let in_tensor = raw.as_mut().map(|raw| raw.has_rows(k as usize..k as usize + 1)).transpose()?;
             let is_there = in_tensor != Some(false) && read_png(&output.path(&image_name(k)), self.shape).is_ok();
             if is_there && !(animated && first.contains(&k)) {
@@ -375,6 +388,11 @@ impl Drawing {
     }
 }
 
+/// The number of samples that are there.
+fn n_of(output: &Output) -> u64 {
+    output.earlier.as_ref().and_then(|earlier| earlier.get("n")).and_then(Value::as_u64).unwrap_or(0)
+}
+
 /// Makes `looks` those of pictures that are there where nothing else is asked for, and removes the others.
 fn keep_pictures(output: &Output, earlier: &Map<String, Value>, looks: &mut Looks) -> Result<()> {
     let was: Option<Looks> = earlier.get("pictures").and_then(|p| serde_json::from_value(p.clone()).ok());
@@ -398,7 +416,11 @@ fn place(net: &Network) -> Device {
 
 /// Whether the file at `path` ends as an animation does.
 fn is_whole_gif(path: &Path) -> bool {
-    std::fs::read(path).is_ok_and(|bytes| bytes.ends_with(b";"))
+    let ends_so = |(mut file, _): (std::fs::File, u64)| {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1)).and_then(|_| file.read_exact(&mut last)).is_ok() && last == *b";"
+    };
+    open_regular(path).is_ok_and(ends_so)
 }
 
 fn image_name(k: u64) -> String {

@@ -24,6 +24,7 @@ use ncsn::eval::{
 use ncsn::{Error, Result};
 
 use super::log::Log;
+use super::output::expect_free;
 use super::{Common, DEFAULT_SEED, say, say_json, stop};
 use images::{Images, Set};
 use pass::Wanted;
@@ -67,14 +68,14 @@ pub struct EvaluateArgs {
     /// What to compare with: images, or a .npz of statistics (mu, sigma) [default: the run's training images]
     #[arg(long, value_name = "IMAGES|NPZ", value_parser = super::parse::<Images>)]
     reference: Option<Images>,
-    /// Use the first so many samples; of a run, draw so many [default: all; of a run, 1000]
+    /// Number of samples: the first N of a set, or N drawn from a run [default: all; 1000 for a run]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     n: Option<u64>,
     /// Seed of samples that are drawn
     #[arg(long, default_value_t = DEFAULT_SEED)]
     seed: u64,
-    /// Replace samples of a run that were drawn otherwise
-    #[arg(long, requires = "doc")]
+    /// Remove the samples of a run, and the pictures of neighbours, that are there, and draw anew
+    #[arg(long)]
     overwrite: bool,
     /// The metrics, separated by commas; `kid` and those after it keep all features in memory, 8 kB an image
     /// [default: fid,is,kid as far as the reference allows]
@@ -109,10 +110,13 @@ pub struct StatsArgs {
     /// The file
     #[arg(short = 'o', long, value_name = "FILE")]
     output: PathBuf,
+    /// Replace the file whatever it is; statistics are replaced anyhow
+    #[arg(long)]
+    overwrite: bool,
     /// Height and width of a data set's images [default: its own]
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u64).range(1..=4096))]
     size: Option<u64>,
-    /// Use the first so many images
+    /// Use the first N images
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     n: Option<u64>,
     #[command(flatten)]
@@ -212,7 +216,8 @@ fn interrupted() -> ExitCode {
 
 /// `ncsn evaluate stats`
 fn write_stats(args: &StatsArgs) -> Result<ExitCode> {
-    let StatsArgs { images: given, output, size, n, how, common } = args;
+    let StatsArgs { images: given, output, size, n, overwrite, how, common } = args;
+    expect_free(output, *overwrite, |path| read_statistics(path).is_ok())?;
     let mut log = Log::beside_output(common.verbose);
     let datasets = common.run.join("datasets");
     let mut images = given.open(size.map(|size| size as usize), &how.read_options(), &datasets, &mut log)?;
@@ -279,6 +284,10 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
         Some(evaluation) => evaluation,
         None => return Ok(interrupted()),
     };
+    // Refused before the network looks at any image, and held until the pictures are there.
+    let wants_neighbours = args.metrics.contains(&Metric::Neighbours);
+    let folder = || neighbours::open_folder(&args.output, samples.images.name(), args.overwrite);
+    let _folder = wants_neighbours.then(folder).transpose()?;
     let Some(outcome) = evaluation.numbers(&samples, &mut log)? else { return Ok(interrupted()) };
     for number in &outcome.numbers {
         match args.json {
@@ -286,7 +295,7 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
             false => say(number.line(&outcome.all)),
         }
     }
-    if args.metrics.contains(&Metric::Neighbours) && !evaluation.neighbours(&samples, &outcome, &mut log)? {
+    if wants_neighbours && !evaluation.neighbours(&samples, &outcome, &mut log)? {
         return Ok(interrupted());
     }
     Ok(ExitCode::SUCCESS)

@@ -170,6 +170,7 @@ struct Manifest {
     n_steps_each: usize,
     seed: u64,
     shape: [usize; 3],
+    logit_transform: bool,
     #[serde(flatten)]
     platform: Platform,
     /// Of each image its pixels and which of them are hidden: the SHA-256.
@@ -182,8 +183,8 @@ struct Manifest {
 /// A folder of completions.
 const COMPLETIONS: Kind = Kind {
     manifest: "completions.json",
-    // Those of the images that both calls have are compared below.
-    free: &["images_sha256", "n", "n_per_image", "scale"],
+    // The pixels of the images that both calls have are compared below.
+    free: &["images", "images_sha256", "n", "n_per_image", "scale"],
     files: |manifest| {
         let count = |key| manifest.get(key).and_then(Value::as_u64).unwrap_or(0);
         let completions = format!("images/{}_{}.png", numbers(count("n"), 6), numbers(count("n_per_image"), 3));
@@ -244,6 +245,7 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
         n_steps_each: config.sampling.n_steps_each,
         seed: args.seed,
         shape,
+        logit_transform: config.data.logit_transform,
         platform: Platform::of(&device)?,
         images_sha256: puzzles.iter().map(Puzzle::sha256).collect(),
         n: n_images,

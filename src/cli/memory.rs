@@ -28,7 +28,10 @@ pub fn check_training(config: &Config, objective: Objective, rule: Rule, common:
 pub fn check_sampling(config: &Config, batch: u64, flag: &str, common: &Common) -> Result<()> {
     let Some(available) = memory_of(common) else { return Ok(()) };
     let batch = usize::try_from(batch).unwrap_or(usize::MAX);
-    check("sampling", &config.network(), Estimate::of_sampling, batch, available, |batch| format!("{flag} {batch}"))
+    check("sampling", &config.network(), Estimate::of_sampling, batch, available, |batch| {
+        let joint = if flag.starts_with("--set") { '=' } else { ' ' };
+        format!("{flag}{joint}{batch}")
+    })
 }
 
 /// What there is, where a device takes its memory from it.
@@ -63,16 +66,15 @@ fn check(
             match width.filter(|_| what == "training" && net.architecture != Architecture::MlpScore) {
                 Some(width) => {
                     let set = format!("--set model.{key}={}", width.next_multiple_of(multiple));
-                    format!("{} {set}", flag(1))
+                    format!("lower it with {} {set}", flag(1))
                 }
-                None => "a smaller network".into(),
+                None => "a smaller network is needed".into(),
             }
         }
-        most => flag(most),
+        most => format!("lower it with {}", flag(most)),
     };
     Err(Error::Usage(format!(
-        "{what} with {batch} images at a time takes about {needed:.1} GiB of memory, but there are {there:.1} GiB: lower it \
-         with {lower}"
+        "{what} with {batch} images at a time takes about {needed:.1} GiB of memory, but there are {there:.1} GiB: {lower}"
     )))
 }
 

@@ -234,6 +234,7 @@ impl Published {
 /// Runs the program.
 pub fn main() -> ExitCode {
     panic::listen();
+    stop::survive_limits();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(answer) => {
@@ -350,7 +351,7 @@ impl RunFolders {
     fn open_newest(&self) -> Result<(PathBuf, Weights)> {
         let path = self.newest()?;
         let weights = Weights::open(&path).map_err(|error| match error {
-            Error::Damaged { path, message } => {
+            Error::Damaged { path, message } | Error::Format { path, message } => {
                 let is_whole = |step: &u64| Weights::open(&self.checkpoints().weights_path(*step)).is_ok();
                 let before = self.checkpoints().steps().ok().and_then(|steps| steps.into_iter().rev().find(is_whole));
                 let way_out =

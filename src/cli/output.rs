@@ -103,9 +103,21 @@ impl Output {
         output.remove_leftovers(&made_of)?;
         let is_same = |earlier: &Map<_, _>| difference(earlier, &made_of, output.kind.free).is_none();
         if existing == Existing::Replace || !output.earlier.as_ref().is_some_and(is_same) {
-            output.remove_ours()?;
+            output.start_anew(&made_of)?;
         }
         Ok(output)
+    }
+
+    /// Removes what the manifest lists and what has the name of a new file: whatever was there would be taken for one of them.
+    pub fn start_anew(&mut self, made_of: &impl Serialize) -> Result<()> {
+        self.remove_ours()?;
+        let files = (self.kind.files)(&object(made_of));
+        for name in names(&self.folder, &folders(&files))? {
+            if files.iter().any(|pattern| matches(pattern, &name)) {
+                self.remove(&name)?;
+            }
+        }
+        files.iter().try_for_each(|name| file::remove_partial(&self.path(name)))
     }
 
     /// Says in the manifest what the files depend on and which they are; before the first of them is written.
@@ -115,7 +127,7 @@ impl Output {
         manifest.insert(FILES.into(), (self.kind.files)(&manifest).into());
         let json = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
         let path = self.folder.join(self.kind.manifest);
-        if fs::read(&path).is_ok_and(|found| found == json.as_bytes()) {
+        if read_at_most(&path, MAX_BYTES).is_ok_and(|found| found == json.as_bytes()) {
             return Ok(());
         }
         write_atomically(&path, |out| out.write_all(json.as_bytes()))
@@ -169,6 +181,13 @@ fn check(
     made_of: &Map<String, Value>,
     existing: Existing,
 ) -> Result<Option<Map<String, Value>>> {
+    // What is written through a link would land in somebody else's folder.
+    for inner in folders(&(kind.files)(made_of)) {
+        let path = folder.join(inner);
+        if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Error::format(&path, "found a file or a link, expected a folder"));
+        }
+    }
     let earlier = read(&folder.join(kind.manifest));
     if existing == Existing::Replace {
         // What is no manifest lists nothing.
@@ -179,9 +198,12 @@ fn check(
     if let Some(first) = foreign.first() {
         let more = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
         return Err(Error::Usage(format!(
-            "{} holds {first}{more}, which this command did not write; another folder leaves that alone, --overwrite replaces \
-             only what has the name of a new file",
-            folder.display()
+            "{} holds {first}{more}, which this command did not write; {}",
+            folder.display(),
+            match existing {
+                Existing::ReplaceOthers => "move that away",
+                _ => "another folder leaves that alone, --overwrite replaces only what has the name of a new file",
+            }
         )));
     }
     if let (Some(earlier), Existing::Keep) = (&earlier, existing)
@@ -194,6 +216,19 @@ fn check(
         )));
     }
     Ok(earlier)
+}
+
+/// Refuses to replace the file at `path` unless it `is_ours`, as an earlier call of the command wrote it, or the user says so.
+pub fn expect_free(path: &Path, overwrite: bool, is_ours: impl Fn(&Path) -> bool) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(_) => Ok(()),
+        Ok(metadata) if metadata.is_file() && (overwrite || is_ours(path)) => Ok(()),
+        Ok(metadata) if metadata.is_file() => Err(Error::Usage(format!(
+            "{} exists and is no result of this command; --overwrite replaces it",
+            path.display()
+        ))),
+        Ok(_) => Err(Error::format(path, "found something else than a file, expected a name for a new file")),
+    }
 }
 
 fn object(made_of: &impl Serialize) -> Map<String, Value> {

@@ -22,7 +22,7 @@ pub struct SampleArgs {
     #[arg(short = 'o', long = "output", alias = "image_folder", value_name = "DIR")]
     output: Option<PathBuf>,
     /// How many images
-    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     n: u64,
     /// Batch size; the grid and the animation show the first batch
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=4096))]

@@ -1,7 +1,7 @@
 //! `ncsn score`: evaluates a network on given tensors.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use burn::tensor::{Int, Tensor, TensorData};
@@ -14,6 +14,7 @@ use ncsn::net::params::{HostTensor, upload};
 use ncsn::score::Score;
 use ncsn::{Error, Result};
 
+use super::output::expect_free;
 use super::{Common, saved_config};
 
 /// Images evaluated at a time, so that memory does not grow with the input.
@@ -31,6 +32,9 @@ pub struct ScoreArgs {
     /// Where to write the tensor `score`, as `x`; of images that are not finite it is not finite, which a warning says
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    /// Replace the output whatever it is; scores are replaced anyhow
+    #[arg(long)]
+    overwrite: bool,
     /// `x` are logits: the network does not map them to 2x − 1 (known from a checkpoint's configuration)
     #[arg(long)]
     logit_transform: bool,
@@ -42,6 +46,8 @@ pub struct ScoreArgs {
 }
 
 pub fn run(args: ScoreArgs) -> Result<ExitCode> {
+    let is_score = |path: &Path| TensorFile::open(path).is_ok_and(|file| file.names().eq(["score"]));
+    expect_free(&args.output, args.overwrite, is_score)?;
     let weights = Weights::open(&args.checkpoint)?;
     let saved = saved_config(&weights, &args.checkpoint, None)?;
     let logit = saved.map_or(args.logit_transform, |config| config.data.logit_transform);

@@ -19,6 +19,11 @@ pub fn listen() {
     HANDLER.call_once(system::listen);
 }
 
+/// Lets writes beyond a limit of file sizes fail, with their message, where the program would end without one.
+pub fn survive_limits() {
+    system::survive_limits();
+}
+
 /// Whether the user, or the system, wants the program to stop.
 pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst) != 0
@@ -82,9 +87,11 @@ mod system {
     /// Signals and the exit code after each. Batch systems send SIGUSR1 some time before they send SIGTERM.
     const SIGNALS: [(i32, u8); 4] = [(SIGINT, INTERRUPTED), (SIGTERM, 143), (SIGUSR1, 143), (SIGHUP, 129)];
 
-    pub fn listen() {
-        // A file that grows beyond its limit is then a write that fails, with its message, and no death of the program.
+    pub fn survive_limits() {
         let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    }
+
+    pub fn listen() {
         // What is ignored when the program starts stays ignored, as with nohup.
         let wanted = SIGNALS.iter().map(|(signal, _)| *signal).filter(|signal| !is_ignored(*signal));
         let Ok(mut signals) = Signals::new(wanted) else { return };
@@ -129,6 +136,9 @@ mod system {
     use std::sync::Mutex;
 
     use super::{INTERRUPTED, Requests};
+
+    /// There are none.
+    pub fn survive_limits() {}
 
     pub fn listen() {
         let requests = Mutex::new(Requests::default());

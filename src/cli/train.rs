@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
-use ncsn::config::{Algo, Config, Dataset, Optim, Optimizer as OptimizerName, Runner, Training};
+use ncsn::config::{Algo, Config, Dataset, Optim, Optimizer as OptimizerName, Runner, Sampling, Training};
 use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
 use ncsn::device::{DeviceKind, Precision};
-use ncsn::file::{remove, remove_leftovers, sync_folder};
+use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
 use ncsn::image::write_png;
 use ncsn::net::Network;
 use ncsn::noise::Noise;
@@ -117,6 +117,9 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let train_set = data::open(&config.data, &datasets, Split::Train, &mut log)?;
     let test_set = data::open(&config.data, &datasets, Split::Test, &mut log)?;
     memory::check_training(&config, objective(&config), rule(&config.optim), &args.common)?;
+    let Sampling { snapshot_images, final_images, .. } = config.sampling;
+    memory::check_sampling(&config, snapshot_images, "--set sampling.snapshot_images", &args.common)?;
+    memory::check_sampling(&config, final_images, "--set sampling.final_images", &args.common)?;
     let noise = Noise::new(seed);
     let trainer = new_trainer(&config, noise, &args.common)?;
     let checkpoints = folders.checkpoints();
@@ -196,6 +199,9 @@ impl Found {
                 )))
             }
             // Its config.yml may be the only copy.
+            _ if args.step.is_some() && !matches!(found, Self::Ours(_)) => {
+                Err(Error::Usage(format!("found --step, but {logs} holds no checkpoint of ours to go on from")))
+            }
             _ if args.overwrite && folders.published().is_some() => Err(Error::Usage(format!(
                 "{logs} holds a checkpoint of the published program, which --overwrite would leave without its configuration; \
                  move it away, or use another --doc"
@@ -217,7 +223,7 @@ fn resume(
     let newest = *steps.last().expect("a run has checkpoints");
     let step = args.step.unwrap_or(newest);
     let checkpoint = checkpoints.open(step).map_err(|error| match error {
-        Error::Damaged { path, message } if args.step.is_none() => {
+        Error::Damaged { path, message } | Error::Format { path, message } if args.step.is_none() => {
             let is_whole = |step: &&u64| **step < newest && checkpoints.open(**step).is_ok();
             let way_out = match steps.iter().rev().find(is_whole) {
                 Some(step) => format!("the checkpoint of step {step} is whole: {} --step {step}", resume_command(args)),
@@ -241,7 +247,8 @@ fn resume(
 /// The command that goes on with a run.
 fn resume_command(args: &TrainArgs) -> String {
     let run = &args.common.run;
-    let flag = if run == Path::new("run") { String::new() } else { format!(" --run {}", run.display()) };
+    let flag =
+        if run == Path::new("run") { String::new() } else { format!(" --run {}", quoted(&run.display().to_string())) };
     // Another precision would give another run.
     let precision = match args.common.precision {
         precision if precision == Precision::default() => String::new(),
@@ -251,7 +258,13 @@ fn resume_command(args: &TrainArgs) -> String {
         DeviceKind::Auto => String::new(),
         device => format!(" --device {device}"),
     };
-    format!("ncsn train --doc {}{flag} --resume{precision}{device}", args.doc)
+    format!("ncsn train --doc {}{flag} --resume{precision}{device}", quoted(&args.doc))
+}
+
+/// `text` as a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:+,=".contains(c);
+    if text.chars().all(is_plain) { text.to_string() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 enum Outcome {
@@ -404,6 +417,18 @@ impl Session<'_> {
     /// Makes the folder that of this run: from here on files change.
     fn begin(&mut self, first: u64) -> Result<Reports> {
         self.lock.check()?;
+        for name in OWN_FILES {
+            let path = self.folders.logs.join(name);
+            if std::fs::symlink_metadata(&path).is_ok() {
+                open_regular(&path)?;
+            }
+        }
+        if self.folders.board.exists() && !self.folders.board.is_dir() {
+            return Err(Error::format(
+                &self.folders.board,
+                "found a file, expected the folder of TensorBoard's events",
+            ));
+        }
         if self.args.overwrite {
             clear(self.folders, &self.checkpoints)?;
         }

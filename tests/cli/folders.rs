@@ -85,6 +85,28 @@ fn overwriting_removes_what_the_manifest_lists_and_nothing_else() {
 }
 
 #[test]
+fn overwriting_does_not_take_what_is_there_for_its_own() {
+    let folder = trained();
+    let other = folder.path().join("other");
+    succeeds(folder.path(), &["sample", "--doc", "d", "-o", "other", "--n", "2", "--raw", "--seed", "1"]);
+    succeeds(folder.path(), &["sample", "--doc", "d", "-o", "s", "--n", "2", "--raw", "--seed", "2"]);
+    let expected = files(folder.path());
+    fs::remove_dir_all(folder.path().join("s")).unwrap();
+    // Whole images, an animation and a tensor of another seed, finished and not, under the names of new files.
+    fs::create_dir_all(folder.path().join("s/images")).unwrap();
+    for name in ["images/000000.png", "images/000001.png", "samples.gif", "samples.safetensors"] {
+        fs::copy(other.join(name), folder.path().join("s").join(name)).unwrap();
+    }
+    fs::copy(other.join("samples.safetensors"), folder.path().join("s/.samples.safetensors.part")).unwrap();
+    succeeds(folder.path(), &["sample", "--doc", "d", "-o", "s", "--n", "2", "--raw", "--seed", "2", "--overwrite"]);
+    let found = files(folder.path());
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, (content, _)) in &expected {
+        assert!(found[name].0 == *content, "{name}");
+    }
+}
+
+#[test]
 fn a_tensor_that_was_lost_is_drawn_again_and_never_zeros() {
     let folder = trained();
     succeeds(folder.path(), &sample(&["--n", "3", "--raw", "--batch", "2"]));
@@ -220,5 +242,46 @@ fn two_programs_do_not_work_in_one_folder() {
         drop(lock);
         succeeds(folder.path(), &args);
         fs::remove_dir_all(root).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn nothing_is_written_through_a_link_and_pipes_are_refused() {
+    let folder = trained();
+    let root = folder.path().join("s");
+    fs::create_dir_all(&root).unwrap();
+    fs::create_dir(folder.path().join("other")).unwrap();
+    std::os::unix::fs::symlink("../other", root.join("images")).unwrap();
+    for args in [sample(&["--n", "2"]), sample(&["--n", "2", "--overwrite"]), inpaint(&["--overwrite"])] {
+        assert!(fails(folder.path(), &args).contains("expected a folder"));
+    }
+    assert_eq!(fs::read_dir(folder.path().join("other")).unwrap().count(), 0);
+    fs::remove_file(root.join("images")).unwrap();
+    let pipe = |name: &str| std::process::Command::new("mkfifo").arg(root.join(name)).status().unwrap();
+    assert!(pipe("samples.json").success());
+    assert!(fails(folder.path(), &sample(&["--n", "2"])).contains("a pipe or a device"));
+    succeeds(folder.path(), &sample(&["--n", "2", "--overwrite"]));
+    assert!(fs::symlink_metadata(root.join("samples.json")).unwrap().is_file());
+}
+
+#[test]
+fn a_result_in_one_file_replaces_nothing_but_its_like() {
+    let folder = trained();
+    let checkpoint = "run/logs/d/checkpoint_24.safetensors";
+    let tensor = ncsn::net::params::HostTensor { shape: vec![1, 1, 8, 8], values: vec![0.5; 64] };
+    let labels = ncsn::net::params::HostTensor { shape: vec![1], values: vec![0.0] };
+    let input = folder.path().join("in.safetensors");
+    ncsn::checkpoint::write_tensors(&input, &[("x".into(), tensor), ("labels".into(), labels)], &BTreeMap::new())
+        .unwrap();
+    fs::write(folder.path().join("notes.txt"), "precious").unwrap();
+    for output in ["notes.txt", "in.safetensors", checkpoint] {
+        let before = fs::read(folder.path().join(output)).unwrap();
+        let args = ["score", "--checkpoint", checkpoint, "--input", "in.safetensors", "--output", output];
+        let message = fails(folder.path(), &args);
+        assert!(message.contains("exists and is no result of this command"), "{message}");
+        let args = ["evaluate", "stats", "digits:0..4", "--extractor", "small", "-o", output];
+        assert!(fails(folder.path(), &args).contains("exists and is no result of this command"));
+        assert!(fs::read(folder.path().join(output)).unwrap() == before);
     }
 }

@@ -180,6 +180,21 @@ fn a_resume_that_is_refused_changes_nothing() {
         assert!(message.contains(needle) || needle == "shape" || needle == "ngf", "{needle} in {message}");
         assert!(run_files(folder.path()) == before, "{set:?}");
     }
+    // What cannot be written.
+    let run = folder.path().join("run");
+    let board = run.join("tensorboard/d");
+    fs::remove_dir_all(&board).unwrap();
+    fs::write(&board, "x").unwrap();
+    assert!(fails(folder.path(), &[&RESUME[..], &["--step", "20"]].concat()).contains("TensorBoard"));
+    assert!(run_files(folder.path()) == before);
+    fs::remove_file(&board).unwrap();
+    fs::rename(run.join("logs/d/stdout.txt"), run.join("kept")).unwrap();
+    fs::create_dir(run.join("logs/d/stdout.txt")).unwrap();
+    let args = [&RESUME[..], &["--set", "training.n_iters=30"]].concat();
+    assert!(fails(folder.path(), &args).contains("found a folder, expected a file"));
+    fs::remove_dir(run.join("logs/d/stdout.txt")).unwrap();
+    fs::rename(run.join("kept"), run.join("logs/d/stdout.txt")).unwrap();
+    assert!(run_files(folder.path()) == before);
     // The file that the run began with may be named.
     succeeds(folder.path(), &[&RESUME[..], &["--config", "tiny.yml"]].concat());
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use ncsn::data::Pixels;
 use ncsn::data::memory::InMemory;
 use ncsn::eval::{Extractor, Features, ImageSet, NearestNeighbours, Neighbour};
@@ -11,8 +13,8 @@ use ncsn::plot::{self, Content, Panel};
 use ncsn::{Error, Result};
 
 use super::super::log::Log;
+use super::super::output::{Existing, Kind, Output};
 use super::super::stop;
-use super::super::train::create_folder;
 use super::pass::{self, Wanted};
 use super::report::printable;
 
@@ -25,6 +27,31 @@ pub const N_COUNTED: usize = 500;
 const N_BARS: usize = 20;
 /// How much of the reference is in memory at a time.
 const CHUNK_BYTES: usize = 16 << 20;
+
+/// What the pictures depend on, which are drawn anew whenever they are asked for.
+#[derive(Serialize)]
+struct Manifest<'a> {
+    samples: &'a str,
+}
+
+/// A folder of pictures of neighbours.
+const NEIGHBOURS: Kind = Kind {
+    manifest: "neighbours.json",
+    free: &["samples"],
+    files: |_| {
+        let names = ["pixels.png", "features.png", "distances_pixels.png", "distances_pixels.svg"];
+        names.into_iter().chain(["distances_features.png", "distances_features.svg"]).map(String::from).collect()
+    },
+    neighbours: |_| false,
+};
+
+/// Takes `folder` for the pictures of the neighbours of `samples`.
+pub fn open_folder(folder: &Path, samples: &str, overwrite: bool) -> Result<Output> {
+    let manifest = Manifest { samples };
+    let output = Output::open(folder, NEIGHBOURS, &manifest, Existing::overwrite(overwrite))?;
+    output.describe(&manifest)?;
+    Ok(output)
+}
 
 /// Refuses what cannot be searched for neighbours of `samples`: no images, or those of another size.
 pub fn check(samples: &ImageSet, reference: Option<&ImageSet>) -> Result<()> {
@@ -63,7 +90,6 @@ impl Search<'_> {
     /// `distances_pixels` and `distances_features` into `folder`; `false` if the user asked to stop. Held-out images, where there are
     /// some, show what distances would be if nothing was remembered.
     pub fn run(&self, samples: Side<'_>, held_out: Option<&ImageSet>, folder: &Path, log: &mut Log) -> Result<bool> {
-        create_folder(folder)?;
         let n = samples.images.len().min(N_COUNTED);
         let features = &samples.features[..n * self.extractor.n_features()];
         let Some(of_samples) = self.nearest(samples.images, n, features, log)? else { return Ok(false) };

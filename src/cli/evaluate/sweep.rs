@@ -12,7 +12,7 @@ use ncsn::checkpoint::{Checkpoints, Weights};
 use ncsn::config::Config;
 use ncsn::device::Precision;
 use ncsn::eval::ImageSet;
-use ncsn::file::write_atomically;
+use ncsn::file::{read_at_most, write_atomically};
 use ncsn::noise::Noise;
 use ncsn::plot::{self, Content, Panel};
 use ncsn::{Error, Result};
@@ -20,6 +20,7 @@ use ncsn::{Error, Result};
 use super::super::drawing::{Drawing, Pictures};
 use super::super::lock::Lock;
 use super::super::log::Log;
+use super::super::memory;
 use super::super::output::Existing;
 use super::super::train::create_folder;
 use super::super::trained::Trained;
@@ -65,6 +66,7 @@ impl<'a> Run<'a> {
         let trained = Trained { doc: Some(self.doc.clone()), checkpoint: None, config: None, step: Some(step) };
         let (net, config, digest) = trained.open_on(&self.args.common, device)?;
         let (n, seed) = (self.args.n.unwrap_or(DEFAULT_N), self.args.seed);
+        memory::check_sampling(&config, BATCH.min(n), "--n", &self.args.common)?;
         let mut drawing = Drawing::new(&config, Noise::new(seed), n)?;
         drawing.batch = BATCH.min(n);
         drawing.existing = Existing::overwrite(self.args.overwrite);
@@ -191,13 +193,15 @@ impl EvaluateArgs {
 /// The rows of an earlier call. A line that is no row (the disk was full, say), or has a number that is not finite, is
 /// left out, and found again.
 fn read_rows(path: &Path) -> Result<Vec<Row>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            let rows = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+    /// The largest file.
+    const MAX_BYTES: u64 = 64 << 20;
+    match read_at_most(path, MAX_BYTES) {
+        Ok(bytes) => {
+            let rows = bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
             Ok(rows.filter(|row: &Row| row.numbers.iter().all(|number| number.clone().finite().is_ok())).collect())
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::io(path)(error)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,7 +1,6 @@
 //! Images in an array: `.npy`, `.npz`, `.safetensors`.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -188,8 +187,8 @@ impl Array {
         match &self.place {
             Place::Memory(content, at) => Ok(Cow::Borrowed(&content[at + first..][..n])),
             Place::File(at) => {
-                let read = || {
-                    let mut file = File::open(&self.path)?;
+                let (mut file, _) = file::open_regular(&self.path)?;
+                let mut read = || {
                     file.seek(SeekFrom::Start(at + first as u64))?;
                     let mut bytes = vec![0; n];
                     file.read_exact(&mut bytes)?;
