@@ -423,9 +423,9 @@ mod tests {
         let message = refused(folder.path(), &json!({ "seed": 1, "n": 2 }));
         assert!(message.contains("holds grid.png and 1 more") && message.contains("--overwrite"), "{message}");
         assert!(!folder.path().join(".lock").exists());
-        // Asked to, it writes beside what is there.
+        // Asked to, it replaces what has the name of a new file, and writes beside the rest.
         write(folder.path(), 1, 2, Existing::Replace);
-        assert_eq!(all(folder.path()), ["grid.png", "images/000.png", "images/001.png", "m.json", "notes.txt"]);
+        assert_eq!(all(folder.path()), ["images/000.png", "images/001.png", "m.json", "notes.txt"]);
     }
 
     #[test]
