@@ -290,7 +290,6 @@ fn average<'a>(
             shown_shape(&own.shape)
         ))),
         Some(tensor) => Ok((name.clone(), tensor)),
-        None if is_trained(name, own) => Err(bad(format!("found no {}, which the network trains", shown(name)))),
         None => {
             pth.spend(own.values.len())?;
             Ok((name.clone(), own.clone()))
@@ -307,19 +306,12 @@ fn average<'a>(
     }
 }
 
-/// Whether a tensor of a network is trained, and so averaged: no buffer, and no frequencies; matrices of that name are trained.
-fn is_trained(name: &str, tensor: &HostTensor) -> bool {
-    !BUFFERS.contains(&last(name)) && (last(name) != FREQUENCIES || tensor.shape.len() != 1)
-}
-
-/// The last part of a name.
-fn last(name: &str) -> &str {
-    name.rsplit('.').next().unwrap_or_default()
-}
-
 /// The names of the `n` tensors that an average has without names: those of the parameters, in the network's order.
 fn averaged_names(network: &[(String, HostTensor)], n: usize) -> Option<Vec<&str>> {
-    let parameters = || network.iter().filter(|(name, _)| !BUFFERS.contains(&last(name)));
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_string();
+    let parameters = || network.iter().filter(|(name, _)| !BUFFERS.contains(&&*last(name)));
+    // Matrices of that name are trained.
+    let is_trained = |name: &str, tensor: &HostTensor| last(name) != FREQUENCIES || tensor.shape.len() != 1;
     if parameters().count() == n {
         return Some(parameters().map(|(name, _)| name.as_str()).collect());
     }
