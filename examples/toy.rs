@@ -2,7 +2,7 @@
 //! `cargo run --release --example toy`. Plain Langevin gets the modes' weights wrong, annealed gets them right.
 
 use burn::tensor::{Device, Tensor};
-use ncsn::net::params::upload;
+use ncsn::device::upload;
 use ncsn::noise::Noise;
 use ncsn::sample::{Langevin, Step, annealed_steps, plain_steps};
 use ncsn::score::GaussianMixture;

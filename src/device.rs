@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 pub use ncsn_kernels::cpu::{Isa, Precision};
 
@@ -151,6 +151,14 @@ pub fn reserved_mib(device: &Device) -> Option<f64> {
 /// [`Error::Device`] if it could not.
 pub fn wait(device: &Device) -> Result<()> {
     device.sync().map_err(|error| Error::Device(error.to_string()))
+}
+
+/// A tensor of `values`, row-major.
+///
+/// # Panics
+/// If `shape` is not that of as many values.
+pub fn upload<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 /// The numbers of a tensor, once its device has made them.

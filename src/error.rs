@@ -21,7 +21,7 @@ pub enum Error {
         message: String,
     },
     /// The operating system refused to read or write `path`.
-    #[error("{}: {source}", shown(path))]
+    #[error("{}: {source}", shown_path(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -29,7 +29,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file that is not what its name or place promises: truncated, foreign, or inconsistent.
-    #[error("{}: {message}", shown(path))]
+    #[error("{}: {message}", shown_path(path))]
     Format {
         /// The file.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum Error {
     },
     /// A checkpoint's file that is not what was written: truncated, with changed bits, or without the file that belongs to it.
     /// An earlier checkpoint may be whole.
-    #[error("{}: {message}", shown(path))]
+    #[error("{}: {message}", shown_path(path))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -91,7 +91,7 @@ impl Error {
 }
 
 /// A path in an error.
-fn shown(path: &Path) -> String {
+fn shown_path(path: &Path) -> String {
     one_line(&path.display().to_string())
 }
 
@@ -99,8 +99,18 @@ fn shown(path: &Path) -> String {
 const MAX_MESSAGE: usize = 800;
 
 /// `text` as one line, fit for a terminal; cut where it is longer than any message of ours: the rest is quoted.
-fn one_line(text: &str) -> String {
-    let end = text.char_indices().map(|(at, _)| at).find(|&at| at >= MAX_MESSAGE);
+pub fn one_line(text: &str) -> String {
+    beginning(text, MAX_MESSAGE)
+}
+
+/// A file's text in an error.
+pub(crate) fn shown(text: &str) -> String {
+    if text.is_empty() { "\"\"".into() } else { beginning(text, 100) }
+}
+
+/// The first `n` characters of `text` as one line, fit for a terminal.
+pub(crate) fn beginning(text: &str, n: usize) -> String {
+    let end = text.char_indices().nth(n).map(|(at, _)| at);
     let short = fit_for_terminal(&text[..end.unwrap_or(text.len())]).replace('\n', "\\n");
     if end.is_some() { short + "…" } else { short }
 }
@@ -163,6 +173,6 @@ mod tests {
         let text = |message: &str| Error::format("f", message).to_string();
         assert_eq!(text("a\u{1b}[31m\n\u{202e}\u{200b}é中'\"\\"), "f: a\\u{1b}[31m\\n\\u{202e}\\u{200b}é中'\"\\");
         let long = Error::damaged("f", "中".repeat(100_000)).to_string();
-        assert!(long.len() < 1000 && long.ends_with('…'), "{}", long.len());
+        assert!(long.chars().count() < 1000 && long.ends_with('…'), "{}", long.len());
     }
 }

@@ -53,7 +53,7 @@
 //! Points of a mixture of two Gaussians, from its exact score:
 //!
 //! ```
-//! use ncsn::{net::params::upload, noise::Noise, sample::*, score::GaussianMixture, sde::NoiseLevels};
+//! use ncsn::{device::upload, noise::Noise, sample::*, score::GaussianMixture, sde::NoiseLevels};
 //! # fn main() -> ncsn::Result<()> {
 //! let levels = NoiseLevels::geometric(20.0, 1.0, 10)?;
 //! let score = GaussianMixture::new(&[(0.8, &[5.0, 5.0]), (0.2, &[-5.0, -5.0])], 0.0, &levels);

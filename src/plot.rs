@@ -11,7 +11,7 @@ use resvg::usvg::fontdb;
 use resvg::{tiny_skia, usvg};
 
 use crate::data::Pixels;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_fit_for_terminal};
 use crate::file::write_atomically;
 use crate::image::write_png;
 
@@ -562,12 +562,8 @@ fn escape(text: &str) -> String {
 }
 
 fn visible(text: &str) -> String {
-    let is_invisible = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            || matches!(c, '\u{fffe}' | '\u{ffff}')
-    };
-    text.chars().flat_map(|c| if is_invisible(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
+    let is_visible = |c: char| is_fit_for_terminal(c) && !matches!(c, '\u{fffe}' | '\u{ffff}');
+    text.chars().flat_map(|c| if is_visible(c) { vec![c] } else { c.escape_unicode().collect() }).collect()
 }
 
 /// About the width of a text, rather more than less: letters of the built-in font, sorted into four sizes.

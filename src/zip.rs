@@ -10,7 +10,7 @@ use std::path::Path;
 use flate2::Crc;
 use flate2::bufread::DeflateDecoder;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// The most that all files together may be larger than the archive: numbers hardly compress.
 const MAX_RATIO: u64 = 16;
@@ -225,15 +225,6 @@ pub(crate) fn layout(files: &[(&str, usize, u32)], alignment: usize) -> Option<(
     directory.extend(u32::try_from(at).ok()?.to_le_bytes());
     directory.extend([0, 0]);
     Some((headers, directory))
-}
-
-/// What a file's text may be shown as: not long, and without control characters.
-pub(crate) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(100).flat_map(char::escape_debug).collect();
-    if shown.is_empty() {
-        shown.push_str("\"\"");
-    }
-    shown
 }
 
 #[cfg(test)]

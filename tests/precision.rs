@@ -7,8 +7,8 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use ncsn::data::digits::Digits;
 use ncsn::data::{BatchOptions, Batches, Split};
-use ncsn::device::{Isa, Precision};
-use ncsn::net::{Architecture, Conv2d, InputRange, NetworkConfig, Norm, NormKind, RefineNet, params};
+use ncsn::device::{self, Isa, Precision};
+use ncsn::net::{Architecture, Conv2d, InputRange, NetworkConfig, Norm, NormKind, RefineNet};
 use ncsn::noise::Noise;
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
@@ -25,7 +25,7 @@ fn activations(n: usize, channels: usize) -> Tensor<4> {
     let device = Device::flex();
     let mut noise = Noise::new(5).stream("init", 0);
     let batch = batches(14, n, 5).next().unwrap().unwrap();
-    let x: Tensor<4> = params::upload(batch.x, batch.shape, &device);
+    let x: Tensor<4> = device::upload(batch.x, batch.shape, &device);
     let conv = Conv2d::new(1, channels, 3, 1, true, &mut noise, &device);
     let norm = Norm::new(NormKind::ConditionalPlus, channels, 1, &mut noise, &device);
     norm.forward_elu(conv.forward(x.into()), &Tensor::zeros([n], &device)).value

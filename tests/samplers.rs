@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Int, Tensor};
-use ncsn::net::params::upload;
+use ncsn::device::upload;
 use ncsn::noise::Noise;
 use ncsn::sample::{Draw, Inpainting, Langevin, Step, annealed_steps, plain_steps};
 use ncsn::score::{GaussianMixture, Score};

@@ -17,6 +17,9 @@ use ncsn_kernels::order;
 use ncsn_kernels::random::{self, Position};
 use ncsn_kernels::simd::Simd;
 
+mod generator;
+use generator::Random;
+
 /// Which end of a slice lies against a page that cannot be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Edge {
@@ -105,26 +108,6 @@ impl Edge {
     /// Room for `n` numbers.
     fn output(self, n: usize) -> Guarded<f32> {
         Guarded::new(&vec![f32::NAN; n], self, true)
-    }
-}
-
-/// A small generator, so that all edges get the same numbers.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[((self.next() >> 33) as usize) % choices.len()]
-    }
-
-    fn values(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
     }
 }
 

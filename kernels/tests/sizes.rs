@@ -15,24 +15,10 @@ use ncsn_kernels::norm::{Activation, Norm, NormShape};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
 use ncsn_kernels::{elu, order, parallel};
 
-struct Random(u64);
+mod generator;
+use generator::Random;
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() >> 16) as usize % n
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
     fn small(&mut self) -> usize {
         self.one_of(&[0, 1, 1, 1, 2, 2, 3, 4, 5, 8, 16, 17])
     }
@@ -75,10 +61,10 @@ impl Random {
     }
 
     /// As many numbers as wrapping arithmetic expects, if they are few, else some.
-    fn values(&mut self, sizes: &[usize]) -> Vec<f32> {
+    fn values_of(&mut self, sizes: &[usize]) -> Vec<f32> {
         let wrapped = sizes.iter().fold(1usize, |product, &size| product.wrapping_mul(size));
         let n = if wrapped <= 4096 { wrapped } else { self.below(40) };
-        (0..n).map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+        self.values(n)
     }
 }
 
@@ -170,9 +156,9 @@ fn convolutions_of_any_sizes_are_right_or_refused() {
         let method = random.one_of(&Method::available());
         let in_half = random.below(3) == 0;
         let out_size = wrapped_out_size(&shape);
-        let x = random.values(&[shape.n, shape.c_in, shape.size[0], shape.size[1]]);
-        let weights = random.values(&[shape.c_out, shape.c_in, shape.kernel[0], shape.kernel[1]]);
-        let grad = random.values(&[shape.n, shape.c_out, out_size[0], out_size[1]]);
+        let x = random.values_of(&[shape.n, shape.c_in, shape.size[0], shape.size[1]]);
+        let weights = random.values_of(&[shape.c_out, shape.c_in, shape.kernel[0], shape.kernel[1]]);
+        let grad = random.values_of(&[shape.n, shape.c_out, out_size[0], out_size[1]]);
         let what = format!("{shape:?} on {isa}, {precision}, {}", if in_half { "in bf16" } else { "" });
         // Twice the bound: rounding is relative to the largest output that random numbers give, which here may be few.
         let bound = if in_half { 2e-2 } else { 2.0 * precision.bound() };
@@ -265,7 +251,7 @@ fn sums_and_orders_of_any_sizes_are_right_or_refused() {
     many_times(40_000, |random| {
         let isa = random.one_of(&isas);
         let [n, a, b] = random.sizes();
-        let x = random.values(&[n, a, b]);
+        let x = random.values_of(&[n, a, b]);
         let mut out = vec![f32::NAN; x.len()];
         let exchanged = returned(|| order::exchange(isa, &x, [n, a, b], &mut out)).is_some();
         if exchanged {
@@ -311,8 +297,8 @@ fn norms_of_any_sizes_are_finite_or_refused() {
         let [n, c, pixels] = random.sizes();
         let (shape, plus) = (NormShape { n, c, pixels }, random.below(2) == 0);
         let n_rows = 1 + random.below(3);
-        let (x, table) = (random.values(&[n, c, pixels]), random.values(&[n_rows, if plus { 3 } else { 2 }, c]));
-        let statistics_len = random.values(&[n, 2, c]).len();
+        let (x, table) = (random.values_of(&[n, c, pixels]), random.values_of(&[n_rows, if plus { 3 } else { 2 }, c]));
+        let statistics_len = random.values_of(&[n, 2, c]).len();
         let rows: Vec<usize> = (0..n.min(64)).map(|_| random.one_of(&[0, n_rows - 1, n_rows])).collect();
         let activation = random.one_of(&[Activation::None, Activation::Elu]);
         let norm = Norm { shape, plus, table: &table, rows: &rows, activation };
@@ -339,7 +325,7 @@ fn maxima_and_filters_of_any_sizes_are_right_or_refused() {
         let [n, h, w, c] = random.sizes();
         let windows = Windows { stride: random.size(), padding: random.below(3) };
         let count = |n: usize| returned(|| windows.count(n)).unwrap_or(1);
-        let (x, len) = (random.values(&[n, h, w, c]), random.values(&[n, count(h), count(w), c]).len());
+        let (x, len) = (random.values_of(&[n, h, w, c]), random.values_of(&[n, count(h), count(w), c]).len());
         let mut out = vec![f32::NAN; len];
         let pooled = returned(|| max_pool::forward(isa, &x, [n, c], [h, w], windows, &mut out)).is_some();
         if pooled {
@@ -369,8 +355,8 @@ fn maxima_and_filters_of_any_sizes_are_right_or_refused() {
                 assert!((y - sum).abs() < 1e-5, "{a}, {b}: {y}, not {sum}");
             }
             let [n, c] = random.sizes();
-            let x = random.values(&[n, filter.n_in(), filter.n_in(), c]);
-            let mut out = vec![f32::NAN; random.values(&[n, filter.n_out(), filter.n_out(), c]).len()];
+            let x = random.values_of(&[n, filter.n_in(), filter.n_in(), c]);
+            let mut out = vec![f32::NAN; random.values_of(&[n, filter.n_out(), filter.n_out(), c]).len()];
             if returned(|| filter::apply(isa, &x, [n, c], &filter, &filter, &mut out)).is_some() {
                 assert!(is_true(&[n, filter.n_in(), filter.n_in(), c], x.len()));
                 assert!(is_true(&[n, filter.n_out(), filter.n_out(), c], out.len()));

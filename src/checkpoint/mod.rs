@@ -25,14 +25,13 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::file;
 use crate::net::params;
 use crate::net::{InputRange, Network, NetworkConfig};
 use crate::noise::Noise;
 use crate::score::Differentiable;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
-use crate::zip::shown;
 
 pub use exchange::{resume_published, to_published};
 use tensors::Sealed;

@@ -11,10 +11,9 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::file;
 use crate::pickle::{Id, Item, Pickle, Value};
-use crate::zip::shown;
 
 mod published;
 mod stream;

@@ -12,10 +12,9 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::digest;
 use super::names::prefix_len;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::file::{self, AtomicFile};
 use crate::net::params::{self, HostTensor, shown_shape};
-use crate::zip::shown;
 
 /// Larger files are refused before they are read into memory.
 const MAX_BYTES: u64 = 16 << 30;

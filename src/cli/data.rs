@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ncsn::Result;
 use ncsn::config::{Data, Dataset};
@@ -29,14 +30,16 @@ pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc
             resized(sets::cifar10(&root.join("cifar10"), split, Download::Allowed, &mut progress(name, log))?)
         }
         Dataset::Svhn => resized(sets::svhn(&root.join("svhn"), split, Download::Allowed, &mut progress(name, log))?),
-        Dataset::CelebA => Ok(Arc::new(CelebA::open(&root.join("celeba"), split, channels, size)?)),
+        Dataset::CelebA => {
+            Ok(Arc::new(CelebA::open(&root.join("celeba"), split, channels, size, &mut headers(name, log))?))
+        }
         Dataset::Folder(path) => open_folder(path, split, [channels, size], log),
         Dataset::Digits => Ok(Arc::new(Digits::new(size, channels, split)?)),
     }
 }
 
 fn open_folder(path: &Path, split: Split, [channels, size]: [usize; 2], log: &mut Log) -> Result<Arc<dyn Source>> {
-    let folder = Folder::open(path, split, channels, size)?;
+    let folder = Folder::open(path, split, channels, size, &mut headers("the folder", log))?;
     // Both splits of one folder leave out the same; those of two folders have their own.
     if split == Split::Train || path.join("test").is_dir() {
         report_left_out(&folder, path, log);
@@ -66,6 +69,20 @@ pub fn open_labelled(data: &Data, root: &Path, split: Split, log: &mut Log) -> R
         }
     };
     Ok(labelled.resized(size))
+}
+
+/// Says how many headers of images are read, if they are many, and ends it when the user wants the program to stop.
+pub fn headers<'a>(name: &'a str, log: &'a mut Log) -> impl FnMut(u64, u64) -> ControlFlow<()> + use<'a> {
+    /// Seconds before the first line and between two.
+    const PAUSE: Duration = Duration::from_secs(5);
+    let mut last = Instant::now();
+    move |n_done, n| {
+        if last.elapsed() >= PAUSE {
+            last = Instant::now();
+            log.info(format!("reading the headers of {name}: {n_done} of {n} images"));
+        }
+        if stop::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
 }
 
 /// Says how far a download is, and ends it when the user wants the program to stop.

@@ -15,6 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use ncsn::data::Split;
 use ncsn::device::Precision;
+use ncsn::error::one_line;
 use ncsn::eval::sample_size::{fid_name, fid_warnings};
 use ncsn::eval::{
     ByteRule, Extractor, Features, FrechetReference, ImageSet, InceptionScore, Manifold, NpzContent, ReadOptions,
@@ -28,7 +29,7 @@ use super::output::expect_free;
 use super::{Common, DEFAULT_SEED, say, say_json, stop};
 use images::{Images, Set};
 use pass::Wanted;
-use report::{Circumstances, Drawn, Number, Reference, printable};
+use report::{Circumstances, Drawn, Number, Reference};
 
 /// Fewer samples than this a split make an inception score smaller.
 const N_PER_SPLIT: usize = 5000;
@@ -234,7 +235,7 @@ fn write_stats(args: &StatsArgs) -> Result<ExitCode> {
     };
     let statistics = found.statistics.expect("asked for").finish()?;
     write_statistics(output, &statistics_file(statistics, &extractor))?;
-    log.info(format!("statistics of {} images of {} in {}", images.len(), printable(images.name()), output.display()));
+    log.info(format!("statistics of {} images of {} in {}", images.len(), one_line(images.name()), output.display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -541,7 +542,7 @@ impl EvaluateArgs {
             };
             for ((n, least), name) in n.into_iter().zip(least).zip(names) {
                 if n < least {
-                    let name = printable(name);
+                    let name = one_line(name);
                     let message = format!("{name}: found {n} images, expected at least {least} for {what}");
                     return Err(Error::Usage(message));
                 }

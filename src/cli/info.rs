@@ -73,7 +73,7 @@ fn describe(path: &Path) -> Result<()> {
         architecture.width_key()
     ));
     say(format!("parameters   {n_parameters}{}", if weights.has_ema() { ", and their moving average" } else { "" }));
-    if let Some(Members { weights, ema }) = weights.members() {
+    if let Some(Members { weights, ema, .. }) = weights.members() {
         say(format!("weights      {weights}"));
         ema.iter().for_each(|ema| say(format!("average      {ema}: what samples, scores and metrics are made with")));
     }

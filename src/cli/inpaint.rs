@@ -16,10 +16,9 @@ use ncsn::config::{Data, Dataset};
 use ncsn::data::folder::{Folder, read_image};
 use ncsn::data::transform::{logit, sigmoid};
 use ncsn::data::{Pixels, Source, Split};
-use ncsn::device;
+use ncsn::device::{self, upload};
 use ncsn::file;
 use ncsn::image::{grid, read_png, to_u8, write_png};
-use ncsn::net::params::upload;
 use ncsn::noise::Noise;
 use ncsn::sample::{annealed_steps, completion_chain};
 use ncsn::{Error, Result};
@@ -355,7 +354,7 @@ fn open_images(args: &InpaintArgs, trained_on: &Data, log: &mut Log) -> Result<A
         if !known.is_dir() {
             return Err(Error::MissingData(format!("found no folder and no data set {:?}", args.images)));
         }
-        let folder = Folder::all(known, channels, image_size)?;
+        let folder = Folder::all(known, channels, image_size, &mut data::headers("the folder", log))?;
         data::report_left_out(&folder, known, log);
         return Ok(Arc::new(folder));
     };

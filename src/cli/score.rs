@@ -8,9 +8,9 @@ use burn::tensor::{Int, Tensor, TensorData};
 use clap::Args;
 
 use ncsn::checkpoint::{TensorFile, Weights, write_tensors};
-use ncsn::device;
+use ncsn::device::{self, upload};
 use ncsn::net::InputRange;
-use ncsn::net::params::{HostTensor, upload};
+use ncsn::net::params::HostTensor;
 use ncsn::score::Score;
 use ncsn::{Error, Result};
 
@@ -53,6 +53,10 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let logit = saved.map_or(args.logit_transform, |config| config.data.logit_transform);
     let input = if logit { InputRange::Logit } else { InputRange::Unit };
     let device = args.common.open_device()?;
+    if args.no_ema && weights.members().is_some_and(|members| members.only_average) {
+        let message = "found no weights but a moving average of them, which --no-ema leaves out";
+        return Err(Error::format(&args.checkpoint, message));
+    }
     let net = weights.build(input, !args.no_ema, &device)?;
     let config = weights.network(input)?;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::yaml::{Entry, Place, Value, printable};
-use crate::error::{Error, Result};
+use super::yaml::{Entry, Place, Value};
+use crate::error::{Error, Result, beginning};
 
 /// One mapping being read: every key asked for is known, and what is left at the end is not.
 pub struct Section<'a> {
@@ -195,7 +195,7 @@ impl<'a> Section<'a> {
                 format!("known are {}", known.join(", "))
             }
         };
-        Err(self.error(&unknown.key, format!("unknown key {}; {hint}", self.full(&printable(&unknown.key)))))
+        Err(self.error(&unknown.key, format!("unknown key {}; {hint}", self.full(&beginning(&unknown.key, 80)))))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, beginning};
 
 /// The largest file.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -64,22 +64,13 @@ impl Value {
     /// What an error calls it.
     pub fn describe(&self) -> String {
         match self {
-            Value::Scalar { text, quoted: true } => format!("\"{}\"", printable(text)),
+            Value::Scalar { text, quoted: true } => format!("\"{}\"", beginning(text, 80)),
             Value::Scalar { text, quoted: false } if text.is_empty() => "nothing".into(),
-            Value::Scalar { text, .. } => printable(text),
+            Value::Scalar { text, .. } => beginning(text, 80),
             Value::Sequence(_) => "a list".into(),
             Value::Mapping(_) => "a mapping".into(),
         }
     }
-}
-
-/// The beginning of a hostile file's text, fit for a terminal.
-pub fn printable(text: &str) -> String {
-    let mut short: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    if text.chars().nth(80).is_some() {
-        short.push('…');
-    }
-    short
 }
 
 /// Reads the one document of `text`; `source` names it in errors.
@@ -142,7 +133,7 @@ pub fn parse(text: &str, source: &str) -> Result<Node> {
                     (None, Node { place, value: Value::Scalar { text: key, .. } }) => {
                         if let Some(first) = entries.iter().find(|entry| entry.key == key) {
                             let message =
-                                format!("found {} twice, first at {}", printable(&key), first.place.show(source));
+                                format!("found {} twice, first at {}", beginning(&key, 80), first.place.show(source));
                             return Err(fail(line, message));
                         }
                         *pending_key = Some((key, place));

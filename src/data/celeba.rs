@@ -4,12 +4,10 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
 use super::decode::{decode, header_shape};
-use super::folder::refuse_broken;
+use super::folder::check_headers;
 use super::resize::{center_crop, prepare};
-use super::{Source, Split};
+use super::{Progress, Source, Split};
 use crate::error::{Error, Result};
 use crate::file::read_at_most;
 
@@ -37,11 +35,17 @@ impl CelebA {
     /// # Errors
     /// [`Error::MissingData`] if files are missing, saying which and where to get them; [`Error::Format`] with the line
     /// if the list is malformed, or with the names of files that are no sound images by their headers; [`Error::Io`] if something
-    /// cannot be read.
+    /// cannot be read; [`Error::Stopped`] when `progress` says so.
     ///
     /// # Panics
     /// If `channels` is neither 1 nor 3, or `size` is 0.
-    pub fn open(root: &Path, split: Split, channels: usize, size: usize) -> Result<CelebA> {
+    pub fn open(
+        root: &Path,
+        split: Split,
+        channels: usize,
+        size: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<CelebA> {
         assert!((channels == 1 || channels == 3) && size > 0, "images of {channels}×{size}×{size}");
         let complete = |folder: &PathBuf| folder.join(IMAGES).is_dir() && folder.join(PARTITION).is_file();
         let Some(root) = [root.to_path_buf(), root.join("celeba")].into_iter().find(complete) else {
@@ -54,7 +58,9 @@ impl CelebA {
         }
         let folder = root.join(IMAGES);
         check_presence(&folder, &names)?;
-        check_headers(&folder, &names)?;
+        let header = |path: &Path| header_shape(path).and_then(|[_, height, width]| check_size(path, [height, width]));
+        let files: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+        check_headers(&folder, &files, header, progress)?;
         Ok(CelebA { folder, names, channels, size })
     }
 }
@@ -118,15 +124,6 @@ fn is_plain_name(name: &str) -> bool {
     !name.starts_with('.') && !name.contains(['/', '\\', ':']) && !name.contains(char::is_control)
 }
 
-/// As for the images of other folders, see [`refuse_broken`].
-fn check_headers(folder: &Path, names: &[String]) -> Result<()> {
-    let check = |name: &String| {
-        let path = folder.join(name);
-        header_shape(&path).and_then(|[_, height, width]| check_size(&path, [height, width])).err()
-    };
-    refuse_broken(folder, &names.par_iter().filter_map(check).collect::<Vec<Error>>(), names.len())
-}
-
 fn check_size(path: &Path, [height, width]: [usize; 2]) -> Result<()> {
     if height < CROP || width < CROP {
         let message = format!("{width}×{height} pixels; the aligned images of CelebA have 178×218");
@@ -157,6 +154,7 @@ fn check_presence(folder: &Path, names: &[String]) -> Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::jpeg::testing::baseline;
+    use super::super::unwatched;
     use super::*;
 
     fn celeba(list: &str, subfolder: &str) -> tempfile::TempDir {
@@ -181,7 +179,7 @@ mod tests {
         for subfolder in ["", "celeba"] {
             let root = celeba("\u{feff}1.jpg 0\n2.jpg 1\r\n3.jpg  2\n\n", subfolder);
             for (split, grey) in [(Split::Train, 50), (Split::Test, 150)] {
-                let data = CelebA::open(root.path(), split, 3, 32).unwrap();
+                let data = CelebA::open(root.path(), split, 3, 32, &mut unwatched).unwrap();
                 assert_eq!((data.len(), data.shape()), (1, [3, 32, 32]));
                 let mut pixels_u8 = vec![0; 3 * 32 * 32];
                 data.read(0, &mut pixels_u8).unwrap();
@@ -194,7 +192,7 @@ mod tests {
     #[test]
     fn missing_files_are_explained() {
         let root = tempfile::tempdir().unwrap();
-        let error = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err();
+        let error = CelebA::open(root.path(), Split::Train, 3, 32, &mut unwatched).unwrap_err();
         assert!(matches!(error, Error::MissingData(_)));
         let message = error.to_string();
         assert!(message.contains("img_align_celeba.zip") && message.contains(PARTITION), "{message}");
@@ -203,7 +201,7 @@ mod tests {
     #[test]
     fn images_that_were_not_unpacked_are_counted() {
         let root = celeba("1.jpg 0\n8.jpg 0\n9.jpg 0\n", "");
-        let message = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err().to_string();
+        let message = CelebA::open(root.path(), Split::Train, 3, 32, &mut unwatched).unwrap_err().to_string();
         assert!(message.contains("2 of the 3 images") && message.contains("8.jpg"), "{message}");
     }
 
@@ -215,7 +213,7 @@ mod tests {
             let whole = fs::read(&path).unwrap();
             fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         }
-        let message = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err().to_string();
+        let message = CelebA::open(root.path(), Split::Train, 3, 32, &mut unwatched).unwrap_err().to_string();
         assert!(message.contains("2 of 3 image files cannot be used"), "{message}");
         assert!(message.contains("1.jpg: the JPEG file ends too early") && !message.contains("2.jpg"), "{message}");
     }
@@ -234,7 +232,7 @@ mod tests {
             "1.jpg 0 0",
         ] {
             let root = celeba(&format!("1.jpg 0\n\n{line}\n"), "");
-            let message = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err().to_string();
+            let message = CelebA::open(root.path(), Split::Train, 3, 32, &mut unwatched).unwrap_err().to_string();
             assert!(message.contains("line 3"), "{line}: {message}");
         }
     }
@@ -244,7 +242,7 @@ mod tests {
         let root = celeba("1.jpg 0\n", "");
         let path = root.path().join(IMAGES).join("1.jpg");
         fs::write(&path, baseline(&[0; 3 * 139 * 218], 139)).unwrap();
-        let message = CelebA::open(root.path(), Split::Train, 3, 32).unwrap_err().to_string();
+        let message = CelebA::open(root.path(), Split::Train, 3, 32, &mut unwatched).unwrap_err().to_string();
         assert!(message.contains("1.jpg: 139×218 pixels"), "{message}");
     }
 }

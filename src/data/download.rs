@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -12,6 +11,7 @@ use md5::Md5;
 use sha2::Sha256;
 use ureq::http::{StatusCode, header};
 
+use super::Progress;
 use crate::error::{Error, Result};
 use crate::file::{digest, sync_folder};
 
@@ -100,10 +100,6 @@ pub const INCEPTION: RemoteFile<'static> = RemoteFile {
     digest: Digest::Sha256("6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
     n_bytes: 95_628_359,
 };
-
-/// Told the bytes of a download that are there and their final number, ten times a second or more once it has begun; says whether to
-/// go on.
-pub type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
 
 /// How often [`Progress`] is asked while a server is silent.
 const POLL: Duration = Duration::from_millis(100);
@@ -299,6 +295,9 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Instant;
 
+    use std::ops::ControlFlow;
+
+    use super::super::unwatched;
     use super::*;
 
     const BODY: &[u8] = b"0123456789abcdef";
@@ -357,7 +356,7 @@ mod tests {
         assert_eq!(server.join().unwrap(), [None]);
 
         // No server listens any more, and none is needed.
-        assert_eq!(fetch(&remote(&url, BODY_MD5), &inside, &mut |_, _| ControlFlow::Continue(())).unwrap(), path);
+        assert_eq!(fetch(&remote(&url, BODY_MD5), &inside, &mut unwatched).unwrap(), path);
     }
 
     #[test]
@@ -365,7 +364,7 @@ mod tests {
         let rest = answer("206 Partial Content\r\nContent-Length: 10\r\nContent-Range: bytes 6-15/16", &BODY[6..]);
         let (url, server) = serve(vec![answer("200 OK\r\nContent-Length: 16", &BODY[..6]), rest]);
         let folder = tempfile::tempdir().unwrap();
-        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap_err();
+        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut unwatched).unwrap_err();
         assert!(error.to_string().contains("broke off after 6 of 16 bytes"), "{error}");
         assert_eq!(fs::read(folder.path().join("file.bin.part")).unwrap(), &BODY[..6]);
 
@@ -386,7 +385,7 @@ mod tests {
         let (url, server) = serve(vec![whole()]);
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file.bin.part"), "012345").unwrap();
-        let path = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let path = fetch(&remote(&url, BODY_MD5), folder.path(), &mut unwatched).unwrap();
         assert_eq!(fs::read(path).unwrap(), BODY);
         assert_eq!(server.join().unwrap(), [Some("bytes=6-".into())]);
     }
@@ -399,11 +398,11 @@ mod tests {
         ] {
             let (url, server) = serve(vec![whole(), whole()]);
             let folder = tempfile::tempdir().unwrap();
-            let error = fetch(&remote(&url, wrong), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap_err();
+            let error = fetch(&remote(&url, wrong), folder.path(), &mut unwatched).unwrap_err();
             assert!(matches!(error, Error::Format { .. }), "{error:?}");
             assert!(error.to_string().contains(message), "{error}");
             assert!(names(folder.path()).is_empty());
-            let path = fetch(&remote(&url, right), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap();
+            let path = fetch(&remote(&url, right), folder.path(), &mut unwatched).unwrap();
             assert_eq!(fs::read(path).unwrap(), BODY);
             server.join().unwrap();
         }
@@ -415,7 +414,7 @@ mod tests {
         for other in [Digest::Md5(sha256), Digest::Sha256(md5)] {
             let (url, server) = serve(vec![whole()]);
             let folder = tempfile::tempdir().unwrap();
-            assert!(fetch(&remote(&url, other), folder.path(), &mut |_, _| ControlFlow::Continue(())).is_err());
+            assert!(fetch(&remote(&url, other), folder.path(), &mut unwatched).is_err());
             server.join().unwrap();
         }
     }
@@ -440,18 +439,12 @@ mod tests {
         let part = folder.path().join("file.bin.part");
         // Complete: needs no server.
         fs::write(&part, BODY).unwrap();
-        let path =
-            fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(()))
-                .unwrap();
+        let path = fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut unwatched).unwrap();
         fs::remove_file(path).unwrap();
         // Longer than the file: it is no beginning of it.
         fs::write(&part, [BODY, BODY].concat()).unwrap();
         let (url, server) = serve(vec![whole()]);
-        assert_eq!(
-            fs::read(fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap())
-                .unwrap(),
-            BODY
-        );
+        assert_eq!(fs::read(fetch(&remote(&url, BODY_MD5), folder.path(), &mut unwatched).unwrap()).unwrap(), BODY);
         assert_eq!(server.join().unwrap(), [None]);
     }
 
@@ -464,9 +457,7 @@ mod tests {
             if !part.is_empty() {
                 fs::write(&part_path, part).unwrap();
             }
-            let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(()))
-                .unwrap_err()
-                .to_string();
+            let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut unwatched).unwrap_err().to_string();
             server.join().unwrap();
             assert_eq!(fs::read_to_string(part_path).unwrap_or_default(), part);
             assert_eq!(names(folder.path()).is_empty(), part.is_empty());
@@ -488,7 +479,7 @@ mod tests {
     fn a_server_that_sends_too_much_leaves_nothing() {
         let (url, server) = serve(vec![answer("200 OK", &[BODY, b"!"].concat())]);
         let folder = tempfile::tempdir().unwrap();
-        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(())).unwrap_err();
+        let error = fetch(&remote(&url, BODY_MD5), folder.path(), &mut unwatched).unwrap_err();
         assert!(error.to_string().contains("sends more than the 16 bytes expected"), "{error}");
         assert!(names(folder.path()).is_empty());
         server.join().unwrap();
@@ -538,18 +529,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let other = File::create(folder.path().join("file.bin.part")).unwrap();
         other.try_lock().unwrap();
-        let error =
-            fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(()))
-                .unwrap_err();
+        let error = fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut unwatched).unwrap_err();
         assert!(error.to_string().contains("another process is downloading"), "{error}");
     }
 
     #[test]
     fn no_network_fails_soon_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let error =
-            fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut |_, _| ControlFlow::Continue(()))
-                .unwrap_err();
+        let error = fetch(&remote("http://127.0.0.1:1/", BODY_MD5), folder.path(), &mut unwatched).unwrap_err();
         assert!(matches!(error, Error::MissingData(_)), "{error:?}");
         assert!(names(folder.path()).is_empty());
     }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::decode::{decode, header_shape};
 use super::resize::prepare;
-use super::{Source, Split};
+use super::{Progress, Source, Split};
 use crate::error::{Error, Result, few};
 
 /// One image in so many is held out if the folder does not say which.
@@ -71,11 +71,17 @@ impl Folder {
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read; [`Error::MissingData`] if it does not exist or holds no image;
-    /// [`Error::Format`] if a file is not the image that its name promises.
+    /// [`Error::Format`] if a file is not the image that its name promises; [`Error::Stopped`] when `progress` says so.
     ///
     /// # Panics
     /// If `channels` is neither 1 nor 3, or `size` is 0.
-    pub fn open(root: &Path, split: Split, channels: usize, size: usize) -> Result<Folder> {
+    pub fn open(
+        root: &Path,
+        split: Split,
+        channels: usize,
+        size: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<Folder> {
         assert!((channels == 1 || channels == 3) && size > 0, "images of {channels}×{size}×{size}");
         if !root.is_dir() {
             return Err(Error::MissingData(format!("{}: there is no such folder of images", root.display())));
@@ -87,7 +93,7 @@ impl Folder {
             let Listing { files, left_out } = images_below(root)?;
             Listing { files: part(files, split), left_out }
         };
-        check_headers(root, &files)?;
+        check_headers(root, &files, header_shape, progress)?;
         Ok(Folder { files, left_out, channels, size })
     }
 
@@ -98,13 +104,13 @@ impl Folder {
     ///
     /// # Panics
     /// As [`Folder::open`].
-    pub fn all(root: &Path, channels: usize, size: usize) -> Result<Folder> {
+    pub fn all(root: &Path, channels: usize, size: usize, progress: &mut Progress<'_>) -> Result<Folder> {
         assert!((channels == 1 || channels == 3) && size > 0, "images of {channels}×{size}×{size}");
         if !root.is_dir() {
             return Err(Error::MissingData(format!("{}: there is no such folder of images", root.display())));
         }
         let Listing { files, left_out } = images_below(root)?;
-        check_headers(root, &files)?;
+        check_headers(root, &files, header_shape, progress)?;
         Ok(Folder { files, left_out, channels, size })
     }
 
@@ -212,26 +218,38 @@ fn has_extension(path: &Path, extensions: &[&'static str]) -> Option<&'static st
 }
 
 /// Looks at every header, so that a foreign file is found now and not hours into a run.
-fn check_headers(root: &Path, files: &[PathBuf]) -> Result<()> {
-    let broken: Vec<Error> = files.par_iter().filter_map(|file| header_shape(file).err()).collect();
-    refuse_broken(root, &broken, files.len())
-}
-
-/// Refuses a folder of `n` images of which some are broken.
-pub(super) fn refuse_broken(root: &Path, broken: &[Error], n: usize) -> Result<()> {
+pub(super) fn check_headers<T>(
+    root: &Path,
+    files: &[PathBuf],
+    check: impl Fn(&Path) -> Result<T> + Sync,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    /// Files between two looks at whether to go on.
+    const N_AT_A_TIME: usize = 1024;
+    let (mut broken, n) = (Vec::new(), files.len());
+    for (i, part) in files.chunks(N_AT_A_TIME).enumerate() {
+        let n_done = i * N_AT_A_TIME;
+        if progress(n_done as u64, n as u64).is_break() {
+            return Err(Error::Stopped(format!("stopped after the headers of {n_done} of {n} images")));
+        }
+        broken.par_extend(part.par_iter().filter_map(|file| check(file).err()));
+    }
     if broken.is_empty() {
         return Ok(());
     }
-    let message = format!("{} of {n} image files cannot be used; move them away: {}", broken.len(), few(broken));
+    let message = format!("{} of {n} image files cannot be used; move them away: {}", broken.len(), few(&broken));
     Err(Error::format(root, message))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use image::{ImageBuffer, Rgb};
 
     use super::super::jpeg::testing::baseline;
+    use super::super::unwatched;
     use super::*;
 
     fn put(path: &Path, red: u8) {
@@ -260,7 +278,7 @@ mod tests {
         put(&root.join(".hidden.png"), 9);
         put(&root.join(".git/9.png"), 9);
         fs::write(root.join("notes.txt"), "no image").unwrap();
-        let folder = Folder::open(root, Split::Train, 3, 4).unwrap();
+        let folder = Folder::open(root, Split::Train, 3, 4, &mut unwatched).unwrap();
         assert_eq!(reds(&folder), [1, 2, 3, 4, 5, 60, 70, 80]);
         assert!(folder.left_out().is_empty());
         assert_eq!(folder.shape(), [3, 4, 4]);
@@ -273,8 +291,8 @@ mod tests {
         for i in 0..40 {
             put(&root.path().join(format!("{i:02}.png")), i);
         }
-        let train = reds(&Folder::open(root.path(), Split::Train, 3, 8).unwrap());
-        assert_eq!(reds(&Folder::open(root.path(), Split::Test, 3, 8).unwrap()), [19, 39]);
+        let train = reds(&Folder::open(root.path(), Split::Train, 3, 8, &mut unwatched).unwrap());
+        assert_eq!(reds(&Folder::open(root.path(), Split::Test, 3, 8, &mut unwatched).unwrap()), [19, 39]);
         assert_eq!(train, (0..40).filter(|i| ![19, 39].contains(i)).collect::<Vec<u8>>());
     }
 
@@ -283,16 +301,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         put(&root.path().join("train/1.png"), 1);
         put(&root.path().join("test/2.png"), 2);
-        assert_eq!(reds(&Folder::open(root.path(), Split::Train, 3, 8).unwrap()), [1]);
-        assert_eq!(reds(&Folder::open(root.path(), Split::Test, 3, 8).unwrap()), [2]);
+        assert_eq!(reds(&Folder::open(root.path(), Split::Train, 3, 8, &mut unwatched).unwrap()), [1]);
+        assert_eq!(reds(&Folder::open(root.path(), Split::Test, 3, 8, &mut unwatched).unwrap()), [2]);
     }
 
     #[test]
     fn a_missing_and_an_empty_folder_are_refused() {
         let root = tempfile::tempdir().unwrap();
-        let missing = Folder::open(&root.path().join("nowhere"), Split::Train, 3, 8).unwrap_err();
+        let missing = Folder::open(&root.path().join("nowhere"), Split::Train, 3, 8, &mut unwatched).unwrap_err();
         assert!(missing.to_string().contains("no such folder"), "{missing}");
-        let empty = Folder::open(root.path(), Split::Train, 3, 8).unwrap_err();
+        let empty = Folder::open(root.path(), Split::Train, 3, 8, &mut unwatched).unwrap_err();
         assert!(empty.to_string().contains("no image"), "{empty}");
     }
 
@@ -304,10 +322,10 @@ mod tests {
             fs::write(root.path().join(name), "whatever").unwrap();
         }
         let left_out = "3 files of other formats (.heic, .tif) are left out";
-        let message = Folder::open(root.path(), Split::Train, 3, 8).unwrap_err().to_string();
+        let message = Folder::open(root.path(), Split::Train, 3, 8, &mut unwatched).unwrap_err().to_string();
         assert!(message.contains("holds no image (*.png, *.jpg") && message.ends_with(left_out), "{message}");
         put(&root.path().join("1.png"), 1);
-        let folder = Folder::open(root.path(), Split::Train, 3, 8).unwrap();
+        let folder = Folder::open(root.path(), Split::Train, 3, 8, &mut unwatched).unwrap();
         assert_eq!((folder.len(), folder.left_out().to_string().as_str()), (1, left_out));
     }
 
@@ -323,7 +341,7 @@ mod tests {
         symlink("/dev/zero", root.path().join("zero.png")).unwrap();
         let pipe = root.path().join("pipe.gif");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let message = Folder::open(root.path(), Split::Train, 3, 8).unwrap_err().to_string();
+        let message = Folder::open(root.path(), Split::Train, 3, 8, &mut unwatched).unwrap_err().to_string();
         assert!(message.contains("4 of 6 image files cannot be used"), "{message}");
         for found in
             ["pipe.gif: found a pipe or a device", "zero.png: found a pipe or a device", "dangling.png: ", "loop.jpg: "]
@@ -339,7 +357,7 @@ mod tests {
         for i in 0..7 {
             fs::write(root.path().join(format!("bad{i}.jpg")), "not a picture").unwrap();
         }
-        let message = Folder::open(root.path(), Split::Train, 3, 8).unwrap_err().to_string();
+        let message = Folder::open(root.path(), Split::Train, 3, 8, &mut unwatched).unwrap_err().to_string();
         assert!(message.contains("7 of 8 image files"), "{message}");
         assert!(message.contains("bad4.jpg") && !message.contains("bad5.jpg"), "{message}");
         assert!(message.contains("and 2 more"), "{message}");
@@ -350,7 +368,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("1.png");
         put(&path, 1);
-        let folder = Folder::open(root.path(), Split::Train, 3, 8).unwrap();
+        let folder = Folder::open(root.path(), Split::Train, 3, 8, &mut unwatched).unwrap();
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() - 20]).unwrap();
         let error = folder.read(0, &mut [0; 3 * 64]).unwrap_err();
@@ -365,7 +383,7 @@ mod tests {
         put(&root.path().join("a/1.png"), 1);
         symlink(root.path(), root.path().join("a/up")).unwrap();
         symlink(root.path().join("a"), root.path().join("b")).unwrap();
-        assert_eq!(reds(&Folder::open(root.path(), Split::Train, 3, 8).unwrap()), [1]);
+        assert_eq!(reds(&Folder::open(root.path(), Split::Train, 3, 8, &mut unwatched).unwrap()), [1]);
     }
 
     #[test]
@@ -376,8 +394,22 @@ mod tests {
         // Three comment segments of 60 000 bytes after the start mark push the header behind the first 64 KiB.
         let comment = [&[0xff, 0xfe, 0xea, 0x62][..], &[b' '; 60_000]].concat();
         fs::write(&path, [&file[..2], &comment.repeat(3), &file[2..]].concat()).unwrap();
-        let folder = Folder::open(root.path(), Split::Train, 1, 4).unwrap();
+        let folder = Folder::open(root.path(), Split::Train, 1, 4, &mut unwatched).unwrap();
         // JPEG is not exact: the grey of (200, 0, 0) is 60, give or take 3.
         assert!(reds(&folder)[0].abs_diff(60) <= 3);
+    }
+
+    #[test]
+    fn looking_at_headers_ends_when_the_caller_says_so() {
+        let root = tempfile::tempdir().unwrap();
+        put(&root.path().join("1.png"), 1);
+        let mut seen = Vec::new();
+        let mut stop = |n_done, n| {
+            seen.push((n_done, n));
+            ControlFlow::Break(())
+        };
+        let error = Folder::all(root.path(), 3, 4, &mut stop).unwrap_err();
+        assert!(matches!(error, Error::Stopped(_)), "{error}");
+        assert_eq!(seen, [(0, 1)]);
     }
 }

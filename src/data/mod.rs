@@ -17,6 +17,8 @@ pub mod resize;
 pub mod sets;
 pub mod transform;
 
+use std::ops::ControlFlow;
+
 use crate::error::Result;
 
 pub use batches::{Batch, BatchOptions, Batches, batch_order, read_batch};
@@ -41,6 +43,15 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// When a file behind the image cannot be read or decoded.
     fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()>;
+}
+
+/// Receives how much of a long work is done, and how much there is: bytes of a download (ten times a second or more once it has
+/// begun), images whose headers are read. Returns whether to go on.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
+
+/// The [`Progress`] that nobody watches.
+pub fn unwatched(_n_done: u64, _n: u64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 /// Which part of a data set.

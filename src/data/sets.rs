@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::data::download::{self, Progress, RemoteFile, fetch};
+use crate::data::download::{self, RemoteFile, fetch};
 use crate::data::memory::InMemory;
-use crate::data::{Labelled, Split, cifar, idx, mat};
+use crate::data::{Labelled, Progress, Split, cifar, idx, mat};
 use crate::error::{Error, Result, few};
 
 /// Whether files that are not there may be downloaded.

@@ -10,11 +10,10 @@ use super::{ResizeRule, Resizer};
 use crate::checkpoint::TensorFile;
 use crate::checkpoint::pth::{Numbers, Pth, is_pth};
 use crate::data::N_CLASSES;
-use crate::device::values;
+use crate::device::{upload, values};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::net::Inception;
-use crate::net::params::upload;
 
 /// Larger files of weights are refused before they are read; the published one has 96 MB.
 const MAX_BYTES: u64 = 1 << 30;

@@ -51,7 +51,7 @@ impl<'a> Header<'a> {
         let (descr, is_column_major, shape) =
             std::str::from_utf8(header).ok().and_then(|text| Text(text).parse()).ok_or_else(damaged)?;
         let Some((item, n_item_bytes)) = parse_item(descr) else {
-            let descr = crate::zip::shown(descr);
+            let descr = crate::error::shown(descr);
             return Err(format!("is an array of {descr}, expected numbers of |u1, <f8, <f4, <i8, <i4 or text <U"));
         };
         if is_column_major && shape.len() > 2 {

@@ -30,11 +30,11 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{TensorFile, encode_tensors};
 use crate::data::{BatchOptions, N_CLASSES, Source, batch_order, check_labels, read_batch, transform};
-use crate::device;
+use crate::device::{self, upload};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::loss::sum;
-use crate::net::params::{self, upload};
+use crate::net::params;
 use crate::net::{Conv2d, Dual, elu};
 use crate::noise::{Noise, Stream};
 use crate::train::{Optimizer, Rule};

@@ -8,7 +8,7 @@ pub use sliced::{Sliced, Slicing, annealed_ssm_vr, ssm, ssm_vr};
 
 use burn::tensor::{Int, Tensor};
 
-use crate::net::params::upload;
+use crate::device::upload;
 use crate::sde::NoiseLevels;
 
 /// f(σ) of each example's level, to be broadcast over the example: `[batch, 1, …]`.

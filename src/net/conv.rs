@@ -6,8 +6,8 @@ use ncsn_kernels::filter::Filter;
 use ncsn_kernels::ops::conv::{Conv, conv2d};
 use ncsn_kernels::ops::pixels::separable;
 
-use super::params::upload;
 use super::{Dual, uniform};
+use crate::device::upload;
 use crate::noise::Stream;
 
 /// A square convolution. Unless another padding is asked for, it keeps the size or divides it by its stride:

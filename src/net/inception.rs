@@ -10,7 +10,7 @@ use ncsn_kernels::ops::conv::{Conv, conv2d};
 use ncsn_kernels::ops::max_pool::max_pool_3x3;
 use ncsn_kernels::ops::pixels::{channels_last, separable};
 
-use super::params::upload;
+use crate::device::upload;
 use crate::error::Result;
 
 /// Added to the variance in batch norms.

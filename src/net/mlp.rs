@@ -4,8 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 use ncsn_kernels::ops::conv::linear;
 
-use super::params::upload;
 use super::{Dual, uniform};
+use crate::device::upload;
 use crate::noise::Stream;
 
 /// x·Wᵀ + b.

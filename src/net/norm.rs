@@ -5,8 +5,8 @@ use burn::tensor::{Device, Int, Tensor};
 use ncsn_kernels::ops::has_kernels;
 use ncsn_kernels::ops::norm::{Activation, instance_norm};
 
-use super::params::upload;
 use super::{Dual, elu};
+use crate::device::upload;
 use crate::noise::Stream;
 
 /// Which normalisation a network uses everywhere.

@@ -1,9 +1,9 @@
 //! A network's parameters by their published names: listed, read, replaced.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Gradients, Shape, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Shape, Tensor};
 
-use crate::device;
+use crate::device::{self, upload};
 use crate::error::Result;
 
 /// One parameter on the host.
@@ -238,11 +238,6 @@ pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> Vec<Option<Ten
     let mut collect = Collect(gradients, Vec::new());
     module.visit(&mut collect);
     collect.1
-}
-
-/// A tensor of `values`.
-pub fn upload<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 /// How many numbers the parameters hold.

@@ -6,8 +6,8 @@ use burn::tensor::{Device, Tensor};
 use ncsn_kernels::ops::conv::{Conv, conv_transpose2d};
 
 use super::norm::standardised;
-use super::params::upload;
 use super::{Conv2d, Dual, elu, uniform};
+use crate::device::upload;
 use crate::noise::Stream;
 
 /// Of ResScore.

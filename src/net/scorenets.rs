@@ -8,9 +8,9 @@ use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, Tensor};
 
 use super::norm::standardised;
-use super::params::upload;
 use super::resscore::{ConvTranspose2d, GroupNorm};
 use super::{Conv2d, Dual, Linear, elu};
+use crate::device::upload;
 use crate::noise::Stream;
 
 /// A layer on images.

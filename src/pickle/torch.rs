@@ -95,6 +95,11 @@ fn opaque(module: &str, name: &str) -> Option<&'static str> {
         ("collections", "Counter") => "collections.Counter",
         ("numpy", "dtype") => "numpy.dtype",
         ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => "a numpy scalar",
+        // An array without content, which is set afterwards; its class; in protocol 5, an array from bytes.
+        ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct")
+        | ("numpy", "ndarray")
+        | ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => "a numpy array",
+        ("datetime", "datetime" | "date" | "time" | "timedelta" | "timezone") => "a date or time",
         (
             "pathlib" | "pathlib._local",
             "PosixPath" | "WindowsPath" | "PurePosixPath" | "PureWindowsPath" | "Path" | "PurePath",
@@ -330,7 +335,18 @@ mod tests {
             \xff\xffK\0tb";
         let bytes = "c_codecs\nencode\nX\u{4}\0\0\0é\u{1}?X\u{6}\0\0\0latin1".as_bytes();
         let scalar = [&b"cnumpy.core.multiarray\nscalar\n"[..], dtype, bytes, b"\x86R\x86R"].concat();
-        let cases: [(&[u8], &str); 20] = [
+        let array = [
+            &b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85X\x01\0\0\0b\x87R(K\x01K\x01\x85"[..],
+            dtype,
+            b"\x89",
+            bytes,
+            b"\x86Rtb",
+        ]
+        .concat();
+        let from_buffer =
+            [&b"cnumpy._core.numeric\n_frombuffer\n("[..], bytes, b"\x86R", dtype, b"K\x01\x85X\x01\0\0\0CtR"].concat();
+        let date = [b"cdatetime\ndatetime\n", bytes, b"\x86R\x85R"].concat();
+        let cases: [(&[u8], &str); 24] = [
             (b"ctorch\ndevice\nX\x04\0\0\0cudaK\0\x86R", "torch.device"),
             (b"ctorch\nfloat32\n", "torch.dtype"),
             (b"ctorch\nbfloat16\n", "torch.dtype"),
@@ -348,6 +364,10 @@ mod tests {
             (b"ccollections\nCounter\n}X\x01\0\0\0aK\x02s\x85R", "collections.Counter"),
             (dtype, "numpy.dtype"),
             (&scalar, "a numpy scalar"),
+            (&array, "a numpy array"),
+            (&from_buffer, "a numpy array"),
+            (&date, "a date or time"),
+            (b"cdatetime\ntimedelta\nK\x01K\0K\0\x87R", "a date or time"),
             (b"cpathlib\nPosixPath\n(X\x01\0\0\0/X\x03\0\0\0tmptR", "pathlib.Path"),
             (b"cpathlib._local\nPosixPath\nX\x01\0\0\0a\x85R", "pathlib.Path"),
             (b"\x8a\x09\0\0\0\0\0\0\0\0\x01", "int of more than 64 bits"),
@@ -381,7 +401,7 @@ mod tests {
             (b"\x80\x02ctorch\nint7\n.", "torch.int7:"),
             (b"\x80\x02ctorch.cuda\ndevice\n.", "torch.cuda.device:"),
             (b"\x80\x02c__builtin__\ngetattr\n.", "__builtin__.getattr:"),
-            (b"\x80\x02cdatetime\ndatetime\n.", "datetime.datetime:"),
+            (b"\x80\x02cdatetime\nsys\n.", "datetime.sys:"),
             (b"\x80\x02ccopy_reg\n_reconstructor\n.", "copy_reg._reconstructor:"),
             (b"\x80\x02cpathlib\nos\n.", "pathlib.os:"),
             (b"\x80\x02cos\x1b[31m\nx\n.", "os\\x1b[31m.x:"),

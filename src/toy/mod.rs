@@ -8,9 +8,8 @@ pub use train::{ToyTraining, train};
 
 use burn::tensor::{Device, Tensor};
 
-use crate::device;
+use crate::device::{self, upload};
 use crate::error::Result;
-use crate::net::params::upload;
 use crate::noise::{Noise, Stream};
 use crate::sample::{Langevin, Step};
 use crate::score::{GaussianMixture, Score};

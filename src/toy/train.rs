@@ -3,11 +3,11 @@
 use burn::module::Module as _;
 use burn::tensor::{Device, Tensor};
 
-use crate::device;
+use crate::device::{self, upload};
 use crate::error::Result;
 use crate::loss::{Slicing, ssm_vr};
 use crate::net::Mlp;
-use crate::net::params::{gradients, upload};
+use crate::net::params::gradients;
 use crate::noise::{Noise, Stream};
 use crate::train::{Optimizer, Rule};
 

@@ -6,7 +6,7 @@ use ncsn_kernels::ops::optimizer::{self as ops, Verdict};
 use ncsn_kernels::optimizer as kernel;
 
 use super::ema::{Ema, blend};
-use crate::device;
+use crate::device::{self, upload};
 use crate::error::{Error, Result};
 use crate::net::params::{self, HostTensor};
 
@@ -253,7 +253,7 @@ impl Optimizer {
                         return Err(Error::Usage(format!("{key} has shape {:?}, expected {shape:?}", found.shape)));
                     }
                     let n = found.values.len();
-                    Ok(params::upload(found.values, [n], &value.device().inner()))
+                    Ok(upload(found.values, [n], &value.device().inner()))
                 };
                 match rule.state_names().iter().map(&mut load).collect::<Result<Vec<_>>>() {
                     Ok(tensors) => state.push(tensors),

@@ -257,7 +257,7 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
         let n_levels = self.levels.n_levels() as u64;
         let labels: Vec<i64> = (0..n).map(|_| levels_stream.below(n_levels) as i64).collect();
         let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [n]), &device);
-        let x = params::upload(x, shape, &device);
+        let x = device::upload(x, shape, &device);
         let z = noise::tensor(Distribution::Normal, &mut [z_stream], shape, &device);
         let (levels, power) = (&self.levels, self.options.anneal_power);
         match objective {

@@ -358,6 +358,18 @@ fn an_average_in_a_published_checkpoint_is_used_as_our_own_is() {
     let message = fails(folder.path(), &["convert", "--ema", "last.pth", "e.safetensors"]);
     assert!(message.contains("found no moving average of the weights"), "{message}");
 
+    // An average alone is a network; weights without it there are none.
+    let mut file = Pickler::default();
+    file.put(b"}(");
+    file.text("params_ema");
+    file.state_dict("", &average);
+    file.put(b"u");
+    file.write(&folder.path().join("alone.pth"));
+    assert!(score(folder.path(), "alone.pth", &[]) == expected[0]);
+    let args = ["--checkpoint", "alone.pth", "--input", "in.safetensors", "--output", "s.safetensors", "--no-ema"];
+    let message = fails(folder.path(), &[&["score"], &args[..]].concat());
+    assert!(message.contains("found no weights but a moving average of them, which --no-ema leaves out"), "{message}");
+
     // A run goes on with its average.
     let logs = folder.path().join("run/logs/five");
     fs::create_dir_all(&logs).unwrap();

@@ -270,11 +270,11 @@ fn every_usual_form_is_read_and_says_which_parts_were_taken() {
         (two("state_dict", "ema", with_shadow), "\"state_dict\"", Some(("\"ema\"", whole))),
         (two("model", "ema", shadow_params(&averages())), "\"model\"", Some(("\"ema\"", whole))),
         (five(average()), "item 1 of a list", Some(("item 5 of a list", whole))),
-        // What is not averaged is the network's.
+        // What is not averaged is the network's, which is said.
         (
             five(dict(&[("a.weight", first)])),
             "item 1 of a list",
-            Some(("item 5 of a list", [2.0, 3.0, 4.0, 5.0, 4.0, 5.0])),
+            Some(("item 5 of a list, without b", [2.0, 3.0, 4.0, 5.0, 4.0, 5.0])),
         ),
         (five(b"N".to_vec()), "item 1 of a list", None),
     ];

@@ -21,7 +21,7 @@ use ncsn::config::Config;
 use ncsn::data::celeba::CelebA;
 use ncsn::data::digits::Digits;
 use ncsn::data::folder::read_image;
-use ncsn::data::{Pixels, Source, Split, cifar, idx, mat};
+use ncsn::data::{Pixels, Source, Split, cifar, idx, mat, unwatched};
 use ncsn::error::Result;
 use ncsn::eval::{
     ImageSet, ReadOptions, SmallClassifier, Statistics, StatisticsFile, read_statistics, write_statistics,
@@ -395,7 +395,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
             }
         }
         fs::copy(path, root.join("list_eval_partition.txt")).unwrap();
-        let set = CelebA::open(&root, Split::Train, 1, 8)?;
+        let set = CelebA::open(&root, Split::Train, 1, 8, &mut unwatched)?;
         (0..set.len()).try_for_each(|index| set.read(index, &mut [0; 64]))
     };
     let npz_of: Pack = |npy| zip(&[("samples.npy", npy, false)]);

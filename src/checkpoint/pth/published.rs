@@ -6,10 +6,9 @@ use std::path::Path;
 
 use super::{Pth, read_file};
 use crate::checkpoint::names::prefix_len;
-use crate::error::{Error, Result, few};
+use crate::error::{Error, Result, few, shown};
 use crate::net::params::{HostTensor, shown_shape};
 use crate::pickle::{Id, Value};
-use crate::zip::shown;
 
 /// Under what names a dict has the weights, their moving average, and the optimiser's state.
 const WEIGHTS: [&str; 6] = ["state_dict", "model_state_dict", "model", "network", "net", "params"];
@@ -22,7 +21,7 @@ const SHADOW_PARAMS: &str = "shadow_params";
 /// Where NCSNv2's list has the average.
 const FIFTH: usize = 4;
 /// Tensors of a `state_dict` that are no parameters.
-const BUFFERS: [&str; 4] = ["sigmas", "num_batches_tracked", "running_mean", "running_var"];
+const BUFFERS: [&str; 6] = ["sigmas", "num_batches_tracked", "running_mean", "running_var", "weight_u", "weight_v"];
 /// Score-SDE's random Fourier frequencies: a parameter that is not trained, so not averaged.
 const FREQUENCIES: &str = "W";
 
@@ -47,8 +46,10 @@ pub struct Published {
 pub struct Members {
     /// The weights: `"item 1 of a list"`, `"model"`.
     pub weights: String,
-    /// Their moving average.
+    /// Their moving average; if it lacks parameters that are trained, which.
     pub ema: Option<String>,
+    /// Whether the weights are themselves a moving average, the only weights that the file has.
+    pub only_average: bool,
 }
 
 /// An optimiser's `state_dict`.
@@ -157,12 +158,13 @@ impl Published {
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let mut scratch = Vec::new();
         let pth = Pth::parse(path, bytes, &mut scratch)?;
-        let Parts { weights, ema, optimizer: state } = parts(&pth)?;
+        let Parts { weights, ema, only_average, optimizer: state } = parts(&pth)?;
         let (network, prefix) = network(&pth, weights.value)?;
-        let averaged = ema.as_ref().map(|ema| average(&pth, ema, &network)).transpose()?;
+        let average = ema.as_ref().map(|ema| average(&pth, ema, &network)).transpose()?;
         let optimizer = state.map(|state| optimizer(&pth, state)).transpose()?;
-        let members = Members { weights: weights.name, ema: ema.map(|ema| ema.name) };
-        Ok(Self { network, prefix, ema: averaged, members, optimizer })
+        let (ema, from) = average.unzip();
+        let members = Members { weights: weights.name, ema: from, only_average };
+        Ok(Self { network, prefix, ema, members, optimizer })
     }
 }
 
@@ -176,6 +178,7 @@ struct Part<'v, 'a> {
 struct Parts<'v, 'a> {
     weights: Part<'v, 'a>,
     ema: Option<Part<'v, 'a>>,
+    only_average: bool,
     optimizer: Option<&'v Value<'a>>,
 }
 
@@ -193,24 +196,25 @@ fn parts<'v, 'a>(pth: &'v Pth<'_, 'a>) -> Result<Parts<'v, 'a>> {
                 no_network(pth, &format!("a list that begins with {first}"))
             })?;
             let ema = part(FIFTH).filter(|part| is_weights(part.value));
-            Ok(Parts { weights, ema, optimizer: of_optimizer(item(1)) })
+            Ok(Parts { weights, ema, only_average: false, optimizer: of_optimizer(item(1)) })
         }
         root if is_weights(root) => {
             let weights = Part { name: "the whole file".into(), value: root };
-            Ok(Parts { weights, ema: None, optimizer: None })
+            Ok(Parts { weights, ema: None, only_average: false, optimizer: None })
         }
         root @ Value::Dict(_) => {
             let member = |name: &&str| Some(Part { name: format!("{name:?}"), value: pickle.get(root, name)? });
             let mut weights = WEIGHTS.iter().filter_map(member).find(|part| is_weights(part.value));
             // One that is a number is the average's rate, say.
             let mut ema = AVERAGES.iter().filter_map(member).find(|part| !pairs(part.value).is_empty());
-            if weights.is_none() {
+            let only_average = weights.is_none();
+            if only_average {
                 // An average alone is a network.
                 weights = ema.take().and_then(|ema| named_tensors(pth, ema));
             }
             let weights = weights.ok_or_else(|| no_network(pth, &keys(pth, root)))?;
             let optimizer = OPTIMIZERS.iter().find_map(|name| of_optimizer(pickle.get(root, name)));
-            Ok(Parts { weights, ema, optimizer })
+            Ok(Parts { weights, ema, only_average, optimizer })
         }
         other => Err(no_network(pth, &pth.kind(other))),
     }
@@ -255,12 +259,12 @@ fn named_tensors<'v, 'a>(pth: &'v Pth<'_, 'a>, part: Part<'v, 'a>) -> Option<Par
     is_weights(pth, value).then(|| Part { name: format!("{SHADOW:?} in {}", part.name), value })
 }
 
-/// The average of the weights `network`.
+/// The average of the weights `network`, and what it is made of in words. What it lacks is the network's.
 fn average<'a>(
     pth: &Pth<'_, 'a>,
     part: &Part<'_, 'a>,
     network: &[(String, HostTensor)],
-) -> Result<Vec<(String, HostTensor)>> {
+) -> Result<(Vec<(String, HostTensor)>, String)> {
     let bad = |message: String| Error::format(pth.path, format!("the average {}: {message}", part.name));
     let named = named_tensors(pth, Part { name: part.name.clone(), value: part.value });
     let averaged = match (named, pth.pickle().get(part.value, SHADOW_PARAMS)) {
@@ -282,6 +286,7 @@ fn average<'a>(
         }
     };
     let mut averaged: HashMap<String, HostTensor> = averaged.into_iter().collect();
+    let mut lacks = Vec::new();
     let all = network.iter().map(|(name, own)| match averaged.remove(name) {
         Some(tensor) if tensor.shape != own.shape => Err(bad(format!(
             "{} has shape {}, expected {}",
@@ -292,32 +297,42 @@ fn average<'a>(
         Some(tensor) => Ok((name.clone(), tensor)),
         None => {
             pth.spend(own.values.len())?;
+            if is_trained(name, own) {
+                lacks.push(shown(name));
+            }
             Ok((name.clone(), own.clone()))
         }
     });
     let all = all.collect::<Result<Vec<_>>>()?;
-    match averaged.is_empty() {
-        true => Ok(all),
-        false => {
-            let mut more: Vec<String> = averaged.keys().map(|name| shown(name)).collect();
-            more.sort();
-            Err(bad(format!("found {}, which the network lacks", few(&more))))
-        }
+    if !averaged.is_empty() {
+        let mut more: Vec<String> = averaged.keys().map(|name| shown(name)).collect();
+        more.sort();
+        return Err(bad(format!("found {}, which the network lacks", few(&more))));
     }
+    let without = if lacks.is_empty() { String::new() } else { format!(", without {}", few(&lacks)) };
+    Ok((all, format!("{}{without}", part.name)))
 }
 
 /// The names of the `n` tensors that an average has without names: those of the parameters, in the network's order.
 fn averaged_names(network: &[(String, HostTensor)], n: usize) -> Option<Vec<&str>> {
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_string();
-    let parameters = || network.iter().filter(|(name, _)| !BUFFERS.contains(&&*last(name)));
-    // Matrices of that name are trained.
-    let is_trained = |name: &str, tensor: &HostTensor| last(name) != FREQUENCIES || tensor.shape.len() != 1;
-    if parameters().count() == n {
-        return Some(parameters().map(|(name, _)| name.as_str()).collect());
-    }
-    let trained = parameters().filter(|(name, tensor)| is_trained(name, tensor)).map(|(name, _)| name.as_str());
-    let trained: Vec<&str> = trained.collect();
-    (trained.len() == n).then_some(trained)
+    let named = |is_meant: fn(&str, &HostTensor) -> bool| -> Vec<&str> {
+        let meant = network.iter().filter(|(name, tensor)| is_meant(name, tensor));
+        meant.map(|(name, _)| name.as_str()).collect()
+    };
+    [named(|name, _| !is_buffer(name)), named(is_trained)].into_iter().find(|names| names.len() == n)
+}
+
+fn is_buffer(name: &str) -> bool {
+    BUFFERS.contains(&last_of(name))
+}
+
+/// Whether training changes the parameter: frequencies stay, but matrices of that name do not.
+fn is_trained(name: &str, tensor: &HostTensor) -> bool {
+    !is_buffer(name) && (last_of(name) != FREQUENCIES || tensor.shape.len() != 1)
+}
+
+fn last_of(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or_default()
 }
 
 /// Whether `value` is a dict whose first item is a tensor.

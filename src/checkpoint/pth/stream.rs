@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::{Content, Storage};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::pickle::{Item, Names, Pickle, Value};
-use crate::zip::shown;
 
 /// The number 0x1950a86a20f9469cfc6c as a pickle holds it: what such a file begins with.
 const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";

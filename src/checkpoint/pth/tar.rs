@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::{Content, Outside, Storage, name_outside, stream, view};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::pickle::{Names, Pickle, Value};
-use crate::zip::shown;
 
 /// Whether `bytes` begin as a tar archive does.
 pub(super) fn is_tar(bytes: &[u8]) -> bool {

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::{Content, Storage};
+use crate::error::shown;
 use crate::error::{Error, Result};
 use crate::pickle::{Names, Pickle};
-use crate::zip::{Archive, shown};
+use crate::zip::Archive;
 
 /// The newest version of the layout that PyTorch itself reads.
 const MAX_VERSION: u64 = 10;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use ncsn::config::{Data, Dataset};
 use ncsn::data::{Source, Split};
+use ncsn::error::one_line;
 use ncsn::eval::{ImageSet, ReadOptions};
 use ncsn::{Error, Result};
 
 use super::super::data;
 use super::super::log::Log;
-use super::report::printable;
 
 /// Images of a data set without end.
 const N_ENDLESS: usize = 10_000;
@@ -199,10 +199,10 @@ fn report_broken(images: &ImageSet, log: &mut Log) {
     if broken.is_empty() {
         return;
     }
-    let name = printable(images.name());
+    let name = one_line(images.name());
     log.warning(format!("{name}: {} files cannot be read and are left out:", broken.len()));
     for error in broken.iter().take(N_NAMED) {
-        log.warning(format!("  {}", printable(&error.to_string())));
+        log.warning(format!("  {}", one_line(&error.to_string())));
     }
     if broken.len() > N_NAMED {
         log.warning(format!("  and {} more", broken.len() - N_NAMED));

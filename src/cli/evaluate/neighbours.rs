@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use ncsn::data::Pixels;
 use ncsn::data::memory::InMemory;
+use ncsn::error::one_line;
 use ncsn::eval::{Extractor, Features, ImageSet, NearestNeighbours, Neighbour};
 use ncsn::image::{grid, write_png};
 use ncsn::plot::{self, Content, Panel};
@@ -16,7 +17,6 @@ use super::super::log::Log;
 use super::super::output::{Existing, Kind, Output};
 use super::super::stop;
 use super::pass::{self, Wanted};
-use super::report::printable;
 
 /// Samples in a picture, and neighbours of each (Song & Ermon 2020, appendix).
 const N_SHOWN: usize = 10;
@@ -121,7 +121,7 @@ impl Search<'_> {
         let n_chunk = (CHUNK_BYTES / dim).max(1);
         for start in (0..reference.len()).step_by(n_chunk) {
             if stop::asked() {
-                log.info(format!("stopped searching {}", printable(reference.name())));
+                log.info(format!("stopped searching {}", one_line(reference.name())));
                 return Ok(None);
             }
             let chunk = intensities(&reference.read(start..reference.len().min(start + n_chunk))?);
@@ -156,9 +156,9 @@ impl Search<'_> {
             let quantile = |q: f64| distances[((distances.len() - 1) as f64 * q).round() as usize];
             log.info(format!(
                 "nearest of {} by {name}: 5 % of {} images of {} are within {:.4}, half within {:.4}",
-                printable(self.reference.images.name()),
+                one_line(self.reference.images.name()),
                 distances.len(),
-                printable(set.name()),
+                one_line(set.name()),
                 quantile(0.05),
                 quantile(0.5)
             ));

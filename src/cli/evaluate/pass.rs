@@ -1,12 +1,12 @@
 //! One pass of the network over a set of images, for all metrics at once.
 
+use ncsn::error::one_line;
 use ncsn::eval::{Extractor, Features, ImageSet, InceptionScore, RunningStatistics};
 use ncsn::{Error, Result};
 
 use super::super::log::Log;
 use super::super::progress::Progress;
 use super::super::stop;
-use super::report::printable;
 
 /// What to make of the features.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +55,7 @@ pub fn run(
     for start in (0..n).step_by(batch) {
         if stop::asked() {
             drop(progress);
-            log.info(format!("stopped after {start} of {n} images of {}", printable(images.name())));
+            log.info(format!("stopped after {start} of {n} images of {}", one_line(images.name())));
             return Ok(None);
         }
         let range = start..n.min(start + batch);
@@ -70,7 +70,7 @@ pub fn run(
         if keeps_features {
             found.features.extend(features.values());
         }
-        progress.update(log, range.end as u64, &format!("of {}", printable(images.name())));
+        progress.update(log, range.end as u64, &format!("of {}", one_line(images.name())));
     }
     Ok(Some(found))
 }
@@ -78,7 +78,7 @@ pub fn run(
 /// The rows of images from number `start` on, all of them finite.
 fn rows<'a>(values: &'a [f32], dim: usize, images: &ImageSet, start: usize) -> Result<Features<'a>> {
     Features::new(values, dim).map_err(|error| {
-        let name = printable(images.name());
+        let name = one_line(images.name());
         Error::Usage(format!("{name}: the network's {error} (counted from image {start}): are these its weights?"))
     })
 }

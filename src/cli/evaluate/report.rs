@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use ncsn::error::one_line;
 use ncsn::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -109,8 +110,8 @@ impl Number {
         let reference = all.reference.as_ref().filter(|_| self.is_distance);
         if let Some(reference) = reference {
             match reference.n {
-                Some(n) => add(format_args!(" vs {n} ({})", printable(&reference.name))),
-                None => add(format_args!(" vs {}", printable(&reference.name))),
+                Some(n) => add(format_args!(" vs {n} ({})", one_line(&reference.name))),
+                None => add(format_args!(" vs {}", one_line(&reference.name))),
             }
         }
         add(format_args!("  {}", all.extractor));
@@ -155,11 +156,6 @@ pub struct Line<'a> {
 fn shown(value: f64) -> String {
     let n_before = if value == 0.0 { 1 } else { value.abs().log10().floor() as i32 + 1 };
     format!("{value:.*}", (5 - n_before).clamp(1, 8) as usize)
-}
-
-/// A name from outside, for a terminal: control characters, which could make it do things, are escaped.
-pub fn printable(name: &str) -> String {
-    name.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
 }
 
 /// The first eight digits of a digest.

@@ -9,10 +9,11 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use super::{ByteRule, chunks, fill};
+use crate::error::shown;
 use crate::error::{Error, Result, few};
 use crate::eval::npy::{self, Header};
 use crate::file;
-use crate::zip::{Archive, shown};
+use crate::zip::Archive;
 
 /// How long the header of a file may be.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
