@@ -10,9 +10,10 @@ use ncsn::data::{BatchOptions, Batches, Split};
 use ncsn::image::{grid, to_u8, write_png};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet};
 use ncsn::noise::Noise;
-use ncsn::sample::{annealed_steps, image_chain};
+use ncsn::sample::{AnnealedLangevin, image_chain};
+use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
+use ncsn::train::{Rule, Trainer, TrainingOptions};
 
 const SIZE: usize = 16;
 
@@ -32,9 +33,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &device.clone().autodiff())?;
     let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
-    let options =
-        TrainingOptions { objective: Objective::Denoising, anneal_power: 2.0, grad_clip: None, ema_rate: Some(0.99) };
-    let mut trainer = Trainer::new(net, levels.clone(), rule, options, noise);
+    let options = TrainingOptions { ema_rate: Some(0.99), ..TrainingOptions::default() };
+    let mut trainer = Trainer::new(Model::new(net, levels), rule, options, noise);
 
     let digits = Arc::new(Digits::new(SIZE, 1, Split::Train)?);
     let options = BatchOptions { batch_size: 32, random_flip: false, dequantise: true, logit_transform: false };
@@ -45,8 +45,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
 
-    let net = trainer.sampling_net();
-    let chain = image_chain(&net, annealed_steps(&levels, 100, 2e-5), 0..9, [1, SIZE, SIZE], noise, &device);
+    let model = trainer.sampling_model();
+    let chain = image_chain(&model, AnnealedLangevin::default(), 0..9, [1, SIZE, SIZE], noise, &device);
     let pixels: Vec<u8> = chain.finish().try_into_vec_as::<f32>()?.into_iter().map(to_u8).collect();
     write_png(Path::new("sample_grid.png"), &grid(&pixels, [1, SIZE, SIZE], 3).enlarged(4))?;
     println!("nine samples in sample_grid.png");

@@ -1,12 +1,16 @@
 //! Jacobian–vector products of whole networks against differences, in f64.
 #![allow(clippy::unwrap_used)]
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use ncsn::loss::{Slicing, ssm, ssm_vr};
 use ncsn::net::params::{Replace, replace};
-use ncsn::net::{Architecture, InputRange, Mlp, Network, NetworkConfig, RefineNet, ResScore};
+use ncsn::net::{Architecture, Backbone, InputRange, Mlp, Network, NetworkConfig, RefineNet, ResScore};
 use ncsn::noise::{Noise, Stream};
-use ncsn::score::Differentiable;
+use ncsn::score::{Differentiable, Model, Score};
+use ncsn::sde::NoiseLevels;
+
+/// Of networks that know some.
+const N_LEVELS: usize = 4;
 
 struct ToF64;
 
@@ -27,14 +31,16 @@ fn largest<const D: usize>(x: Tensor<D>) -> f64 {
 }
 
 /// The largest error of the product, of the largest entry.
-fn error<const D: usize>(net: &impl Differentiable<D>, x: Tensor<D>, labels: &Tensor<1, Int>, v: Tensor<D>) -> f64 {
+fn error<const D: usize>(net: impl Backbone<D>, x: Tensor<D>, levels: &[usize], v: Tensor<D>) -> f64 {
+    let model = Model::new(net, NoiseLevels::geometric(1.0, 0.01, N_LEVELS).unwrap());
+    let t: Vec<f64> = levels.iter().map(|&level| model.process.time(level)).collect();
     // Differences err by ε² where the network curves (instance norm of nearly equal pixels curves most) and by 10⁻¹⁶/ε
     // everywhere: measured, this ε leaves at most 2·10⁻⁷ of both.
     let epsilon = 1e-8;
-    let [value, product] = net.jvp(x.clone(), labels, v.clone());
-    assert_eq!(largest(value - net.score(x.clone(), labels)), 0.0, "the value is that of the plain network");
-    let ahead = net.score(x.clone() + v.clone() * epsilon, labels);
-    let behind = net.score(x - v * epsilon, labels);
+    let [value, product] = model.jvp(x.clone(), &t, v.clone());
+    assert_eq!(largest(value - model.score(x.clone(), &t)), 0.0, "the value is that of the plain network");
+    let ahead = model.score(x.clone() + v.clone() * epsilon, &t);
+    let behind = model.score(x - v * epsilon, &t);
     let difference = (ahead - behind) / (2.0 * epsilon);
     assert!(largest(difference.clone()) > 1e-6, "a network that depends on its input");
     largest(product - difference.clone()) / largest(difference)
@@ -51,23 +57,21 @@ fn products_of_random_networks_equal_central_differences() {
             architecture,
             channels: 1 + pick(3),
             width: 2 + pick(3),
-            n_levels: 1 + pick(4),
+            n_levels: N_LEVELS,
             size: 0,
             input: [InputRange::Unit, InputRange::Logit][pick(2)],
         };
         let size = [4 * (1 + pick(3)), 4 * (1 + pick(3))];
-        let labels = [0, pick(config.n_levels as u64) as i64];
-        let labels = Tensor::<1, Int>::from_data(labels, &device);
+        let levels = [0, pick(N_LEVELS as u64)];
         let (net, _) = replace(RefineNet::new(&config, &mut stream, &device).unwrap(), ToF64);
         let shape = [2, config.channels, size[0], size[1]];
-        let error = error(&net, normal(shape, &mut stream), &labels, normal(shape, &mut stream));
+        let error = error(net, normal(shape, &mut stream), &levels, normal(shape, &mut stream));
         assert!(error < 1e-6, "{config:?}, {size:?}: {error:.1e}");
     }
     for seed in 0..2 {
         let mut stream = Noise::new(seed).stream("test", 2);
         let (net, _) = replace(ResScore::new(8, &mut stream, &device), ToF64);
-        let labels = Tensor::zeros([2], &device);
-        let error = error(&net, normal([2, 3, 8, 12], &mut stream), &labels, normal([2, 3, 8, 12], &mut stream));
+        let error = error(net, normal([2, 3, 8, 12], &mut stream), &[0; 2], normal([2, 3, 8, 12], &mut stream));
         assert!(error < 1e-6, "{error:.1e}");
     }
     for (architecture, channels, width, size) in [
@@ -81,15 +85,14 @@ fn products_of_random_networks_equal_central_differences() {
         let mut stream = Noise::new(5).stream("test", 3);
         let config = NetworkConfig { architecture, channels, width, size, n_levels: 1, input: InputRange::Unit };
         let (net, _) = replace(Network::new(&config, &mut stream, &device).unwrap(), ToF64);
-        let (shape, labels) = ([2, channels, size, size], Tensor::zeros([2], &device));
-        let error = error(&net, normal(shape, &mut stream), &labels, normal(shape, &mut stream));
+        let shape = [2, channels, size, size];
+        let error = error(net, normal(shape, &mut stream), &[0; 2], normal(shape, &mut stream));
         assert!(error < 1e-6, "{architecture:?}: {error:.1e}");
     }
     for seed in 0..4 {
         let mut stream = Noise::new(seed).stream("test", 1);
         let (net, _) = replace(Mlp::new(&[3, 7, 5, 3], &mut stream, &device), ToF64);
-        let labels = Tensor::zeros([6], &device);
-        let error = error(&net, normal([6, 3], &mut stream), &labels, normal([6, 3], &mut stream));
+        let error = error(net, normal([6, 3], &mut stream), &[0; 6], normal([6, 3], &mut stream));
         assert!(error < 1e-6, "{error:.1e}");
     }
 }
@@ -99,20 +102,19 @@ fn products_of_random_networks_equal_central_differences() {
 #[test]
 fn both_estimators_give_the_loss_of_a_linear_score() {
     struct Linear;
-    impl ncsn::score::Score<2> for Linear {
-        fn score(&self, x: Tensor<2>, _: &Tensor<1, Int>) -> Tensor<2> {
+    impl Score<2> for Linear {
+        fn score(&self, x: Tensor<2>, _: &[f64]) -> Tensor<2> {
             let matrix = Tensor::<2>::from_data([[2.0, -1.0], [0.5, -3.0]], &x.device());
             x.matmul(matrix.transpose())
         }
     }
     impl Differentiable<2> for Linear {
-        fn jvp(&self, x: Tensor<2>, labels: &Tensor<1, Int>, v: Tensor<2>) -> [Tensor<2>; 2] {
-            [ncsn::score::Score::score(self, x, labels), ncsn::score::Score::score(self, v, labels)]
+        fn jvp(&self, x: Tensor<2>, t: &[f64], v: Tensor<2>) -> [Tensor<2>; 2] {
+            [self.score(x, t), self.score(v, t)]
         }
     }
     let device = Device::flex();
     let x = Tensor::<2>::from_data([[1.0, 2.0]], &device);
-    let labels = Tensor::zeros([1], &device);
     // s = (0, −5.5); along v = (3, 4): Jv = (2, −10.5), vᵀJv = −36, vᵀs = −22, ‖v‖ = 5. Along (1, 0): vᵀJv = 2, vᵀs = 0.
     let v = Tensor::<2>::from_data([[3.0, 4.0], [1.0, 0.0]], &device);
     for slicing in [Slicing::Exact, Slicing::FiniteDifference] {
@@ -121,11 +123,11 @@ fn both_estimators_give_the_loss_of_a_linear_score() {
             // The difference quotient loses 10⁻³ of its digits' last places.
             assert!((found - expected).abs() < 2e-2, "{slicing:?}: {found}, expected {expected}");
         };
-        let reduced = ssm_vr(&Linear, x.clone(), &labels, v.clone(), slicing);
+        let reduced = ssm_vr(&Linear, x.clone(), &[0.0], v.clone(), slicing);
         close(reduced.square.clone(), 0.5 * 5.5 * 5.5);
         close(reduced.slope.clone(), (-36.0 + 2.0) / 2.0);
         close(reduced.loss(), 0.5 * 5.5 * 5.5 - 17.0);
-        let plain = ssm(&Linear, x.clone(), &labels, v.clone(), slicing);
+        let plain = ssm(&Linear, x.clone(), &[0.0], v.clone(), slicing);
         close(plain.square.clone(), 0.5 * (22.0f32 / 5.0).powi(2) / 2.0);
         close(plain.slope.clone(), (-36.0 / 25.0 + 2.0) / 2.0);
     }

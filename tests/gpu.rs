@@ -9,12 +9,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ncsn::data::Batch;
 use ncsn::device::{self, Api, DeviceKind, Precision};
-use ncsn::loss::Slicing;
+use ncsn::loss::{Loss, Objective, Slicing};
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::{self, Distribution, Noise};
-use ncsn::sample::{annealed_steps, image_chain};
+use ncsn::sample::{AnnealedLangevin, image_chain};
+use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
+use ncsn::train::{Rule, Trainer, TrainingOptions};
 use ncsn_kernels::filter::Filter;
 use ncsn_kernels::max_pool::Windows;
 use ncsn_kernels::ops::conv::{Conv, conv_transpose2d, conv2d, linear};
@@ -289,7 +290,7 @@ fn levels(architecture: Architecture) -> NoiseLevels {
 
 fn trainer(architecture: Architecture, options: TrainingOptions, rule: Rule, device: &Device) -> Trainer<Network> {
     let net = network(architecture, &device.clone().autodiff());
-    Trainer::new(net, levels(architecture), rule, options, Noise::new(7))
+    Trainer::new(Model::new(net, levels(architecture)), rule, options, Noise::new(7))
 }
 
 fn batch(step: u64) -> Batch {
@@ -305,13 +306,9 @@ const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight
 #[test]
 fn training_steps_are_those_of_the_processor() {
     let _turn = at(Precision::Highest);
-    let denoising = TrainingOptions {
-        objective: Objective::Denoising,
-        anneal_power: 2.0,
-        grad_clip: Some(5.0),
-        ema_rate: Some(0.9),
-    };
-    let sliced = Objective::Sliced { n_particles: 2, slicing: Slicing::Exact };
+    let denoising = TrainingOptions { grad_clip: Some(5.0), ema_rate: Some(0.9), ..TrainingOptions::default() };
+    let sliced = Loss::Sliced { n_projections: 2, slicing: Slicing::Exact };
+    let sliced = Objective { loss: sliced, ..Objective::default() };
     let rms = Rule::RmsProp { lr: 1e-5, alpha: 0.99, eps: 1e-8, weight_decay: 0.0 };
     let sgd = Rule::Sgd { lr: 1e-4, momentum: 0.9, weight_decay: 0.0 };
     for (architecture, options, rule) in [
@@ -326,7 +323,7 @@ fn training_steps_are_those_of_the_processor() {
             let nets = [Some(trainer.net()), trainer.ema()];
             let weights =
                 nets.into_iter().flatten().flat_map(|net| params::to_host(net).unwrap()).flat_map(|(_, p)| p.values);
-            (losses, weights.collect::<Vec<f32>>(), trainer.test_loss(batch(9), options.objective).unwrap() as f32)
+            (losses, weights.collect::<Vec<f32>>(), trainer.test_loss(batch(9), &options.objective).unwrap() as f32)
         });
         assert!(difference(&found.0[..1], &expected.0[..1]) <= 1e-5, "{:?} {:?}", found.0, expected.0);
         assert!(difference(&found.0, &expected.0) <= 1e-4, "{:?} {:?}", found.0, expected.0);
@@ -341,12 +338,7 @@ fn training_steps_are_those_of_the_processor() {
 #[test]
 fn a_step_that_is_not_finite_leaves_the_network_as_it_was_and_is_reported() {
     let _turn = at(Precision::Highest);
-    let options = TrainingOptions {
-        objective: Objective::Denoising,
-        anneal_power: 2.0,
-        grad_clip: Some(1.0),
-        ema_rate: Some(0.9),
-    };
+    let options = TrainingOptions { grad_clip: Some(1.0), ema_rate: Some(0.9), ..TrainingOptions::default() };
     let mut trainer = trainer(Architecture::Ncsn, options, ADAM, &gpu());
     let weights = |trainer: &Trainer<Network>| {
         [params::to_host(trainer.net()).unwrap(), params::to_host(trainer.ema().unwrap()).unwrap()]
@@ -368,9 +360,9 @@ fn a_step_that_is_not_finite_leaves_the_network_as_it_was_and_is_reported() {
 fn samples_are_those_of_the_processor() {
     let _turn = at(Precision::Highest);
     let [found, expected] = [gpu(), Device::flex()].map(|device| {
-        let net = network(Architecture::Ncsn, &device);
-        let steps = annealed_steps(&levels(Architecture::Ncsn), 2, 1e-4);
-        values(&image_chain(&net, steps, 3..6, SHAPE, Noise::new(4), &device).finish())
+        let model = Model::new(network(Architecture::Ncsn, &device), levels(Architecture::Ncsn));
+        let langevin = AnnealedLangevin { step_lr: 1e-4, n_steps_each: 2, denoise: false };
+        values(&image_chain(&model, langevin, 3..6, SHAPE, Noise::new(4), &device).finish())
     });
     let difference = difference(&found, &expected);
     assert!(difference <= 1e-4, "{difference:.1e}");

@@ -1,12 +1,15 @@
 //! Samplers against a score known in closed form: do they find the right distribution?
 #![allow(clippy::unwrap_used)]
 
-use burn::tensor::{Device, Int, Tensor};
+use std::cell::Cell;
+use std::rc::Rc;
+
+use burn::tensor::{Device, Tensor};
 use ncsn::device::upload;
-use ncsn::noise::Noise;
-use ncsn::sample::{Draw, Inpainting, Langevin, Step, annealed_steps, plain_steps};
+use ncsn::noise::{Noise, Stream};
+use ncsn::sample::{AnnealedLangevin, Chain, Draws, Known, Method, PlainLangevin, Renewal, Stage};
 use ncsn::score::{GaussianMixture, Score};
-use ncsn::sde::NoiseLevels;
+use ncsn::sde::{NoiseLevels, Process};
 
 const N: usize = 4000;
 
@@ -15,7 +18,7 @@ fn device() -> Device {
 }
 
 /// The end points of chains from U(−r, r)², as (x, y).
-fn sample(score: &GaussianMixture, steps: Vec<Step>, r: f32, seed: u64) -> Vec<[f32; 2]> {
+fn sample(score: &GaussianMixture, method: impl Method<2>, r: f32, seed: u64) -> Vec<[f32; 2]> {
     let mut stream = Noise::new(seed).stream("test", 0);
     let mut start = vec![0.0; 2 * N];
     stream.uniform(&mut start);
@@ -25,13 +28,17 @@ fn sample(score: &GaussianMixture, steps: Vec<Step>, r: f32, seed: u64) -> Vec<[
         stream.normal(&mut z);
         upload(z, [N, 2], &device())
     };
-    let x: Tensor<2> = Langevin::new(score, steps, start, noise).finish();
+    let x = Chain::new(score, score.process().clone(), method, start, noise).finish();
     x.try_into_vec_as::<f32>().unwrap().as_chunks().0.to_vec()
 }
 
-fn mixture(levels: &NoiseLevels) -> GaussianMixture {
+/// Perturbed from σ = 20 to 1.
+fn mixture() -> GaussianMixture {
+    let levels = NoiseLevels::geometric(20.0, 1.0, 10).unwrap();
     GaussianMixture::new(&[(0.8, &[5.0, 5.0]), (0.2, &[-5.0, -5.0])], 0.0, levels)
 }
+
+const ANNEALED: AnnealedLangevin = AnnealedLangevin { step_lr: 0.05, n_steps_each: 100, denoise: false };
 
 fn weight_of_the_first_mode(x: &[[f32; 2]]) -> f64 {
     x.iter().filter(|[a, b]| a + b > 0.0).count() as f64 / x.len() as f64
@@ -39,8 +46,7 @@ fn weight_of_the_first_mode(x: &[[f32; 2]]) -> f64 {
 
 #[test]
 fn annealed_langevin_finds_both_modes_with_the_right_weights() {
-    let levels = NoiseLevels::geometric(20.0, 1.0, 10).unwrap();
-    let x = sample(&mixture(&levels), annealed_steps(&levels, 100, 0.05), 8.0, 1);
+    let x = sample(&mixture(), ANNEALED, 8.0, 1);
     let weight = weight_of_the_first_mode(&x);
     // Three standard errors of a share of 0.8 of N.
     let tolerance = 3.0 * (0.8f64 * 0.2 / N as f64).sqrt();
@@ -49,8 +55,7 @@ fn annealed_langevin_finds_both_modes_with_the_right_weights() {
 
 #[test]
 fn plain_langevin_gets_the_weights_wrong() {
-    let levels = NoiseLevels::geometric(20.0, 1.0, 10).unwrap();
-    let x = sample(&mixture(&levels), plain_steps(9, 1000, 0.05), 8.0, 1);
+    let x = sample(&mixture(), PlainLangevin { t: 0.0, n_steps: 1000, alpha: 0.05 }, 8.0, 1);
     let weight = weight_of_the_first_mode(&x);
     // From a uniform start half of the chains go to each mode and stay: the paper's figure 3.
     assert!((weight - 0.5).abs() < 0.05, "{weight}");
@@ -60,9 +65,9 @@ fn plain_langevin_gets_the_weights_wrong() {
 fn the_stationary_variance_is_that_of_the_discretised_chain() {
     // x ← (1 − α/v)·x + √(2α)·z has variance 2α/(1 − (1 − α/v)²) = v/(1 − α/(2v)): a wrong factor in either term shows.
     let levels = NoiseLevels::geometric(2.0, 1.0, 2).unwrap();
-    let gaussian = GaussianMixture::new(&[(1.0, &[0.0, 0.0])], 0.0, &levels);
-    for (level, v, alpha) in [(1, 1.0, 0.1), (1, 1.0, 0.5), (0, 4.0, 1.0)] {
-        let x = sample(&gaussian, plain_steps(level, 200, alpha), 1.0, 7);
+    let gaussian = GaussianMixture::new(&[(1.0, &[0.0, 0.0])], 0.0, levels);
+    for (t, v, alpha) in [(0.0, 1.0, 0.1), (0.0, 1.0, 0.5), (1.0, 4.0, 1.0)] {
+        let x = sample(&gaussian, PlainLangevin { t, n_steps: 200, alpha }, 1.0, 7);
         let n = 2.0 * N as f64;
         let variance = x.iter().flatten().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n;
         let expected = v / (1.0 - alpha / (2.0 * v));
@@ -77,29 +82,30 @@ fn the_stationary_variance_is_that_of_the_discretised_chain() {
 #[test]
 fn step_sizes_grow_with_the_square_of_the_level() {
     let levels = NoiseLevels::geometric(1.0, 0.01, 3).unwrap();
-    let steps = annealed_steps(&levels, 2, 2e-5);
+    let langevin = AnnealedLangevin { step_lr: 2e-5, n_steps_each: 2, denoise: true };
+    let stages = Method::<2>::stages(&langevin, &levels);
     let expected = [(0, 0.2), (0, 0.2), (1, 2e-3), (1, 2e-3), (2, 2e-5), (2, 2e-5)];
-    assert_eq!(steps.len(), expected.len());
-    for (step, (level, alpha)) in steps.iter().zip(expected) {
-        assert_eq!(step.level, level);
-        assert!((step.alpha / alpha - 1.0).abs() < 1e-12, "{step:?}");
+    assert_eq!(stages.len(), expected.len() + 1);
+    for (&stage, (level, alpha)) in stages.iter().zip(expected) {
+        assert_eq!(stage, Stage::Correct { t: levels.time(level) });
+        assert!((langevin.alpha(&levels, stage.t()) / alpha - 1.0).abs() < 1e-12, "{stage:?}");
     }
+    assert_eq!(stages[6], Stage::Denoise { t: 0.0 });
 }
 
 #[test]
 fn the_mixtures_score_is_the_gradient_of_its_log_density() {
     let levels = NoiseLevels::geometric(3.0, 1.0, 2).unwrap();
     let (s, sigma) = (0.5f64, 3.0f64);
-    let mixture = GaussianMixture::new(&[(0.3, &[1.0, -2.0]), (0.7, &[-1.0, 0.5])], s, &levels);
+    let mixture = GaussianMixture::new(&[(0.3, &[1.0, -2.0]), (0.7, &[-1.0, 0.5])], s, levels);
     let log_p = |x: [f64; 2]| {
         let v = s * s + sigma * sigma;
         let term = |w: f64, m: [f64; 2]| w * (-((x[0] - m[0]).powi(2) + (x[1] - m[1]).powi(2)) / (2.0 * v)).exp();
         (term(0.3, [1.0, -2.0]) + term(0.7, [-1.0, 0.5])).ln()
     };
     for x in [[0.0, 0.0], [2.0, -3.0], [-4.0, 1.0]] {
-        let label = Tensor::<1, Int>::zeros([1], &device());
         let point = upload(vec![x[0] as f32, x[1] as f32], [1, 2], &device());
-        let score = Score::<2>::score(&mixture, point, &label).try_into_vec_as::<f32>().unwrap();
+        let score = mixture.score(point, &[1.0]).try_into_vec_as::<f32>().unwrap();
         let h = 1e-5;
         for (i, found) in score.iter().enumerate() {
             let at = |d: f64| log_p(std::array::from_fn(|k| x[k] + if k == i { d } else { 0.0 }));
@@ -110,33 +116,58 @@ fn the_mixtures_score_is_the_gradient_of_its_log_density() {
     }
 }
 
+/// Standard normals of `n` points, which are counted.
+struct Counted {
+    stream: Stream,
+    n_draws: Rc<Cell<usize>>,
+}
+
+impl Draws<2> for Counted {
+    fn normal(&mut self, shape: [usize; 2], device: &Device) -> Tensor<2> {
+        self.n_draws.set(self.n_draws.get() + 1);
+        let mut z = vec![0.0; shape.iter().product()];
+        self.stream.normal(&mut z);
+        upload(z, shape, device)
+    }
+}
+
 #[test]
-fn known_coordinates_stay_known_and_the_rest_follows_their_mode() {
-    let levels = NoiseLevels::geometric(20.0, 1.0, 10).unwrap();
-    let score = mixture(&levels);
-    let n = 500;
+fn the_unknown_coordinate_follows_the_mode_of_the_known_one() {
+    let (score, n) = (mixture(), 500);
     let column = |x: f32, y: f32| upload([x, y].repeat(n), [n, 2], &device());
-    let (mask, reference) = (column(1.0, 0.0), column(-5.0, 0.0));
-    let mut stream = Noise::new(2).stream("test", 0);
-    let mut n_known = 0;
-    let noise = |draw| {
-        n_known += usize::from(draw == Draw::Known);
-        let mut z = vec![0.0; 2 * n];
-        stream.normal(&mut z);
-        upload::<2>(z, [n, 2], &device())
+    for (renewal, denoise, n_draws_expected) in [
+        (Renewal::OncePerTime, false, 10),
+        (Renewal::BeforeEachStage, false, 1000),
+        (Renewal::BeforeEachStage, true, 1001),
+    ] {
+        let n_draws = Rc::new(Cell::new(0));
+        let draws = |name, n_draws: &Rc<Cell<usize>>| Counted {
+            stream: Noise::new(2).stream(name, 0),
+            n_draws: n_draws.clone(),
+        };
+        let known = Known::new(column(1.0, 0.0), column(-5.0, 0.0), renewal, draws("known", &n_draws));
+        let method = AnnealedLangevin { denoise, ..ANNEALED };
+        let (start, updates) = (column(0.0, 0.0), Rc::default());
+        let chain = Chain::new(&score, score.process().clone(), method, start, draws("updates", &updates));
+        let last = chain.with_known(known).last().unwrap();
+        assert_eq!((n_draws.get(), updates.get()), (n_draws_expected, 1000), "{renewal:?}");
+        assert_eq!(last.n_evaluations, 1000 + usize::from(denoise));
+        let x = last.x.try_into_vec_as::<f32>().unwrap();
+        let mean = |i: usize| x.chunks(2).map(|p| f64::from(p[i])).sum::<f64>() / n as f64;
+        // Both are N(−5, 1) at the last level, or less: five standard errors of a mean of n.
+        let tolerance = 5.0 / (n as f64).sqrt();
+        assert!((mean(0) + 5.0).abs() < tolerance && (mean(1) + 5.0).abs() < tolerance, "({}, {})", mean(0), mean(1));
+    }
+}
+
+#[test]
+fn the_last_stage_removes_the_noise_that_is_left() {
+    // Of one point the score is known: x + σ²·s(x, t) is the point.
+    let levels = NoiseLevels::geometric(2.0, 0.5, 5).unwrap();
+    let point = GaussianMixture::new(&[(1.0, &[3.0, -1.0])], 0.0, levels);
+    let spread = |denoise| {
+        let x = sample(&point, AnnealedLangevin { denoise, step_lr: 0.05, n_steps_each: 20 }, 1.0, 3);
+        x.iter().map(|[a, b]| (a - 3.0).abs().max((b + 1.0).abs())).fold(0.0, f32::max)
     };
-    let chain = Inpainting::new(
-        &score,
-        &levels,
-        annealed_steps(&levels, 100, 0.05),
-        column(0.0, 0.0),
-        [mask, reference],
-        noise,
-    );
-    let x = chain.last().unwrap().x.try_into_vec_as::<f32>().unwrap();
-    assert_eq!(n_known, 10, "one draw a level");
-    let mean = |i: usize| x.chunks(2).map(|p| f64::from(p[i])).sum::<f64>() / n as f64;
-    // Both are N(−5, 1) at the last level: five standard errors of a mean of n.
-    let tolerance = 5.0 / (n as f64).sqrt();
-    assert!((mean(0) + 5.0).abs() < tolerance && (mean(1) + 5.0).abs() < tolerance, "({}, {})", mean(0), mean(1));
+    assert!(spread(false) > 1.0 && spread(true) < 1e-5, "{} {}", spread(false), spread(true));
 }

@@ -3,7 +3,7 @@
 
 use burn::tensor::Device;
 use ncsn::noise::{Noise, Stream};
-use ncsn::sample::{annealed_steps, plain_steps};
+use ncsn::sample::{AnnealedLangevin, Method, PlainLangevin};
 use ncsn::sde::NoiseLevels;
 use ncsn::toy::{self, Estimate, Ring, Square, ToyTraining};
 
@@ -17,15 +17,14 @@ fn agrees(found: Estimate, exact: f64) -> bool {
 #[test]
 fn annealed_langevin_finds_both_modes_with_the_right_weights_and_plain_langevin_does_not() {
     let device = Device::flex();
-    let levels = NoiseLevels::geometric(20.0, 1.0, 10).unwrap();
-    let mixture = toy::mixture(&levels);
-    let weight = |steps| {
-        let ends = toy::langevin(&mixture, steps, N, Noise::new(1), &device);
+    let mixture = toy::mixture(NoiseLevels::geometric(20.0, 1.0, 10).unwrap());
+    let weight = |method: Box<dyn Method<2>>| {
+        let ends = toy::sample(&mixture, mixture.process(), method, N, Noise::new(1), &device);
         toy::first_mode_weight(&toy::points(ends).unwrap())
     };
-    let annealed = weight(annealed_steps(&levels, 100, 0.05));
+    let annealed = weight(Box::new(AnnealedLangevin { step_lr: 0.05, ..AnnealedLangevin::default() }));
     assert!(agrees(annealed, 0.8), "{annealed:?}");
-    let plain = weight(plain_steps(9, 1000, 0.05));
+    let plain = weight(Box::new(PlainLangevin { t: 0.0, n_steps: 1000, alpha: 0.05 }));
     assert!(!agrees(plain, 0.8), "{plain:?}");
     // The share of the start that the first mode attracts: half of the square.
     assert!(agrees(plain, 0.5), "{plain:?}");
@@ -44,24 +43,25 @@ fn samples_of_each_distribution_have_its_moments() {
     assert!(agrees(mean, 0.0) && agrees(square, 16.0 / 3.0), "{mean:?}, {square:?}");
     let (mean, _, radius, _) = moments(&|stream| Ring { radius: 5.0, width: 1.0 }.sample(stream));
     assert!(agrees(mean, 0.0) && agrees(radius, 5.0), "{mean:?}, {radius:?}");
-    let mixture = toy::mixture(&NoiseLevels::geometric(1.0, 0.5, 1).unwrap());
-    let (mean, square, _, weight) = moments(&|stream| mixture.sample(0, stream));
+    let mixture = toy::mixture(NoiseLevels::geometric(1.0, 0.5, 1).unwrap());
+    let (mean, square, _, weight) = moments(&|stream| mixture.sample(1.0, stream));
     assert!(agrees(mean, 3.0) && agrees(square, 26.0) && agrees(weight, 0.8), "{mean:?}, {square:?}, {weight:?}");
 }
 
 #[test]
 fn sliced_score_matching_learns_the_score_where_the_data_are() {
     let device = Device::flex();
-    let mixture = toy::mixture(&NoiseLevels::geometric(1.0, 0.5, 1).unwrap());
+    let mixture = toy::mixture(NoiseLevels::geometric(1.0, 0.5, 1).unwrap());
     let options = ToyTraining { n_steps: 1000, ..ToyTraining::default() };
     let train = |n_steps| {
         let options = ToyTraining { n_steps, ..options };
         let mut losses = Vec::new();
-        let net =
-            toy::train(options, |s| mixture.sample(0, s), Noise::new(1), &device, |_, loss| losses.push(loss)).unwrap();
+        let model =
+            toy::train(options, |s| mixture.sample(1.0, s), Noise::new(1), &device, |_, loss| losses.push(loss))
+                .unwrap();
         assert_eq!(losses.len(), n_steps);
-        let data = toy::draw(N, |s| mixture.sample(0, s), Noise::new(2).stream("test", 0), &device);
-        toy::fisher_divergence(&net, &mixture, data).unwrap()
+        let data = toy::draw(N, |s| mixture.sample(1.0, s), Noise::new(2).stream("test", 0), &device);
+        toy::fisher_divergence(&model, &mixture, 1.0, data).unwrap()
     };
     // An untrained network is off by E‖s‖² = 2, the dimension.
     let (before, after) = (train(1), train(1000));

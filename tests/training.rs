@@ -9,8 +9,9 @@ use ncsn::data::memory::InMemory;
 use ncsn::data::{Batch, BatchOptions, Batches, Source, Split};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet, params};
 use ncsn::noise::Noise;
+use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Ema, Objective, Rule, Trainer, TrainingOptions};
+use ncsn::train::{Ema, Rule, Trainer, TrainingOptions};
 
 fn options(batch_size: usize) -> BatchOptions {
     BatchOptions { batch_size, random_flip: false, dequantise: true, logit_transform: false }
@@ -91,12 +92,10 @@ fn trainer(rule: Rule, options: TrainingOptions) -> Trainer<RefineNet> {
     };
     let noise = Noise::new(3);
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &Device::flex().autodiff()).unwrap();
-    Trainer::new(net, NoiseLevels::geometric(1.0, 0.1, 3).unwrap(), rule, options, noise)
+    Trainer::new(Model::new(net, NoiseLevels::geometric(1.0, 0.1, 3).unwrap()), rule, options, noise)
 }
 
 const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
-const PLAIN: TrainingOptions =
-    TrainingOptions { objective: Objective::Denoising, anneal_power: 2.0, grad_clip: None, ema_rate: None };
 
 fn digits(batch_size: usize) -> Batches {
     Batches::new(Arc::new(Digits::new(8, 1, Split::Train).unwrap()), options(batch_size), Noise::new(3), "train", 0)
@@ -104,7 +103,7 @@ fn digits(batch_size: usize) -> Batches {
 
 #[test]
 fn training_lowers_the_loss() {
-    let mut trainer = trainer(ADAM, PLAIN);
+    let mut trainer = trainer(ADAM, TrainingOptions::default());
     let losses: Vec<f64> = digits(16).take(150).map(|b| trainer.step(b.unwrap()).unwrap().loss().unwrap()).collect();
     let last = losses[140..].iter().sum::<f64>() / 10.0;
     // s = 0 has the loss E ½‖z‖² = 64/2, and so has, about, a fresh network.
@@ -114,7 +113,7 @@ fn training_lowers_the_loss() {
 #[test]
 fn a_step_is_the_same_every_time() {
     let weights = |_: u32| {
-        let mut trainer = trainer(ADAM, PLAIN);
+        let mut trainer = trainer(ADAM, TrainingOptions::default());
         for batch in digits(5).take(3) {
             trainer.step(batch.unwrap()).unwrap();
         }
@@ -125,7 +124,7 @@ fn a_step_is_the_same_every_time() {
 
 #[test]
 fn the_moving_average_of_a_run_is_that_of_its_weights_after_each_step() {
-    let mut trainer = trainer(ADAM, TrainingOptions { ema_rate: Some(0.9), ..PLAIN });
+    let mut trainer = trainer(ADAM, TrainingOptions { ema_rate: Some(0.9), ..TrainingOptions::default() });
     let mut ema = Ema::new(0.9, trainer.net());
     for batch in digits(4).take(3) {
         trainer.step(batch.unwrap()).unwrap();
@@ -136,10 +135,10 @@ fn the_moving_average_of_a_run_is_that_of_its_weights_after_each_step() {
 
 #[test]
 fn copies_of_a_network_stay_as_they_are_when_it_is_trained() {
-    let mut trainer = trainer(ADAM, TrainingOptions { ema_rate: Some(0.9), ..PLAIN });
+    let mut trainer = trainer(ADAM, TrainingOptions { ema_rate: Some(0.9), ..TrainingOptions::default() });
     let mut batches = digits(4);
     trainer.step(batches.next().unwrap().unwrap()).unwrap();
-    let (net, average, optimizer) = (trainer.net().clone(), trainer.sampling_net(), trainer.optimizer().clone());
+    let (net, average, optimizer) = (trainer.net().clone(), trainer.sampling_model().net, trainer.optimizer().clone());
     let names = params::to_host(&net).unwrap().into_iter().map(|(name, value)| (name, value.shape)).collect::<Vec<_>>();
     let before =
         (params::to_host(&net).unwrap(), params::to_host(&average).unwrap(), optimizer.to_host(&names).unwrap());
@@ -153,7 +152,7 @@ fn copies_of_a_network_stay_as_they_are_when_it_is_trained() {
 
 #[test]
 fn a_batch_that_is_not_finite_is_refused_and_changes_nothing() {
-    let mut trainer = trainer(ADAM, PLAIN);
+    let mut trainer = trainer(ADAM, TrainingOptions::default());
     let mut batches = digits(2);
     trainer.step(batches.next().unwrap().unwrap()).unwrap();
     let before = params::to_host(trainer.net()).unwrap();
@@ -170,7 +169,7 @@ fn clipping_shortens_a_long_gradient_and_leaves_a_short_one() {
     // One step of SGD moves the weights by lr·g, so the length of the move shows that of the gradient.
     let moved = |grad_clip| {
         let rule = Rule::Sgd { lr: 1.0, momentum: 0.0, weight_decay: 0.0 };
-        let mut trainer = trainer(rule, TrainingOptions { grad_clip, ..PLAIN });
+        let mut trainer = trainer(rule, TrainingOptions { grad_clip, ..TrainingOptions::default() });
         let before = params::to_host(trainer.net()).unwrap();
         trainer.step(digits(4).next().unwrap().unwrap()).unwrap();
         let after = params::to_host(trainer.net()).unwrap();

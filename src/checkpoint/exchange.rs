@@ -8,8 +8,8 @@ use burn::module::Module;
 use super::Weights;
 use super::pth::{Group, OptimizerState, Setting, StateValue, read_published};
 use crate::error::{Error, Result};
+use crate::net::Backbone;
 use crate::net::params::{self, HostTensor};
-use crate::score::Differentiable;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
 /// `trainer`, fresh, brought to the state of a published checkpoint: its weights, their average if it has one, its
@@ -17,7 +17,7 @@ use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 ///
 /// # Errors
 /// When the file is no such checkpoint, or is of another network or optimiser.
-pub fn resume_published<N: Module + Differentiable<4> + Sync>(
+pub fn resume_published<N: Module + Backbone<4> + Sync>(
     path: &Path,
     rule: Rule,
     trainer: Trainer<N>,

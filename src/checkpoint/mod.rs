@@ -28,9 +28,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result, shown};
 use crate::file;
 use crate::net::params;
-use crate::net::{InputRange, Network, NetworkConfig};
+use crate::net::{Backbone, InputRange, Network, NetworkConfig};
 use crate::noise::Noise;
-use crate::score::Differentiable;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
 pub use exchange::{resume_published, to_published};
@@ -130,7 +129,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When a file cannot be written, or a device cannot give the weights; the earlier checkpoints are then untouched.
-    pub fn save<N: Module + Differentiable<4> + Sync>(&self, trainer: &Trainer<N>, header: &Header) -> Result<PathBuf> {
+    pub fn save<N: Module + Backbone<4> + Sync>(&self, trainer: &Trainer<N>, header: &Header) -> Result<PathBuf> {
         let weights = params::to_host(trainer.net())?;
         let names: Vec<_> = weights.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
         let state = trainer.optimizer().to_host(&names)?;
@@ -274,7 +273,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When the checkpoint is of another network or optimiser.
-    pub fn resume<N: Module + Differentiable<4> + Sync>(self, rule: Rule, trainer: Trainer<N>) -> Result<Trainer<N>> {
+    pub fn resume<N: Module + Backbone<4> + Sync>(self, rule: Rule, trainer: Trainer<N>) -> Result<Trainer<N>> {
         let Self { weights, header, mut state } = self;
         let ema = weights.has_ema().then(|| weights.load(trainer.net().clone(), true)).transpose()?;
         let trainer = trainer.map_net(|net| weights.load(net, false))?;

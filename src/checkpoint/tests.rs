@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::net::Architecture;
+use crate::score::Model;
 use crate::sde::NoiseLevels;
-use crate::train::{Objective, TrainingOptions};
+use crate::train::TrainingOptions;
 
 const RULE: Rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
 
@@ -24,9 +25,8 @@ fn trainer(seed: u64, step: u64) -> Trainer<Network> {
     let weights: BTreeMap<_, _> = params::to_host(&net).unwrap().into_iter().collect();
     let momentum = |key: &str| weights.get(key.split_once('.')?.1).cloned();
     let optimizer = Optimizer::from_host(RULE, step, &net, momentum).unwrap();
-    let options =
-        TrainingOptions { objective: Objective::Denoising, anneal_power: 2.0, grad_clip: None, ema_rate: None };
-    let trainer = Trainer::new(net, NoiseLevels::single(1.0).unwrap(), RULE, options, Noise::new(seed));
+    let model = Model::new(net, NoiseLevels::single(1.0).unwrap());
+    let trainer = Trainer::new(model, RULE, TrainingOptions::default(), Noise::new(seed));
     trainer.resume(TrainerState { step, optimizer, ema: None })
 }
 

@@ -21,7 +21,9 @@ use ncsn::file::open_regular;
 use ncsn::image::{GifWriter, grid, read_png, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::sample::{State, Step, annealed_steps, image_chain};
+use ncsn::sample::{AnnealedLangevin, Sampler, State, image_chain};
+use ncsn::score::Model;
+use ncsn::sde::Process;
 use ncsn::{Error, Result};
 
 use super::log::Log;
@@ -73,11 +75,10 @@ impl Pictures {
 struct Manifest {
     /// The MD5 of the checkpoint.
     weights: Option<String>,
-    sampler: &'static str,
+    #[serde(flatten)]
+    sampler: Sampler,
     /// Noise levels, largest first.
     sigmas: Vec<f64>,
-    step_lr: f64,
-    n_steps_each: usize,
     seed: u64,
     /// Channels, height, width.
     shape: [usize; 3],
@@ -134,7 +135,8 @@ const SAMPLES: Kind = Kind {
 
 /// Everything that determines the samples of a network.
 pub struct Drawing {
-    steps: Vec<Step>,
+    sampler: Sampler,
+    n_states: usize,
     sigmas: Vec<f64>,
     shape: [usize; 3],
     logit_transform: bool,
@@ -147,8 +149,6 @@ pub struct Drawing {
     pub existing: Existing,
     /// The MD5 of the checkpoint, for the folder's manifest.
     pub weights: Option<String>,
-    step_lr: f64,
-    n_steps_each: usize,
 }
 
 impl Drawing {
@@ -157,9 +157,11 @@ impl Drawing {
         let (step_lr, n_steps_each) = (config.sampling.step_lr, config.sampling.n_steps_each);
         let size = config.data.image_size;
         let levels = noise_levels(config)?;
+        let sampler = Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise: false });
         Ok(Self {
-            steps: annealed_steps(&levels, n_steps_each, step_lr),
-            sigmas: levels.sigmas().to_vec(),
+            n_states: sampler.n_states(&levels),
+            sampler,
+            sigmas: levels.stds(),
             shape: [config.data.channels, size, size],
             logit_transform: config.data.logit_transform,
             noise,
@@ -168,15 +170,13 @@ impl Drawing {
             columns: None,
             existing: Existing::Keep,
             weights: None,
-            step_lr,
-            n_steps_each,
         })
     }
 
     /// The grid of all images in one batch; `None` if the user asked to stop.
-    pub fn grid_only(&self, net: &Network) -> Result<Option<Pixels>> {
+    pub fn grid_only(&self, model: &Model<Network>) -> Result<Option<Pixels>> {
         let mut last = None;
-        for state in self.chain(net, 0..self.n) {
+        for state in self.chain(model, 0..self.n) {
             if stop::asked() {
                 return Ok(None);
             }
@@ -188,8 +188,14 @@ impl Drawing {
 
     /// Draws into `folder`, batch by batch: `images/NUMBER.png`, `grid.png`, `samples.gif`. Images that are there
     /// already, from a call that was stopped or asked for fewer, are not drawn again.
-    pub fn to_folder(&self, net: &Network, folder: &Path, pictures: &Pictures, log: &mut Log) -> Result<ExitCode> {
-        let (output, looks) = self.open(net, folder, pictures)?;
+    pub fn to_folder(
+        &self,
+        model: &Model<Network>,
+        folder: &Path,
+        pictures: &Pictures,
+        log: &mut Log,
+    ) -> Result<ExitCode> {
+        let (output, looks) = self.open(model, folder, pictures)?;
         let raw = || TensorWriter::open(&output.path(TENSOR), "samples", &self.tensor_shape());
         let mut raw = looks.raw.then(raw).transpose()?;
 
@@ -197,11 +203,11 @@ impl Drawing {
             looks.animation.as_ref().filter(|_| !pictures.final_only && !is_whole_gif(&output.path(ANIMATION)));
         let batches = self.missing(&output, raw.as_mut(), animated.is_some())?;
         let first = 0..looks.grid.n;
-        let n_steps = self.steps.len() as u64;
+        let n_steps = self.n_states as u64;
         let mut progress = Progress::new(log, "step", 0, n_steps * batches.len() as u64);
         for (i, numbers) in batches.iter().enumerate() {
             let animated = animated.filter(|_| *numbers == first);
-            let Some(x) = self.draw(net, numbers.clone(), animated, &output, &mut |n_done| {
+            let Some(x) = self.draw(model, numbers.clone(), animated, &output, &mut |n_done| {
                 let message = format!("images {}–{} of {}", numbers.start, numbers.end - 1, self.n);
                 progress.update(log, i as u64 * n_steps + n_done, &message);
             })?
@@ -233,20 +239,18 @@ impl Drawing {
 
     /// Takes `folder`, in which afterwards only what is whole and as asked for has its name, and says what the pictures are to
     /// look like.
-    fn open(&self, net: &Network, folder: &Path, pictures: &Pictures) -> Result<(Output, Looks)> {
+    fn open(&self, model: &Model<Network>, folder: &Path, pictures: &Pictures) -> Result<(Output, Looks)> {
         let grid = self.look(pictures.scale);
         let animation = Animation { look: grid.clone(), stride: pictures.gif_stride };
         let animation = (!pictures.final_only).then_some(animation);
         let mut manifest = Manifest {
             weights: self.weights.clone(),
-            sampler: "annealed Langevin dynamics",
+            sampler: self.sampler.clone(),
             sigmas: self.sigmas.clone(),
-            step_lr: self.step_lr,
-            n_steps_each: self.n_steps_each,
             seed: self.noise.seed(),
             shape: self.shape,
             logit_transform: self.logit_transform,
-            platform: Platform::of(&place(net))?,
+            platform: Platform::of(&place(model))?,
             n: self.n,
             pictures: Looks { grid, animation, raw: pictures.raw },
         };
@@ -297,7 +301,7 @@ impl Drawing {
     /// The images `numbers`, at the end of their chain; `None` if the user asked to stop.
     fn draw(
         &self,
-        net: &Network,
+        model: &Model<Network>,
         numbers: Range<u64>,
         animated: Option<&Animation>,
         output: &Output,
@@ -306,13 +310,13 @@ impl Drawing {
         let mut gif = None;
         let mut last = None;
         let mut last_wait = Instant::now();
-        for state in self.chain(net, numbers.clone()) {
+        for state in self.chain(model, numbers.clone()) {
             if stop::asked() {
                 return Ok(None);
             }
             let State { n_done, x, .. } = state;
             if let Some(Animation { look, stride }) = animated
-                && ((n_done as u64).is_multiple_of(*stride) || n_done == self.steps.len())
+                && ((n_done as u64).is_multiple_of(*stride) || n_done == self.n_states)
             {
                 let frame = self.grid(&self.to_pixels(&device::values(x.clone())?), look);
                 let gif = match &mut gif {
@@ -357,8 +361,8 @@ impl Drawing {
         }
     }
 
-    fn chain<'a>(&self, net: &'a Network, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
-        image_chain(net, self.steps.clone(), numbers, self.shape, self.noise, &place(net))
+    fn chain<'a>(&self, model: &'a Model<Network>, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
+        image_chain(model, self.sampler.method(), numbers, self.shape, self.noise, &place(model))
     }
 
     fn image_len(&self) -> usize {
@@ -409,9 +413,9 @@ fn keep_pictures(output: &Output, earlier: &Map<String, Value>, looks: &mut Look
     Ok(())
 }
 
-/// Where a network is.
-fn place(net: &Network) -> Device {
-    net.devices().into_iter().next().expect("a network lives somewhere")
+/// Where a model's network is.
+fn place(model: &Model<Network>) -> Device {
+    model.net.devices().into_iter().next().expect("a network lives somewhere")
 }
 
 /// Whether the file at `path` ends as an animation does.

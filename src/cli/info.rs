@@ -10,6 +10,7 @@ use ncsn::checkpoint::Weights;
 use ncsn::checkpoint::pth::Members;
 use ncsn::device::DeviceKind;
 use ncsn::net::{InputRange, NetworkConfig, params};
+use ncsn::sde::Process;
 
 use super::{Common, RunFolders, noise_levels, saved_config, say};
 

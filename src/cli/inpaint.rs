@@ -20,7 +20,7 @@ use ncsn::device::{self, upload};
 use ncsn::file;
 use ncsn::image::{grid, read_png, to_u8, write_png};
 use ncsn::noise::Noise;
-use ncsn::sample::{annealed_steps, completion_chain};
+use ncsn::sample::{AnnealedLangevin, Completions, Renewal, Sampler, completion_chain};
 use ncsn::{Error, Result};
 
 use super::log::Log;
@@ -28,7 +28,7 @@ use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
 use super::sample::positive;
 use super::trained::Trained;
-use super::{Common, DEFAULT_SEED, data, memory, noise_levels, stop};
+use super::{Common, DEFAULT_SEED, data, memory, stop};
 
 #[derive(Debug, Args)]
 pub struct InpaintArgs {
@@ -163,10 +163,9 @@ struct Manifest {
     weights: String,
     images: String,
     mask: String,
-    sampler: &'static str,
+    #[serde(flatten)]
+    sampler: Sampler,
     sigmas: Vec<f64>,
-    step_lr: f64,
-    n_steps_each: usize,
     seed: u64,
     shape: [usize; 3],
     logit_transform: bool,
@@ -213,7 +212,7 @@ impl Puzzle {
 pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     stop::listen();
     let mut log = Log::terminal(args.common.verbose);
-    let (net, mut config, weights) = args.trained.open(&args.common)?;
+    let (model, mut config, weights) = args.trained.open(&args.common)?;
     if let Some(n) = args.n_steps_each {
         config.sampling.n_steps_each = n as usize;
     }
@@ -231,17 +230,15 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
         Ok(Puzzle { reference_u8, hidden: args.mask.hidden([height, width], image, noise)? })
     };
     let puzzles = (0..n_images).map(puzzle).collect::<Result<Vec<_>>>()?;
-    let levels = noise_levels(&config)?;
-    let steps = annealed_steps(&levels, config.sampling.n_steps_each, config.sampling.step_lr);
-    let device = net.devices().into_iter().next().expect("a network lives somewhere");
+    let (step_lr, n_steps_each) = (config.sampling.step_lr, config.sampling.n_steps_each);
+    let sampler = Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise: false });
+    let device = model.net.devices().into_iter().next().expect("a network lives somewhere");
     let manifest = Manifest {
         weights,
         images: args.images.clone(),
         mask: args.mask.to_string(),
-        sampler: "annealed Langevin dynamics",
-        sigmas: levels.sigmas().to_vec(),
-        step_lr: config.sampling.step_lr,
-        n_steps_each: config.sampling.n_steps_each,
+        sampler: sampler.clone(),
+        sigmas: model.process.stds(),
         seed: args.seed,
         shape,
         logit_transform: config.data.logit_transform,
@@ -256,7 +253,7 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     output.describe(&manifest)?;
     output.make_folders(&manifest)?;
 
-    let n_steps = steps.len() as u64;
+    let n_steps = sampler.n_states(&*model.process) as u64;
     let mut progress = Progress::new(&log, "step", 0, n_images * n_steps);
     // A row an image: the image, what is known of it, its completions.
     let mut rows = Vec::new();
@@ -278,8 +275,9 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
             let known = (0..image_len).map(|i| f32::from(u8::from(!puzzle.is_hidden(i)))).collect();
             let mask: Tensor<4> = tensor(known);
             let numbers = n_there..args.n_per_image;
-            let chain =
-                completion_chain(&net, &levels, steps.clone(), [mask, reference], image, numbers.clone(), noise);
+            let hidden =
+                Completions { mask, reference, renewal: Renewal::OncePerTime, image, numbers: numbers.clone() };
+            let chain = completion_chain(&model, &sampler, hidden, noise);
             let mut last = None;
             for state in chain {
                 if stop::asked() {

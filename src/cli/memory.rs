@@ -2,9 +2,10 @@
 
 use ncsn::config::Config;
 use ncsn::device::DeviceKind;
+use ncsn::loss::Loss;
 use ncsn::net::{Architecture, NetworkConfig};
+use ncsn::train::Rule;
 use ncsn::train::memory::{self, Estimate};
-use ncsn::train::{Objective, Rule};
 use ncsn::{Error, Result};
 
 use super::Common;
@@ -13,10 +14,10 @@ use super::Common;
 ///
 /// # Errors
 /// [`Error::Usage`] with what to lower.
-pub fn check_training(config: &Config, objective: Objective, rule: Rule, common: &Common) -> Result<()> {
+pub fn check_training(config: &Config, loss: Loss, rule: Rule, common: &Common) -> Result<()> {
     let Some(available) = memory_of(common) else { return Ok(()) };
     let (training, has_ema) = (&config.training, config.training.ema_rate.is_some());
-    let estimate = |net: &NetworkConfig| Estimate::of_training(net, objective, rule, has_ema);
+    let estimate = |net: &NetworkConfig| Estimate::of_training(net, loss, rule, has_ema);
     let flag = |batch: usize| format!("--set training.batch_size={batch}");
     check("training", &config.network(), estimate, training.batch_size, available, flag)
 }
@@ -86,7 +87,7 @@ mod tests {
 
     fn refused(net: &NetworkConfig, batch: usize, available: u64) -> Option<String> {
         let rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
-        let estimate = |net: &NetworkConfig| Estimate::of_training(net, Objective::Denoising, rule, true);
+        let estimate = |net: &NetworkConfig| Estimate::of_training(net, Loss::Denoising, rule, true);
         let flag = |batch: usize| format!("--set training.batch_size={batch}");
         check("training", net, estimate, batch, available, flag).err().map(|error| error.to_string())
     }

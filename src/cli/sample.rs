@@ -70,7 +70,7 @@ impl SampleArgs {
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
     stop::listen();
     let mut log = Log::terminal(args.common.verbose);
-    let (net, mut config, digest) = args.trained.open(&args.common)?;
+    let (model, mut config, digest) = args.trained.open(&args.common)?;
     if let Some(n) = args.n_steps_each {
         config.sampling.n_steps_each = n as usize;
     }
@@ -84,7 +84,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     drawing.columns = args.columns;
     drawing.existing = Existing::overwrite(args.overwrite);
     drawing.weights = Some(digest);
-    let code = drawing.to_folder(&net, &output, &args.pictures, &mut log)?;
+    let code = drawing.to_folder(&model, &output, &args.pictures, &mut log)?;
     if code == ExitCode::SUCCESS {
         let gif = if args.pictures.final_only { "" } else { ", samples.gif" };
         let raw = if args.pictures.raw { ", samples.safetensors" } else { "" };

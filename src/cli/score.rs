@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use clap::Args;
 
 use ncsn::checkpoint::{TensorFile, Weights, write_tensors};
 use ncsn::device::{self, upload};
-use ncsn::net::InputRange;
 use ncsn::net::params::HostTensor;
-use ncsn::score::Score;
+use ncsn::net::{Backbone, Condition, InputRange};
 use ncsn::{Error, Result};
 
 use super::output::expect_free;
@@ -93,8 +92,8 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let mut score = Vec::with_capacity(x.values.len());
     for (x, labels) in x.values.chunks(BATCH * image_len).zip(labels.chunks(BATCH)) {
         let x: Tensor<4> = upload(x.to_vec(), [labels.len(), channels, height, width], &device);
-        let labels = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [labels.len()]), &device);
-        score.extend(device::values(net.score(x, &labels))?);
+        let label = upload(labels.iter().map(|&label| label as f32).collect(), [labels.len()], &device);
+        score.extend(device::values(Backbone::forward(&net, x.into(), &Condition { label }).value)?);
     }
     // An image is computed by itself: what is not finite in one says nothing of the others.
     let (of_x, of_score) = (not_finite(&x.values), not_finite(&score));

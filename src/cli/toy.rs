@@ -10,9 +10,9 @@ use serde::Serialize;
 use ncsn::Result;
 use ncsn::noise::Noise;
 use ncsn::plot::{self, Content, Panel};
-use ncsn::sample::{annealed_steps, plain_steps};
+use ncsn::sample::{AnnealedLangevin, PlainLangevin};
 use ncsn::score::Score;
-use ncsn::sde::NoiseLevels;
+use ncsn::sde::{NoiseLevels, Process};
 use ncsn::toy::{self, Estimate, HALF_WIDTH, ToyTraining};
 
 use super::log::Log;
@@ -81,6 +81,8 @@ const N_ARROWS: usize = 20;
 /// The paper's ε = 0.1 in x ← x + ε/2·s + √ε·z.
 const ALPHA: f64 = 0.05;
 const N_LANGEVIN: usize = 1000;
+/// The time of the only level.
+const T: f64 = 1.0;
 
 pub fn run(args: ToyArgs) -> Result<ExitCode> {
     let mut log = Log::terminal(args.common.verbose);
@@ -89,16 +91,15 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
     let manifest = Manifest { n_steps: args.n_steps, seed: args.seed, platform: Platform::of(&device)? };
     let output = Output::open(&folder, FIGURES, &manifest, Existing::overwrite(args.overwrite))?;
     output.describe(&manifest)?;
-    let data_levels = NoiseLevels::single(1.0)?;
-    let mixture = toy::mixture(&data_levels);
-    let data = |n, name| toy::draw(n, |s| mixture.sample(0, s), noise.stream(name, 0), &device);
+    let mixture = toy::mixture(NoiseLevels::single(1.0)?);
+    let data = |n, name| toy::draw(n, |s| mixture.sample(T, s), noise.stream(name, 0), &device);
 
     let options = ToyTraining { n_steps: args.n_steps as usize, ..ToyTraining::default() };
     let mut progress = Progress::new(&log, "step", 0, args.n_steps);
     let mut losses = Vec::new();
-    let net = toy::train(
+    let model = toy::train(
         options,
-        |s| mixture.sample(0, s),
+        |s| mixture.sample(T, s),
         noise,
         &device,
         |step, loss| {
@@ -109,41 +110,37 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
     drop(progress);
 
     let wide = NoiseLevels::geometric(20.0, 1.0, 10)?;
-    let plain = || plain_steps(0, N_LANGEVIN, ALPHA);
-    let annealed_score = toy::mixture(&wide);
+    let plain = PlainLangevin { t: T, n_steps: N_LANGEVIN, alpha: ALPHA };
+    let n_steps_each = N_LANGEVIN / wide.n_levels();
+    let annealed = AnnealedLangevin { step_lr: ALPHA, n_steps_each, denoise: false };
+    let annealed_score = toy::mixture(wide);
     let samples = [
         ("data", "Data samples", toy::points(data(N_POINTS, "toy/shown"))?),
         (
             "langevin_data_scores",
             "Langevin, data scores",
-            toy::points(toy::langevin(&mixture, plain(), N_POINTS, noise, &device))?,
+            toy::points(toy::sample(&mixture, mixture.process(), plain, N_POINTS, noise, &device))?,
         ),
         (
             "langevin_estimated_scores",
             "Langevin, estimated scores",
-            toy::points(toy::langevin(&net, plain(), N_POINTS, noise, &device))?,
+            toy::points(toy::sample(&model, &model.process, plain, N_POINTS, noise, &device))?,
         ),
         (
             "annealed_langevin",
             "Annealed Langevin, data scores",
-            toy::points(toy::langevin(
-                &annealed_score,
-                annealed_steps(&wide, N_LANGEVIN / wide.n_levels(), ALPHA),
-                N_POINTS,
-                noise,
-                &device,
-            ))?,
+            toy::points(toy::sample(&annealed_score, annealed_score.process(), annealed, N_POINTS, noise, &device))?,
         ),
     ];
 
     let panel = |title: &str, content| Panel { title: title.into(), content };
     let points = |points: &[[f64; 2]]| Content::Points { half_width: HALF_WIDTH, points: points.to_vec() };
     let cells = toy::cell_centres(N_DENSITY);
-    let density = cells.iter().map(|x| mixture.log_density(x, 0).exp()).collect();
+    let density = cells.iter().map(|x| mixture.log_density(x, T).exp()).collect();
     let density = panel("Data density", Content::Density { half_width: HALF_WIDTH, values: density });
     let places = toy::grid(N_ARROWS, &device);
     let data_scores = panel("Data scores", arrows(&mixture, &places)?);
-    let estimated_scores = panel("Estimated scores", arrows(&net, &places)?);
+    let estimated_scores = panel("Estimated scores", arrows(&model, &places)?);
     let loss = panel(
         "Sliced score matching",
         Content::Lines {
@@ -166,8 +163,8 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
     let show = |e: Estimate| format!("{:.3} ± {:.3}", e.mean, e.std_error);
     let uniform = |stream: &mut ncsn::noise::Stream| toy::Square { half_width: HALF_WIDTH }.sample(stream);
     let anywhere = toy::draw(N_FISHER, uniform, noise.stream("toy/anywhere", 0), &device);
-    let near = toy::fisher_divergence(&net, &mixture, data(N_FISHER, "toy/fisher"))?;
-    let far = toy::fisher_divergence(&net, &mixture, anywhere)?;
+    let near = toy::fisher_divergence(&model, &mixture, T, data(N_FISHER, "toy/fisher"))?;
+    let far = toy::fisher_divergence(&model, &mixture, T, anywhere)?;
     log.info(format!("Fisher divergence E‖ŝ − s‖², over data:        {}", show(near)));
     log.info(format!("                             over the square:  {}", show(far)));
     log.info("weight of the mode at (5, 5), which is 0.8:");
@@ -179,8 +176,7 @@ pub fn run(args: ToyArgs) -> Result<ExitCode> {
 }
 
 fn arrows(score: &impl Score<2>, places: &Tensor<2>) -> Result<Content> {
-    let labels = Tensor::zeros([places.dims()[0]], &places.device());
-    let vectors = toy::points(score.score(places.clone(), &labels))?;
+    let vectors = toy::points(score.score(places.clone(), &vec![T; places.dims()[0]]))?;
     let arrows = toy::points(places.clone())?.into_iter().zip(vectors).collect();
     // More than the distance of two places: the longest, at the borders, are few and nearly parallel.
     let longest = 1.6 * 2.0 * HALF_WIDTH / (N_ARROWS - 1) as f64;

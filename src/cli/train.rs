@@ -17,9 +17,11 @@ use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
 use ncsn::device::{DeviceKind, Precision};
 use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
 use ncsn::image::write_png;
+use ncsn::loss::{Loss, Objective, Times, Weight};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::train::{Objective, Report, Rule, Trainer, TrainingOptions};
+use ncsn::score::Model;
+use ncsn::train::{Report, Rule, Trainer, TrainingOptions};
 use ncsn::{Error, Result};
 
 use super::data;
@@ -116,7 +118,7 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let datasets = args.common.run.join("datasets");
     let train_set = data::open(&config.data, &datasets, Split::Train, &mut log)?;
     let test_set = data::open(&config.data, &datasets, Split::Test, &mut log)?;
-    memory::check_training(&config, objective(&config), rule(&config.optim), &args.common)?;
+    memory::check_training(&config, objective(&config).loss, rule(&config.optim), &args.common)?;
     let Sampling { snapshot_images, final_images, .. } = config.sampling;
     memory::check_sampling(&config, snapshot_images, "--set sampling.snapshot_images", &args.common)?;
     memory::check_sampling(&config, final_images, "--set sampling.final_images", &args.common)?;
@@ -457,7 +459,7 @@ impl Session<'_> {
     fn test_loss(&self, trainer: &Trainer<Network>, test_set: &dyn Source) -> Result<f64> {
         let index = trainer.step_count() / self.config.training.test_freq;
         let batch = read_batch(test_set, batch_options(self.config), self.noise, "test", index)?;
-        trainer.test_loss(batch, test_objective(self.config).0)
+        trainer.test_loss(batch, &test_objective(self.config).0)
     }
 
     fn save(&mut self, trainer: &Trainer<Network>, events: &mut EventWriter) -> Result<()> {
@@ -488,7 +490,7 @@ impl Session<'_> {
         }
         let step = trainer.step_count();
         progress.say(&mut self.log, &format!("step {step}: drawing {n} samples"));
-        let Some(grid) = self.drawing(n)?.grid_only(&trainer.sampling_net())? else { return Ok(()) };
+        let Some(grid) = self.drawing(n)?.grid_only(&trainer.sampling_model())? else { return Ok(()) };
         self.lock.check()?;
         create_folder(&self.folders.samples)?;
         let path = self.folders.samples.join(format!("step_{step}.png"));
@@ -505,7 +507,7 @@ impl Session<'_> {
         let pictures = Pictures::default();
         self.lock.check()?;
         let folder = self.folders.samples.join(format!("step_{}", trainer.step_count()));
-        let code = drawing.to_folder(&trainer.sampling_net(), &folder, &pictures, &mut self.log)?;
+        let code = drawing.to_folder(&trainer.sampling_model(), &folder, &pictures, &mut self.log)?;
         if code != ExitCode::SUCCESS {
             self.log.info(format!("go on with: {}", resume_command(self.args)));
         } else {
@@ -594,26 +596,28 @@ fn load_config(args: &TrainArgs, name: &str) -> Result<Config> {
 fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer<Network>> {
     let device = common.open_device()?.autodiff();
     let net = Network::new(&config.network(), &mut noise.stream("init", 0), &device)?;
-    let Training { anneal_power, grad_clip, ema_rate, .. } = config.training;
-    // One level needs no weight among others.
-    let anneal_power = if config.model.architecture.is_conditional() { anneal_power } else { 0.0 };
-    let options = TrainingOptions { objective: objective(config), anneal_power, grad_clip, ema_rate };
-    Ok(Trainer::new(net, noise_levels(config)?, rule(&config.optim), options, noise))
+    let Training { grad_clip, ema_rate, .. } = config.training;
+    let options = TrainingOptions { objective: objective(config), grad_clip, ema_rate };
+    Ok(Trainer::new(Model::new(net, noise_levels(config)?), rule(&config.optim), options, noise))
 }
 
 fn objective(config: &Config) -> Objective {
-    let Training { algo, n_particles, slicing, .. } = config.training;
-    match algo {
-        Algo::Dsm => Objective::Denoising,
-        Algo::Ssm => Objective::Sliced { n_particles, slicing },
-    }
+    let Training { algo, n_particles, slicing, anneal_power, .. } = config.training;
+    // One level needs no weight among others.
+    let power = if config.model.architecture.is_conditional() { anneal_power } else { 0.0 };
+    let loss = match algo {
+        Algo::Dsm => Loss::Denoising,
+        Algo::Ssm => Loss::Sliced { n_projections: n_particles, slicing },
+    };
+    Objective { loss, weight: Weight::StdPower(power), times: Times::Levels }
 }
 
 /// The loss of test batches and its tag. The published AnnealRunner's is the denoising one, whatever it trains on.
 fn test_objective(config: &Config) -> (Objective, &'static str) {
-    match objective(config) {
-        sliced @ Objective::Sliced { .. } if !config.model.architecture.is_conditional() => (sliced, "test_ssm_loss"),
-        _ => (Objective::Denoising, "test_dsm_loss"),
+    let objective = objective(config);
+    match objective.loss {
+        Loss::Sliced { .. } if !config.model.architecture.is_conditional() => (objective, "test_ssm_loss"),
+        _ => (Objective { loss: Loss::Denoising, ..objective }, "test_dsm_loss"),
     }
 }
 

@@ -8,9 +8,10 @@ use clap::Args;
 use ncsn::checkpoint::Weights;
 use ncsn::config::Config;
 use ncsn::net::{Network, NetworkConfig};
+use ncsn::score::Model;
 use ncsn::{Error, Result};
 
-use super::{Common, RunFolders, saved_config};
+use super::{Common, RunFolders, noise_levels, saved_config};
 
 #[derive(Debug, Args)]
 pub struct Trained {
@@ -29,13 +30,13 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// The network (the average of its weights, if there is one), its run's configuration, and the MD5 of its file.
-    pub fn open(&self, common: &Common) -> Result<(Network, Config, String)> {
+    /// The model (with the average of its weights, if there is one), its run's configuration, and the MD5 of its file.
+    pub fn open(&self, common: &Common) -> Result<(Model<Network>, Config, String)> {
         self.open_on(common, &common.open_device()?)
     }
 
     /// The same on a device that is open.
-    pub fn open_on(&self, common: &Common, device: &Device) -> Result<(Network, Config, String)> {
+    pub fn open_on(&self, common: &Common, device: &Device) -> Result<(Model<Network>, Config, String)> {
         let at = |path: PathBuf| Weights::open(&path).map(|weights| (path, weights));
         let (path, weights) = match (&self.checkpoint, &self.doc) {
             (Some(path), _) => at(path.clone()),
@@ -62,7 +63,8 @@ impl Trained {
             return Err(Error::Format { path, message });
         }
         let net = weights.build(config.network().input, true, device)?;
-        Ok((net, config, weights.digest()))
+        let levels = noise_levels(&config)?;
+        Ok((Model::new(net, levels), config, weights.digest()))
     }
 
     /// `output`, else the run's folder of samples.

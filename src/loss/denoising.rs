@@ -1,44 +1,33 @@
-//! Denoising score matching (Vincent 2011) over many noise levels.
+//! Denoising score matching (Vincent 2011).
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
-use super::{per_example, sum};
+use super::{Weight, per_example, perturb, sum};
 use crate::score::Score;
-use crate::sde::NoiseLevels;
+use crate::sde::Process;
 
-/// Annealed denoising score matching (Song & Ermon 2019, eqs. 5 and 6): the mean over the batch of
+/// Denoising score matching: the mean over the batch of
 ///
-/// ½‖s(x̃, i) + (x̃ − x)/σᵢ²‖² · σᵢ^p, with x̃ = x + σᵢ·z.
+/// λ(t)·½‖s(x_t, t) − ∇ log p(x_t | x)‖² = (λ(t)/std²)·½‖std·s(x_t, t) + z‖², with x_t = α·x + std·z.
 ///
-/// The paper's weight λ(σ) = σ² is `anneal_power` p = 2. The published program forms (x̃ − x)/σ² from the rounded x̃;
-/// we use z/σ, the same without the cancellation.
+/// With λ = σ² these are eqs. 5 and 6 of Song & Ermon 2019. Their published program forms (x_t − x)/σ² from the rounded x_t, which
+/// loses digits where σ is small; in the second form nothing is divided by σ.
 ///
 /// # Shapes
-/// `x`, `z`: `[batch, …]`, data and standard normal noise; `labels`: `[batch]`, level indices → `[1]`.
-pub fn annealed_dsm<const D: usize>(
+/// `x`, `z`: `[batch, …]`, data and standard normal noise; `t`: `batch` times → `[1]`.
+pub fn denoising<const D: usize>(
     score: &impl Score<D>,
-    levels: &NoiseLevels,
+    process: &dyn Process,
     x: Tensor<D>,
-    labels: &Tensor<1, Int>,
+    t: &[f64],
     z: Tensor<D>,
-    anneal_power: f64,
+    weight: Weight,
 ) -> Tensor<1> {
-    let n_batch = x.dims()[0];
-    let sigma: Tensor<D> = per_example(levels, labels, |sigma| sigma);
-    let weight = per_example(levels, labels, |sigma| 0.5 * sigma.powf(anneal_power));
+    let (n_batch, device) = (x.dims()[0], x.device());
+    let marginals: Vec<_> = t.iter().map(|&t| process.marginal(t)).collect();
+    let std: Tensor<D> = per_example(&marginals, |m| m.std, &device);
+    let w = per_example(&marginals, |m| 0.5 * weight.lambda(m) / m.std.powi(2), &device);
 
-    let x_tilde = x + z.clone() * sigma.clone();
-    let residual = score.score(x_tilde, labels) + z / sigma;
-    sum(residual.square() * weight) / n_batch as f64
-}
-
-/// Denoising score matching at one noise level: the mean over the batch of ½‖s(x̃) + (x̃ − x)/σ²‖², with x̃ = x + σ·z.
-///
-/// # Shapes
-/// `x`, `z`: `[batch, …]` → `[1]`. The score is asked for level 0.
-pub fn dsm<const D: usize>(score: &impl Score<D>, sigma: f64, x: Tensor<D>, z: Tensor<D>) -> Tensor<1> {
-    let n_batch = x.dims()[0];
-    let labels = Tensor::zeros([n_batch], &x.device());
-    let residual = score.score(x + z.clone() * sigma, &labels) + z / sigma;
-    sum(residual.square()) * (0.5 / n_batch as f64)
+    let residual = score.score(perturb(x, z.clone(), &marginals), t) * std + z;
+    sum(residual.square() * w) / n_batch as f64
 }

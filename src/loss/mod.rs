@@ -1,22 +1,50 @@
 //! What training minimises.
 
 mod denoising;
+mod objective;
 mod sliced;
 
-pub use denoising::{annealed_dsm, dsm};
-pub use sliced::{Sliced, Slicing, annealed_ssm_vr, ssm, ssm_vr};
+pub use denoising::denoising;
+pub use objective::{Loss, Objective, Streams, Times};
+pub use sliced::{Sliced, Slicing, perturbed_ssm_vr, ssm, ssm_vr};
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Tensor};
 
 use crate::device::upload;
-use crate::sde::NoiseLevels;
+use crate::sde::Marginal;
 
-/// f(σ) of each example's level, to be broadcast over the example: `[batch, 1, …]`.
-fn per_example<const D: usize>(levels: &NoiseLevels, labels: &Tensor<1, Int>, f: impl Fn(f64) -> f64) -> Tensor<D> {
-    let values = levels.sigmas().iter().map(|&sigma| f(sigma) as f32).collect();
+/// λ(t), the weight of the squared error of the score at each time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Weight {
+    /// λ = std^p. With p = 2 all levels count alike (Song & Ermon 2019, §4.2); p is `anneal_power` in the published program's
+    /// files.
+    StdPower(f64),
+}
+
+impl Weight {
+    /// λ where the perturbation kernel is `marginal`.
+    pub fn lambda(self, marginal: Marginal) -> f64 {
+        match self {
+            Self::StdPower(p) => marginal.std.powf(p),
+        }
+    }
+}
+
+/// f of each example's perturbation kernel, to be broadcast over the example: `[batch, 1, …]`.
+fn per_example<const D: usize>(marginals: &[Marginal], f: impl Fn(Marginal) -> f64, device: &Device) -> Tensor<D> {
     let mut shape = [1; D];
-    shape[0] = labels.dims()[0];
-    upload(values, [levels.n_levels()], &labels.device()).select(0, labels.clone()).reshape(shape)
+    shape[0] = marginals.len();
+    upload(marginals.iter().map(|&marginal| f(marginal) as f32).collect(), shape, device)
+}
+
+/// x_t = α·x + std·z of each example.
+fn perturb<const D: usize>(x: Tensor<D>, z: Tensor<D>, marginals: &[Marginal]) -> Tensor<D> {
+    let device = x.device();
+    let noise = z * per_example(marginals, |m| m.std, &device);
+    match marginals.iter().all(|m| m.alpha == 1.0) {
+        true => x + noise,
+        false => x * per_example(marginals, |m| m.alpha, &device) + noise,
+    }
 }
 
 /// The sum of all numbers, `[1]`. Burn's own `sum` may add by atomics on a GPU, in another order each time.

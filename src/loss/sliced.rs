@@ -1,11 +1,11 @@
 //! Sliced score matching (Song et al. 2019, "Sliced Score Matching"): Hyvärinen's loss ½‖s‖² + tr(∂s/∂x), its trace
-//! replaced by vᵀ(∂s/∂x)v for random directions v.
+//! replaced by vᵀ(∂s/∂x)v for random projections v.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
-use super::{mean, per_example};
+use super::{Weight, mean, per_example, perturb};
 use crate::score::Differentiable;
-use crate::sde::NoiseLevels;
+use crate::sde::Process;
 
 /// How vᵀ(∂s/∂x)v is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,18 +44,18 @@ impl Sliced {
 /// for flat data.
 ///
 /// # Shapes
-/// `x`: `[batch, …]`; `labels`: `[batch]`; `v`: `[n_particles·batch, …]`, standard normals, all of the first
-/// particle's first.
+/// `x`: `[batch, …]`; `t`: `batch` times; `v`: `[n_projections·batch, …]`, standard normals, all of the first
+/// projection of each example first.
 pub fn ssm<const D: usize>(
     score: &impl Differentiable<D>,
     x: Tensor<D>,
-    labels: &Tensor<1, Int>,
+    t: &[f64],
     v: Tensor<D>,
     slicing: Slicing,
 ) -> Sliced {
     let length = v.clone().square().sum_dim(D - 1).sqrt();
     let v = v / length;
-    let [s, slope] = slice(score, x, labels, v.clone(), slicing);
+    let [s, slope] = slice(score, x, t, v.clone(), slicing);
     let square = (s * v).sum_dim(D - 1).square() * 0.5;
     Sliced { square: mean(square), slope: mean(slope.sum_dim(D - 1)) }
 }
@@ -67,44 +67,44 @@ pub fn ssm<const D: usize>(
 pub fn ssm_vr<const D: usize>(
     score: &impl Differentiable<D>,
     x: Tensor<D>,
-    labels: &Tensor<1, Int>,
+    t: &[f64],
     v: Tensor<D>,
     slicing: Slicing,
 ) -> Sliced {
-    let [square, slope] = reduced(score, x, labels, v, slicing);
+    let [square, slope] = reduced(score, x, t, v, slicing);
     Sliced { square: mean(square), slope: mean(slope) }
 }
 
-/// [`ssm_vr`] at many noise levels: at x̃ = x + σᵢz, weighted by σᵢ^p. Its minimum is the score of the blurred data, as
-/// that of [`super::annealed_dsm`]. The published program's p is 2, whatever its configuration says.
+/// [`ssm_vr`] of perturbed data: at x_t = α·x + std·z, weighted by λ(t). Its minimum is the score of the perturbed data, as that of
+/// [`super::denoising`]. The published program of NCSN has λ = σ², whatever its configuration says.
 ///
 /// # Shapes
 /// As [`ssm`]; `z`: standard normals shaped as `x` → `[1]`.
-pub fn annealed_ssm_vr<const D: usize>(
+pub fn perturbed_ssm_vr<const D: usize>(
     score: &impl Differentiable<D>,
-    levels: &NoiseLevels,
+    process: &dyn Process,
     x: Tensor<D>,
-    labels: &Tensor<1, Int>,
+    t: &[f64],
     [z, v]: [Tensor<D>; 2],
-    anneal_power: f64,
+    weight: Weight,
     slicing: Slicing,
 ) -> Tensor<1> {
-    let n_particles = v.dims()[0] / x.dims()[0];
-    let x_tilde = x + z * per_example(levels, labels, |sigma| sigma);
-    let [square, slope] = reduced(score, x_tilde, labels, v, slicing);
-    let weight = per_example::<1>(levels, &labels.clone().repeat_dim(0, n_particles), |sigma| sigma.powf(anneal_power));
-    mean((square + slope) * weight)
+    let (n_projections, device) = (v.dims()[0] / x.dims()[0], x.device());
+    let marginals: Vec<_> = t.iter().map(|&t| process.marginal(t)).collect();
+    let [square, slope] = reduced(score, perturb(x, z, &marginals), t, v, slicing);
+    let lambda = per_example::<1>(&marginals, |m| weight.lambda(m), &device).repeat_dim(0, n_projections);
+    mean((square + slope) * lambda)
 }
 
-/// ½‖s‖² and vᵀ(∂s/∂x)v of each row of `v`: `[n_particles·batch]`.
+/// ½‖s‖² and vᵀ(∂s/∂x)v of each row of `v`: `[n_projections·batch]`.
 fn reduced<const D: usize>(
     score: &impl Differentiable<D>,
     x: Tensor<D>,
-    labels: &Tensor<1, Int>,
+    t: &[f64],
     v: Tensor<D>,
     slicing: Slicing,
 ) -> [Tensor<1>; 2] {
-    let [s, slope] = slice(score, x, labels, v, slicing);
+    let [s, slope] = slice(score, x, t, v, slicing);
     let sum = |t: Tensor<D>| {
         let n = t.dims()[0];
         t.reshape([n as isize, -1]).sum_dim(1).reshape([n])
@@ -116,22 +116,22 @@ fn reduced<const D: usize>(
 fn slice<const D: usize>(
     score: &impl Differentiable<D>,
     x: Tensor<D>,
-    labels: &Tensor<1, Int>,
+    t: &[f64],
     v: Tensor<D>,
     slicing: Slicing,
 ) -> [Tensor<D>; 2] {
     let (n_batch, n_rows) = (x.dims()[0], v.dims()[0]);
-    assert!(n_rows > 0 && n_rows.is_multiple_of(n_batch), "{n_rows} directions for a batch of {n_batch}");
-    let (x, labels) = (x.repeat_dim(0, n_rows / n_batch), labels.clone().repeat_dim(0, n_rows / n_batch));
+    assert!(n_rows > 0 && n_rows.is_multiple_of(n_batch), "{n_rows} projections for a batch of {n_batch}");
+    let (x, t) = (x.repeat_dim(0, n_rows / n_batch), t.repeat(n_rows / n_batch));
     match slicing {
         Slicing::Exact => {
-            let [s, jv] = score.jvp(x, &labels, v.clone());
+            let [s, jv] = score.jvp(x, &t, v.clone());
             [s, v * jv]
         }
         Slicing::FiniteDifference => {
             let shift = v.clone() * EPSILON;
-            let ahead = score.score(x.clone() + shift.clone(), &labels);
-            let behind = score.score(x - shift, &labels);
+            let ahead = score.score(x.clone() + shift.clone(), &t);
+            let behind = score.score(x - shift, &t);
             let jv = (ahead.clone() - behind.clone()) / (2.0 * EPSILON);
             [(ahead + behind) * 0.5, v * jv]
         }

@@ -30,9 +30,51 @@ pub use residual::{Resample, ResidualBlock};
 pub use resscore::{ConvTranspose2d, GroupNorm, GroupNormBlock, ResScore, Side};
 pub use scorenets::{DenseScore, LayerNorm, ResNetScore, UNetScore};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use crate::noise::Stream;
+
+/// What a network is told beside its input.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// What tells each example's time: the index of its noise level, for example. `[batch]`
+    pub label: Tensor<1>,
+}
+
+/// A network F, which a [`Model`](crate::score::Model) makes a score.
+pub trait Backbone<const D: usize> {
+    /// # Shapes
+    /// `x`: `[batch, …]`; result as `x`.
+    fn forward(&self, x: Dual<D>, given: &Condition) -> Dual<D>;
+}
+
+impl<const D: usize, N: Backbone<D>> Backbone<D> for &N {
+    fn forward(&self, x: Dual<D>, given: &Condition) -> Dual<D> {
+        (**self).forward(x, given)
+    }
+}
+
+/// The networks of this crate: `|network, x, given| …`.
+macro_rules! backbones {
+    ($($network:ty: $rank:literal, $forward:expr;)*) => {$(
+        impl Backbone<$rank> for $network {
+            fn forward(&self, x: Dual<$rank>, given: &Condition) -> Dual<$rank> {
+                let forward: fn(&Self, Dual<$rank>, &Condition) -> Dual<$rank> = $forward;
+                forward(self, x, given)
+            }
+        }
+    )*};
+}
+
+backbones! {
+    Network: 4, |net, x, given| net.forward(x, &given.label.clone().int());
+    RefineNet: 4, |net, x, given| net.forward(x, &given.label.clone().int());
+    ResScore: 4, |net, x, _| net.forward(x);
+    ResNetScore: 4, |net, x, _| net.forward(x);
+    UNetScore: 4, |net, x, _| net.forward(x);
+    DenseScore: 4, |net, x, _| net.forward(x);
+    Mlp: 2, |net, x, _| net.forward(x);
+}
 
 /// What every block of a network is made with.
 #[derive(Debug)]

@@ -1,9 +1,42 @@
-//! The reverse: from noise to data. Each sampler is an iterator of states; whoever wants frames keeps them.
+//! The reverse: from noise to data. A [`Chain`] is an iterator of states; whoever wants frames keeps them.
+//!
+//! What is done at each state is a [`Method`]; what pixels must become is [`Known`]; where noise comes from are [`Draws`].
 
+mod chain;
+mod draws;
 mod images;
-mod inpaint;
+mod known;
 mod langevin;
 
-pub use images::{completion_chain, image_chain};
-pub use inpaint::{Draw, Inpainting};
-pub use langevin::{Langevin, State, Step, Streams, Updates, annealed_steps, plain_steps};
+pub use chain::{Chain, Method, Stage, State};
+pub use draws::{Draws, Streams};
+pub use images::{Completions, completion_chain, image_chain};
+pub use known::{Known, Renewal};
+pub use langevin::{AnnealedLangevin, PlainLangevin};
+
+use serde::Serialize;
+
+use crate::sde::Process;
+
+/// A way to draw samples, with its settings.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "sampler")]
+pub enum Sampler {
+    /// Annealed Langevin dynamics.
+    #[serde(rename = "annealed Langevin dynamics")]
+    AnnealedLangevin(AnnealedLangevin),
+}
+
+impl Sampler {
+    /// The method that these settings describe.
+    pub fn method<const D: usize>(&self) -> Box<dyn Method<D>> {
+        match self {
+            Self::AnnealedLangevin(langevin) => Box::new(*langevin),
+        }
+    }
+
+    /// How many states a chain has.
+    pub fn n_states(&self, process: &dyn Process) -> usize {
+        self.method::<4>().stages(process).len()
+    }
+}

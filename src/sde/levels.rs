@@ -1,8 +1,10 @@
 //! Noise levels σ₁ > … > σ_L of NCSN.
 
+use super::{Marginal, Process};
 use crate::error::{Error, Result};
 
-/// A decreasing sequence of noise levels: level i blurs the data with N(0, σᵢ²·I).
+/// A decreasing sequence of noise levels: level i perturbs the data with N(0, σᵢ²·I). As a process, level i of 0 … L − 1 is
+/// the time t = 1 − i/(L − 1), and any other time belongs to the nearest level.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseLevels {
     sigmas: Vec<f64>,
@@ -41,19 +43,29 @@ impl NoiseLevels {
         Ok(Self { sigmas: vec![sigma] })
     }
 
+    /// The data as they are: one level with σ = 0.
+    pub fn none() -> Self {
+        Self { sigmas: vec![0.0] }
+    }
+
     /// σ₁ … σ_L, from the largest to the smallest.
     pub fn sigmas(&self) -> &[f64] {
         &self.sigmas
     }
 
-    /// L, the number of levels.
-    pub fn n_levels(&self) -> usize {
-        self.sigmas.len()
-    }
-
     /// σ_L, the smallest level.
     pub fn sigma_min(&self) -> f64 {
         self.sigmas[self.sigmas.len() - 1]
+    }
+}
+
+impl Process for NoiseLevels {
+    fn marginal(&self, t: f64) -> Marginal {
+        Marginal { alpha: 1.0, std: self.sigmas[self.level(t)] }
+    }
+
+    fn n_levels(&self) -> usize {
+        self.sigmas.len()
     }
 }
 
@@ -68,6 +80,16 @@ mod tests {
         let ratio = 0.01f64.powf(1.0 / 9.0);
         assert!(s.windows(2).all(|w| (w[1] / w[0] - ratio).abs() < 1e-12));
         assert!((s[0] - 1.0).abs() < 1e-15 && (levels.sigma_min() - 0.01).abs() < 1e-15);
+    }
+
+    #[test]
+    fn every_level_is_found_at_its_time() {
+        for n in [1, 2, 3, 10, 232, 2311] {
+            let levels = NoiseLevels::geometric(348.0, 0.01, n).expect("valid");
+            assert_eq!([levels.time(0), levels.level(f64::NAN) as f64], [1.0, 0.0]);
+            assert_eq!([levels.level(7.0), levels.level(-7.0)], [0, n - 1]);
+            assert_eq!(levels.stds(), levels.sigmas());
+        }
     }
 
     #[test]

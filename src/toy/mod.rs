@@ -6,14 +6,16 @@ mod train;
 pub use shapes::{Ring, Square};
 pub use train::{ToyTraining, train};
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Tensor};
 
 use crate::device::{self, upload};
 use crate::error::Result;
 use crate::noise::{Noise, Stream};
-use crate::sample::{Langevin, Step};
+use crate::sample::{Chain, Method};
 use crate::score::{GaussianMixture, Score};
-use crate::sde::NoiseLevels;
+use crate::sde::Process;
 
 /// Half the side of the square that the paper's figures show.
 pub const HALF_WIDTH: f64 = 8.0;
@@ -21,9 +23,10 @@ pub const HALF_WIDTH: f64 = 8.0;
 /// Means of the paper's mixture, with their weights.
 pub const MODES: [(f64, [f64; 2]); 2] = [(0.8, [5.0, 5.0]), (0.2, [-5.0, -5.0])];
 
-/// The paper's mixture 0.8·N((5, 5), σ²I) + 0.2·N((−5, −5), σ²I), at each σ of `levels`.
-pub fn mixture(levels: &NoiseLevels) -> GaussianMixture {
-    GaussianMixture::new(&MODES.each_ref().map(|(weight, mean)| (*weight, &mean[..])), 0.0, levels)
+/// The points (5, 5) with weight 0.8 and (−5, −5) with weight 0.2 as `process` perturbs them: where it only adds noise, the paper's
+/// mixture 0.8·N((5, 5), σ²I) + 0.2·N((−5, −5), σ²I) at each σ.
+pub fn mixture(process: impl Process + 'static) -> GaussianMixture {
+    GaussianMixture::new(&MODES.each_ref().map(|(weight, mean)| (*weight, &mean[..])), 0.0, process)
 }
 
 /// `n` points of a random variable in the plane, `[n, 2]`.
@@ -36,8 +39,16 @@ pub fn draw(
     upload((0..n).flat_map(|_| sample(&mut stream)).map(|v| v as f32).collect(), [n, 2], device)
 }
 
-/// `n` Langevin chains through `steps`, from a uniform start in the figures' square: where they end, `[n, 2]`.
-pub fn langevin(score: &impl Score<2>, steps: Vec<Step>, n: usize, noise: Noise, device: &Device) -> Tensor<2> {
+/// `n` chains of `method` by the score of data that `process` perturbs, from a uniform start in the figures' square: where they end,
+/// `[n, 2]`.
+pub fn sample(
+    score: &impl Score<2>,
+    process: &Arc<dyn Process>,
+    method: impl Method<2>,
+    n: usize,
+    noise: Noise,
+    device: &Device,
+) -> Tensor<2> {
     let side = 2.0 * HALF_WIDTH as f32;
     let mut start = vec![0.0; 2 * n];
     noise.stream("toy/start", 0).uniform(&mut start);
@@ -48,7 +59,7 @@ pub fn langevin(score: &impl Score<2>, steps: Vec<Step>, n: usize, noise: Noise,
         stream.normal(&mut z);
         upload(z, [n, 2], device)
     };
-    Langevin::new(score, steps, start, draw).finish()
+    Chain::new(score, process.clone(), method, start, draw).finish()
 }
 
 /// An estimate with its standard error.
@@ -86,14 +97,14 @@ pub fn first_mode_weight(points: &[[f64; 2]]) -> Estimate {
     Estimate::of(points.iter().map(|p| f64::from(u8::from(is_first(p)))))
 }
 
-/// The Fisher divergence E‖ŝ(x) − s(x)‖² of an estimated score, over points of the data: the region of high density. In
+/// The Fisher divergence E‖ŝ(x) − s(x)‖² of an estimated score, at time `t`, over points of the data: the region of high density. In
 /// the empty space between the modes, where there are no data, the estimate may be anything (§3.2.1).
 ///
 /// # Errors
 /// [`Error::Device`](crate::Error::Device) when a device cannot compute it.
-pub fn fisher_divergence(estimate: &impl Score<2>, exact: &impl Score<2>, data: Tensor<2>) -> Result<Estimate> {
-    let labels = Tensor::zeros([data.dims()[0]], &data.device());
-    let error = estimate.score(data.clone(), &labels) - exact.score(data, &labels);
+pub fn fisher_divergence(estimate: &impl Score<2>, exact: &impl Score<2>, t: f64, data: Tensor<2>) -> Result<Estimate> {
+    let t = vec![t; data.dims()[0]];
+    let error = estimate.score(data.clone(), &t) - exact.score(data, &t);
     let squares = device::values(error.square().sum_dim(1))?;
     Ok(Estimate::of(squares.into_iter().map(f64::from)))
 }

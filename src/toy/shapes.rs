@@ -1,6 +1,6 @@
 //! Two distributions with an edge: a filled square and a ring.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
 use crate::noise::Stream;
 use crate::score::Score;
@@ -56,8 +56,8 @@ impl Ring {
 }
 
 impl Score<2> for Ring {
-    /// −((r − radius)/width² + 1/r)·x/r, the same at every level.
-    fn score(&self, x: Tensor<2>, _: &Tensor<1, Int>) -> Tensor<2> {
+    /// −((r − radius)/width² + 1/r)·x/r, the same at every time.
+    fn score(&self, x: Tensor<2>, _: &[f64]) -> Tensor<2> {
         let r = x.clone().square().sum_dim(1).sqrt();
         let slope = (r.clone() - self.radius) / -self.width.powi(2) - r.clone().recip();
         x * (slope / r)

@@ -1,7 +1,7 @@
 //! Training a small perceptron on points of the plane by sliced score matching.
 
 use burn::module::Module as _;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
 use crate::device::{self, upload};
 use crate::error::Result;
@@ -9,6 +9,7 @@ use crate::loss::{Slicing, ssm_vr};
 use crate::net::Mlp;
 use crate::net::params::gradients;
 use crate::noise::{Noise, Stream};
+use crate::score::Model;
 use crate::train::{Optimizer, Rule};
 
 /// How the perceptron is trained.
@@ -40,21 +41,20 @@ pub fn train(
     noise: Noise,
     device: &Device,
     mut report: impl FnMut(usize, f64),
-) -> Result<Mlp> {
+) -> Result<Model<Mlp>> {
     let ToyTraining { n_steps, batch_size: n, lr } = options;
     let device = device.clone().autodiff();
-    let mut net = Mlp::new(&[2, 128, 128, 2], &mut noise.stream("toy/init", 0), &device);
+    let mut model = Model::unperturbed(Mlp::new(&[2, 128, 128, 2], &mut noise.stream("toy/init", 0), &device));
     let rule = Rule::Adam { lr, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
     let mut optimizer = Optimizer::new(rule);
-    let labels = Tensor::zeros([n], &device);
     for step in 1..=n_steps {
         let x = super::draw(n, &mut sample, noise.stream("toy/data", step as u64), &device);
         let mut v = vec![0.0; 2 * n];
         noise.stream("toy/v", step as u64).normal(&mut v);
-        let loss = ssm_vr(&net, x, &labels, upload(v, [n, 2], &device), Slicing::Exact).loss();
-        let gradients = gradients(&net, &loss.backward());
+        let loss = ssm_vr(&model, x, &vec![0.0; n], upload(v, [n, 2], &device), Slicing::Exact).loss();
+        let gradients = gradients(&model.net, &loss.backward());
         report(step, device::scalar(loss)?);
-        net = optimizer.step(net, gradients);
+        model.net = optimizer.step(model.net, gradients);
     }
-    Ok(net.valid())
+    Ok(model.with_net(model.net.valid()))
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::{Objective, Rule};
+use super::Rule;
 use crate::error::Result;
-use crate::loss::Slicing;
+use crate::loss::{Loss, Slicing};
 use crate::net::{Architecture, Network, NetworkConfig, params};
 use crate::noise::Noise;
 
@@ -30,14 +30,14 @@ impl Estimate {
     ///
     /// # Errors
     /// When the configuration is impossible, see [`NetworkConfig::check`].
-    pub fn of_training(net: &NetworkConfig, objective: Objective, rule: Rule, has_ema: bool) -> Result<Self> {
+    pub fn of_training(net: &NetworkConfig, loss: Loss, rule: Rule, has_ema: bool) -> Result<Self> {
         let per_parameter = 2.0 + rule.state_names().len() as f64 + if has_ema { 1.0 } else { 0.0 };
         let factors = factors(net.architecture);
-        let factor = match objective {
-            Objective::Denoising => factors.denoising,
-            Objective::Sliced { n_particles, slicing: Slicing::Exact } => factors.sliced * n_particles as f64,
-            Objective::Sliced { n_particles, slicing: Slicing::FiniteDifference } => {
-                2.0 * factors.denoising * n_particles as f64
+        let factor = match loss {
+            Loss::Denoising => factors.denoising,
+            Loss::Sliced { n_projections, slicing: Slicing::Exact } => factors.sliced * n_projections as f64,
+            Loss::Sliced { n_projections, slicing: Slicing::FiniteDifference } => {
+                2.0 * factors.denoising * n_projections as f64
             }
         };
         Self::new(net, per_parameter, factor)
@@ -178,9 +178,8 @@ mod tests {
     fn the_largest_batch_is_the_last_that_fits_and_none_overflows() {
         let rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
         let net = config(Architecture::Ncsn, 64, 28, 1);
-        let objective = Objective::Sliced { n_particles: usize::MAX, slicing: Slicing::Exact };
-        for objective in [Objective::Denoising, objective] {
-            let estimate = Estimate::of_training(&net, objective, rule, true).expect("a network");
+        for loss in [Loss::Denoising, Loss::Sliced { n_projections: usize::MAX, slicing: Slicing::Exact }] {
+            let estimate = Estimate::of_training(&net, loss, rule, true).expect("a network");
             assert!(estimate.bytes(usize::MAX).is_finite() && estimate.bytes(usize::MAX) > 1e20);
             assert_eq!(estimate.largest_batch(0), 0);
             for available in [8 << 30, u64::MAX] {

@@ -7,4 +7,4 @@ mod run;
 
 pub use ema::Ema;
 pub use optimizer::{Optimizer, Rule};
-pub use run::{Objective, Report, Trainer, TrainerState, TrainingOptions};
+pub use run::{Report, Trainer, TrainerState, TrainingOptions};

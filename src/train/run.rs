@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Tensor};
 use ncsn_kernels::ops::is_cpu;
 use ncsn_kernels::ops::optimizer::{Verdict, sums_of_squares, sums_of_squares_on_gpu};
 
@@ -12,33 +12,16 @@ use super::{Ema, Optimizer, Rule};
 use crate::data::Batch;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::loss::{self, Slicing, annealed_dsm, annealed_ssm_vr};
-use crate::net::params;
-use crate::noise::{self, Distribution, Noise};
-use crate::score::Differentiable;
-use crate::sde::NoiseLevels;
-
-/// What is minimised, over the noise levels of the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Objective {
-    /// Denoising score matching.
-    Denoising,
-    /// Sliced score matching with variance reduction.
-    Sliced {
-        /// Directions for each image.
-        n_particles: usize,
-        /// How their products with the Jacobian are found.
-        slicing: Slicing,
-    },
-}
+use crate::loss::{self, Objective, Streams};
+use crate::net::{Backbone, params};
+use crate::noise::Noise;
+use crate::score::Model;
 
 /// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TrainingOptions {
-    /// The loss.
+    /// What is minimised.
     pub objective: Objective,
-    /// p of the weight σᵖ in the loss; the paper's λ(σ) = σ² is 2.
-    pub anneal_power: f64,
     /// Largest global norm of the gradient; `None` leaves it as it is.
     pub grad_clip: Option<f64>,
     /// Rate of the moving average of the weights; `None` keeps none.
@@ -109,11 +92,10 @@ fn finite(
     }
 }
 
-/// A network in training. Noise is addressed by step, so the step number is all there is to remember of it.
+/// A model in training. Noise is addressed by step, so the step number is all there is to remember of it.
 #[derive(Debug)]
 pub struct Trainer<N> {
-    net: N,
-    levels: NoiseLevels,
+    model: Model<N>,
     optimizer: Optimizer,
     ema: Option<Ema<N>>,
     options: TrainingOptions,
@@ -134,11 +116,11 @@ pub struct TrainerState<N> {
     pub ema: Option<N>,
 }
 
-impl<N: Module + Differentiable<4>> Trainer<N> {
-    /// A run before its first step. `net` lives on an autodiff device.
-    pub fn new(net: N, levels: NoiseLevels, rule: Rule, options: TrainingOptions, noise: Noise) -> Self {
-        let ema = options.ema_rate.map(|rate| Ema::new(rate, &net));
-        Self { net, levels, optimizer: Optimizer::new(rule), ema, options, noise, step: 0, all_finite: None }
+impl<N: Module + Backbone<4>> Trainer<N> {
+    /// A run before its first step. The model's network lives on an autodiff device.
+    pub fn new(model: Model<N>, rule: Rule, options: TrainingOptions, noise: Noise) -> Self {
+        let ema = options.ema_rate.map(|rate| Ema::new(rate, &model.net));
+        Self { model, optimizer: Optimizer::new(rule), ema, options, noise, step: 0, all_finite: None }
     }
 
     /// The run at a saved state.
@@ -146,7 +128,7 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
         let TrainerState { step, optimizer, ema } = state;
         let ema = self.options.ema_rate.map(|rate| match ema {
             Some(shadow) => Ema::resume(rate, shadow),
-            None => Ema::new(rate, &self.net),
+            None => Ema::new(rate, &self.model.net),
         });
         Self { step, optimizer, ema, ..self }
     }
@@ -156,13 +138,18 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
     /// # Errors
     /// Those of `f`.
     pub fn map_net(mut self, f: impl FnOnce(N) -> Result<N>) -> Result<Self> {
-        self.net = f(self.net)?;
+        self.model.net = f(self.model.net)?;
         Ok(self)
     }
 
-    /// The network as trained so far.
+    /// The model as trained so far.
+    pub fn model(&self) -> &Model<N> {
+        &self.model
+    }
+
+    /// Its network.
     pub fn net(&self) -> &N {
-        &self.net
+        &self.model.net
     }
 
     /// The averaged network, if the options ask for one.
@@ -170,9 +157,9 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
         self.ema.as_ref().map(Ema::module)
     }
 
-    /// The network to draw samples from: the average if there is one; without gradients.
-    pub fn sampling_net(&self) -> N {
-        self.ema().cloned().unwrap_or_else(|| self.net.valid())
+    /// The model to draw samples from: with the averaged weights if there are any; without gradients.
+    pub fn sampling_model(&self) -> Model<N> {
+        self.model.with_net(self.ema().cloned().unwrap_or_else(|| self.net().valid()))
     }
 
     /// The optimiser and its state.
@@ -195,24 +182,24 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
     pub fn step(&mut self, batch: Batch) -> Result<Report> {
         let step = self.step + 1;
         let device = self.device();
-        let loss = self.loss(&self.net, batch, self.options.objective, ["train/level", "train/z", "train/v"], step);
-        let gradients = params::gradients(&self.net, &loss.backward());
+        let loss = self.loss(self.net(), batch, &self.options.objective, ["train/level", "train/z", "train/v"], step);
+        let gradients = params::gradients(self.net(), &loss.backward());
         let loss = loss.inner();
         let outcome = if is_cpu(&device) {
             let squares = sums_of_squares(&gradients);
-            let name = |index| params::names(&self.net).swap_remove(index);
+            let name = |index| params::names(self.net()).swap_remove(index);
             let loss = finite(device::scalar(loss)?, squares.iter().copied(), name, step)?;
             let clip = self.options.grad_clip.map_or(1.0, |max_norm| {
                 // PyTorch's clip_grad_norm_.
                 let norm = squares.iter().sum::<f64>().sqrt();
                 (max_norm / (norm + 1e-6)).min(1.0)
             });
-            self.optimizer.advance(&mut self.net, gradients, Decision::Go { clip }, self.ema.as_mut());
+            self.optimizer.advance(&mut self.model.net, gradients, Decision::Go { clip }, self.ema.as_mut());
             Outcome::Known(loss)
         } else {
             let (numbers, verdict) = self.judge(loss, &gradients);
-            self.optimizer.advance(&mut self.net, gradients, Decision::OnDevice(&verdict), self.ema.as_mut());
-            Outcome::OnDevice(Box::new(Unread { numbers, names: params::names(&self.net).into() }))
+            self.optimizer.advance(&mut self.model.net, gradients, Decision::OnDevice(&verdict), self.ema.as_mut());
+            Outcome::OnDevice(Box::new(Unread { numbers, names: params::names(self.net()).into() }))
         };
         self.step = step;
         Ok(Report { step, outcome })
@@ -244,35 +231,20 @@ impl<N: Module + Differentiable<4>> Trainer<N> {
     ///
     /// # Errors
     /// [`Error::Device`] if it could not be computed.
-    pub fn test_loss(&self, batch: Batch, objective: Objective) -> Result<f64> {
-        device::scalar(self.loss(&self.net.valid(), batch, objective, ["test/level", "test/z", "test/v"], self.step))
+    pub fn test_loss(&self, batch: Batch, objective: &Objective) -> Result<f64> {
+        device::scalar(self.loss(&self.net().valid(), batch, objective, ["test/level", "test/z", "test/v"], self.step))
     }
 
-    /// The loss of a batch, with level, noise and directions of each image from `streams` at `index`.
-    fn loss(&self, net: &N, batch: Batch, objective: Objective, streams: [&str; 3], index: u64) -> Tensor<1> {
+    /// The objective on a batch, with its randomness from `streams` (of times, noise and projections) at `index`.
+    fn loss(&self, net: &N, batch: Batch, objective: &Objective, streams: [&str; 3], index: u64) -> Tensor<1> {
         let device = net.devices().into_iter().next().expect("a network lives somewhere");
-        let Batch { x, shape } = batch;
-        let [n, channels, height, width] = shape;
-        let [mut levels_stream, z_stream, v_stream] = streams.map(|name| self.noise.stream(name, index));
-        let n_levels = self.levels.n_levels() as u64;
-        let labels: Vec<i64> = (0..n).map(|_| levels_stream.below(n_levels) as i64).collect();
-        let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [n]), &device);
-        let x = device::upload(x, shape, &device);
-        let z = noise::tensor(Distribution::Normal, &mut [z_stream], shape, &device);
-        let (levels, power) = (&self.levels, self.options.anneal_power);
-        match objective {
-            Objective::Denoising => annealed_dsm(net, levels, x, &labels, z, power),
-            Objective::Sliced { n_particles, slicing } => {
-                // The directions of an image beside each other.
-                let shape = [n, n_particles, channels * height * width];
-                let v = noise::tensor(Distribution::Normal, &mut [v_stream], shape, &device);
-                let v = v.swap_dims(0, 1).reshape([n_particles * n, channels, height, width]);
-                annealed_ssm_vr(net, levels, x, &labels, [z, v], power, slicing)
-            }
-        }
+        let [times, z, v] = streams.map(|name| self.noise.stream(name, index));
+        let x = device::upload(batch.x, batch.shape, &device);
+        let model = self.model.with_net(net);
+        objective.value(&model, &*model.process, x, Streams { times, z, v }, &device)
     }
 
     fn device(&self) -> Device {
-        self.net.devices().into_iter().next().expect("a network lives somewhere")
+        self.net().devices().into_iter().next().expect("a network lives somewhere")
     }
 }

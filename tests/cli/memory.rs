@@ -1,16 +1,16 @@
 //! Memory is foreseen: estimates beside what a process really took, and refusals before anything changes.
 #![cfg(target_os = "linux")]
 
-use ncsn::loss::Slicing;
+use ncsn::loss::{Loss, Slicing};
 use ncsn::net::{Architecture, InputRange, NetworkConfig};
+use ncsn::train::Rule;
 use ncsn::train::memory::Estimate;
-use ncsn::train::{Objective, Rule};
 
 use super::{fails, scratch, succeeds};
 
 const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
 const SGD: Rule = Rule::Sgd { lr: 1e-3, momentum: 0.9, weight_decay: 0.0 };
-const SLICED: Objective = Objective::Sliced { n_particles: 1, slicing: Slicing::Exact };
+const SLICED: Loss = Loss::Sliced { n_projections: 1, slicing: Slicing::Exact };
 
 /// MiB that two steps of training took at the most.
 fn measured(runner: &str, net: &NetworkConfig, batch: usize, sliced: bool, optimizer: &str) -> f64 {
@@ -38,12 +38,12 @@ fn what_training_takes_is_foreseen_to_30_percent() {
         NetworkConfig { architecture, channels, width, size, n_levels, input: InputRange::Unit }
     };
     for (runner, net, batch, objective, rule) in [
-        ("anneal", net(Architecture::Ncsn, 16, 16, 1), 64, Objective::Denoising, ADAM),
+        ("anneal", net(Architecture::Ncsn, 16, 16, 1), 64, Loss::Denoising, ADAM),
         ("anneal", net(Architecture::Ncsn, 16, 16, 1), 16, SLICED, SGD),
-        ("anneal", net(Architecture::Ncsn, 40, 8, 3), 16, Objective::Denoising, ADAM),
-        ("anneal", net(Architecture::Ncsn, 40, 8, 3), 64, Objective::Denoising, SGD),
+        ("anneal", net(Architecture::Ncsn, 40, 8, 3), 16, Loss::Denoising, ADAM),
+        ("anneal", net(Architecture::Ncsn, 40, 8, 3), 64, Loss::Denoising, SGD),
         ("baseline", net(Architecture::Baseline, 8, 28, 1), 40, SLICED, ADAM),
-        ("scorenet", net(Architecture::ResScore, 16, 16, 3), 128, Objective::Denoising, SGD),
+        ("scorenet", net(Architecture::ResScore, 16, 16, 3), 128, Loss::Denoising, SGD),
         ("scorenet", net(Architecture::ResScore, 16, 16, 3), 64, SLICED, ADAM),
     ] {
         let optimizer = if rule == SGD { "SGD" } else { "Adam" };

@@ -29,8 +29,9 @@ use ncsn::eval::{
 use ncsn::image::write_png;
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
+use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Objective, Optimizer, Rule, Trainer, TrainerState, TrainingOptions};
+use ncsn::train::{Optimizer, Rule, Trainer, TrainerState, TrainingOptions};
 
 /// Rounds for each format.
 fn n_rounds() -> usize {
@@ -196,9 +197,7 @@ fn fresh() -> Trainer<Network> {
     // It takes no step. (Of networks that could, and are dropped before one, Burn's graph keeps the memory.)
     let device = Device::flex();
     let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), &device).unwrap();
-    let options =
-        TrainingOptions { objective: Objective::Denoising, anneal_power: 2.0, grad_clip: None, ema_rate: None };
-    Trainer::new(net, NoiseLevels::single(1.0).unwrap(), ADAM, options, Noise::new(0))
+    Trainer::new(Model::new(net, NoiseLevels::single(1.0).unwrap()), ADAM, TrainingOptions::default(), Noise::new(0))
 }
 
 /// The weights and the optimiser's state of a run, as we write them.

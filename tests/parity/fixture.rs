@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ncsn::device::DeviceKind;
 use ncsn::net::params;
+use ncsn::sde::Process;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::Case;
@@ -146,6 +147,11 @@ impl Fixture {
         let values: Vec<i64> = self.f64(name).iter().map(|&v| v as i64).collect();
         let n = values.len();
         Tensor::from_data(TensorData::new(values, [n]), device)
+    }
+
+    /// The times of some levels.
+    pub fn times(&self, name: &str, process: &dyn Process) -> Vec<f64> {
+        self.f64(name).iter().map(|&level| process.time(level as usize)).collect()
     }
 
     /// The module with this fixture's parameters, under `prefix`.

@@ -1,13 +1,14 @@
 //! The samplers, fed with the noise that the published program drew.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use ncsn::net::InputRange;
-use ncsn::sample::{Draw, Inpainting, Langevin, annealed_steps, plain_steps};
+use ncsn::sample::{AnnealedLangevin, Chain, Draws, Known, PlainLangevin, Renewal};
+use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
 
 use crate::Case;
-use crate::fixture::{self, assert_close, open, values};
-use crate::network::network;
+use crate::fixture::{self, Fixture, assert_close, open, values};
+use crate::network::{model, network};
 
 /// The reference's f32 error is 4e-7 after 20 steps.
 const TOLERANCE: f64 = 1e-5;
@@ -27,18 +28,24 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+const TWO_STEPS_EACH: AnnealedLangevin = AnnealedLangevin { step_lr: 2e-5, n_steps_each: 2, denoise: false };
+
+/// The rows of a tensor of a fixture, one after the other.
+fn rows(file: &str, name: &'static str) -> impl FnMut() -> Tensor<4> {
+    let (case, device, mut i) = (open(&format!("ncsn/langevin/{file}.safetensors")), fixture::device(), 0..);
+    move || case.row(name, i.next().unwrap(), &device)
+}
+
 fn annealed() {
     let device = fixture::device();
     let case = open("ncsn/langevin/anneal_ch1_28.safetensors");
-    let net = network(&open("ncsn/cond_refinenet_ch1_28/params.safetensors"), InputRange::Unit, &device);
-    let levels = NoiseLevels::geometric(1.0, 0.01, 10).unwrap();
-    for (found, expected) in levels.sigmas().iter().zip(case.f64("sigmas_f64")) {
+    let model = model(&open("ncsn/cond_refinenet_ch1_28/params.safetensors"), InputRange::Unit, &device);
+    for (found, expected) in model.process.stds().iter().zip(case.f64("sigmas_f64")) {
         assert!((found - expected).abs() < 1e-14);
     }
-    let mut draws = 0..;
-    let noise = || case.row("noise", draws.next().unwrap(), &device);
-    let chain = Langevin::new(&net, annealed_steps(&levels, 2, 2e-5), case.tensor::<4>("x_init", &device), noise);
-    assert_eq!(chain.n_steps(), 20);
+    let x = case.tensor("x_init", &device);
+    let chain = Chain::new(&model, model.process.clone(), TWO_STEPS_EACH, x, rows("anneal_ch1_28", "noise"));
+    assert_eq!(chain.n_left(), 20);
     let mut last = None;
     for (i, state) in chain.enumerate() {
         let expected: Tensor<4> = case.row("x_after_each_step", i, &device);
@@ -53,43 +60,52 @@ fn annealed() {
 fn plain() {
     let device = fixture::device();
     let case = open("ncsn/langevin/plain_conditional_label9.safetensors");
-    let net = network(&open("ncsn/cond_refinenet_ch1_28/params.safetensors"), InputRange::Unit, &device);
-    let mut draws = 0..;
-    let noise = || case.row("noise", draws.next().unwrap(), &device);
-    let chain = Langevin::new(&net, plain_steps(9, 5, 2e-5), case.tensor::<4>("x_init", &device), noise);
+    let model = model(&open("ncsn/cond_refinenet_ch1_28/params.safetensors"), InputRange::Unit, &device);
+    let plain = PlainLangevin { t: model.process.time(9), n_steps: 5, alpha: 2e-5 };
+    let (x, draws) = (case.tensor("x_init", &device), rows("plain_conditional_label9", "noise"));
+    let chain = Chain::new(&model, model.process.clone(), plain, x, draws);
     assert_close("the sample", &values(chain.finish()), case.f64("x_final"), TOLERANCE);
 }
 
 fn baseline() {
     let device = fixture::device();
     let case = open("ncsn/langevin/plain_baseline.safetensors");
-    let net = network(&open("ncsn/refinenet_baseline_ch1_28/params.safetensors"), InputRange::Unit, &device);
-    let mut draws = 0..;
-    let noise = || case.row("noise", draws.next().unwrap(), &device);
-    let chain = Langevin::new(&net, plain_steps(0, 5, 2e-5), case.tensor::<4>("x_init", &device), noise);
+    let model = model(&open("ncsn/refinenet_baseline_ch1_28/params.safetensors"), InputRange::Unit, &device);
+    let plain = PlainLangevin { t: 1.0, n_steps: 5, alpha: 2e-5 };
+    let (x, draws) = (case.tensor("x_init", &device), rows("plain_baseline", "noise"));
+    let chain = Chain::new(&model, model.process.clone(), plain, x, draws);
     assert_close("the sample", &values(chain.finish()), case.f64("x_final"), TOLERANCE);
+}
+
+/// The left half of each drawn image, in the left half of a whole one.
+struct LeftHalves {
+    case: Fixture,
+    n_done: usize,
+}
+
+impl Draws<4> for LeftHalves {
+    fn normal(&mut self, _: [usize; 4], device: &Device) -> Tensor<4> {
+        let half: Tensor<4> = self.case.row("half_noise_per_level", self.n_done, device);
+        self.n_done += 1;
+        Tensor::cat(vec![half.clone(), half.zeros_like()], 3)
+    }
 }
 
 fn inpainting() {
     let device = fixture::device();
-    let case = open("ncsn/langevin/inpainting_ch3_32.safetensors");
+    let file = "ncsn/langevin/inpainting_ch3_32.safetensors";
+    let case = open(file);
     let net = network(&open("ncsn/cond_refinenet_ch3_32/params.safetensors"), InputRange::Unit, &device);
     // The fixture runs the first five of ten levels; the fifth is its σ_L.
     let sigmas = case.f64("sigmas_f64");
-    let levels = NoiseLevels::geometric(sigmas[0], sigmas[4], 5).unwrap();
-    let mask = Tensor::<4>::ones([2, 3, 32, 16], &device);
+    let model = Model::new(net, NoiseLevels::geometric(sigmas[0], sigmas[4], 5).unwrap());
+    let mask = Tensor::<4>::ones([1, 3, 32, 16], &device);
     let mask = Tensor::cat(vec![mask.clone(), mask.zeros_like()], 3);
-    let reference = case.tensor::<4>("refer_image", &device).repeat_dim(0, 2);
-    let (mut known, mut full) = (0.., 0..);
-    let noise = |draw| match draw {
-        Draw::Update => case.row("noise_per_step", full.next().unwrap(), &device),
-        Draw::Known => {
-            let half: Tensor<4> = case.row("half_noise_per_level", known.next().unwrap(), &device);
-            Tensor::cat(vec![half.clone(), half.zeros_like()], 3)
-        }
-    };
+    let reference = case.tensor::<4>("refer_image", &device);
+    let known = Known::new(mask, reference, Renewal::OncePerTime, LeftHalves { case: open(file), n_done: 0 });
     let x = case.tensor::<5>("x_init", &device).reshape([2, 3, 32, 32]);
-    let chain = Inpainting::new(&net, &levels, annealed_steps(&levels, 2, 2e-5), x, [mask, reference], noise);
+    let draws = rows("inpainting_ch3_32", "noise_per_step");
+    let chain = Chain::new(&model, model.process.clone(), TWO_STEPS_EACH, x, draws).with_known(known);
     let last = chain.last().unwrap();
     assert_eq!(last.n_done, 10);
     assert_close("the completion", &values(last.x), case.f64("x_final"), TOLERANCE);

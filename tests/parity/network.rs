@@ -1,11 +1,11 @@
 //! Whole networks: outputs, the annealed denoising loss, and its gradient for every parameter.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use ncsn::device::Precision;
-use ncsn::loss::annealed_dsm;
+use ncsn::loss::{Weight, denoising};
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
-use ncsn::score::Score;
+use ncsn::score::{Model, Score};
 use ncsn::sde::NoiseLevels;
 
 use crate::Case;
@@ -22,6 +22,11 @@ pub fn network(params: &Fixture, input: InputRange, device: &Device) -> Network 
     let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), device).unwrap();
     assert_eq!(params::to_host(&net).unwrap().len(), params.tensors.len(), "as many parameters as published");
     params.load(net, "")
+}
+
+/// The same with the levels of all fixtures.
+pub fn model(params: &Fixture, input: InputRange, device: &Device) -> Model<Network> {
+    Model::new(network(params, input, device), NoiseLevels::geometric(1.0, 0.01, 10).unwrap())
 }
 
 fn outputs_agree(name: &str) {
@@ -57,13 +62,12 @@ fn outputs_agree(name: &str) {
         if !forward.has(x) {
             continue;
         }
-        let net = network(&params, input, &device);
+        let model = model(&params, input, &device);
         let shape = |name: &str| params.tensors.get(name).map(|(shape, _)| shape.clone());
         assert_eq!(NetworkConfig::from_shapes(shape, input).unwrap().architecture, architecture);
         let x = forward.tensor(x, &device);
-        let no_labels = || Tensor::zeros([x.dims()[0]], &device);
-        let labels = if forward.has(labels) { forward.labels(labels, &device) } else { no_labels() };
-        let found = net.score(x, &labels);
+        let t = if forward.has(labels) { forward.times(labels, &*model.process) } else { vec![1.0; x.dims()[0]] };
+        let found = model.score(x, &t);
         assert_close(&format!("{name} {out}"), &values(found), forward.f64(out), tolerance());
         n_compared += 1;
     }
@@ -107,8 +111,8 @@ pub fn cases() -> Vec<Case> {
 fn trained_output_agrees() {
     let device = fixture::device();
     let case = open("ncsn/optimizers_smallest/forward_adam.safetensors");
-    let net = network(&open("ncsn/optimizers_smallest/final_adam.safetensors"), InputRange::Unit, &device);
-    let found = net.score(case.tensor("x", &device), &case.labels("labels", &device));
+    let model = model(&open("ncsn/optimizers_smallest/final_adam.safetensors"), InputRange::Unit, &device);
+    let found = model.score(case.tensor("x", &device), &case.times("labels", &*model.process));
     assert_close("out", &values(found), case.f64("out"), tolerance());
 }
 
@@ -117,25 +121,19 @@ fn loss_and_gradients_agree() {
     let dir = "ncsn/cond_refinenet_ch1_28";
     let case = open(&format!("{dir}/dsm_loss.safetensors"));
     let grads = open(&format!("{dir}/dsm_grads.safetensors"));
-    let net = network(&open(&format!("{dir}/params.safetensors")), InputRange::Unit, &device);
-    let levels = NoiseLevels::geometric(1.0, 0.01, 10).unwrap();
+    let model = model(&open(&format!("{dir}/params.safetensors")), InputRange::Unit, &device);
+    let (process, t) = (&*model.process, case.times("labels", &*model.process));
     let loss = |power| {
-        annealed_dsm(
-            &net,
-            &levels,
-            case.tensor("X", &device),
-            &case.labels("labels", &device),
-            case.tensor("noise", &device),
-            power,
-        )
+        let (x, z) = (case.tensor("X", &device), case.tensor("noise", &device));
+        denoising(&model, process, x, &t, z, Weight::StdPower(power))
     };
     for (power, name) in [(2.0, "loss"), (1.0, "loss_anneal_power_1"), (0.0, "loss_anneal_power_0")] {
         // The published target is formed from rounded numbers; the fixture's README allows 1e-5.
         assert_close(name, &values(loss(power)), case.f64(name), 1e-5);
     }
-    let found = params::gradients(&net, &loss(2.0).backward());
+    let found = params::gradients(&model.net, &loss(2.0).backward());
     assert_eq!(found.len(), grads.tensors.len());
-    for (name, grad) in params::names(&net).iter().zip(found) {
+    for (name, grad) in params::names(&model.net).iter().zip(found) {
         let grad = grad.unwrap_or_else(|| panic!("{name} has no gradient"));
         // Per tensor; the reference's f32 and f64 gradients differ by 4.4e-6 of the largest.
         assert_close(name, &values(grad), grads.f64(name), 5e-5);

@@ -2,14 +2,13 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use ncsn::loss::annealed_dsm;
+use ncsn::loss::{Weight, denoising};
 use ncsn::net::{InputRange, params};
-use ncsn::sde::NoiseLevels;
 use ncsn::train::{Ema, Optimizer, Rule};
 
 use crate::Case;
 use crate::fixture::{self, assert_close, open, values};
-use crate::network::network;
+use crate::network::model;
 
 const ARITHMETIC: &str = "ncsn/optimizers_arithmetic/data.safetensors";
 
@@ -111,18 +110,17 @@ fn arithmetic(name: &str, rule: Rule) {
 fn training([params, batches, last]: &[String; 3], rule: Rule, tolerance: f64) {
     let device = fixture::device().autodiff();
     let batches = open(batches);
-    let levels = NoiseLevels::geometric(1.0, 0.01, 10).unwrap();
-    let mut net = network(&open(params), InputRange::Unit, &device);
+    let mut model = model(&open(params), InputRange::Unit, &device);
     let mut optimizer = Optimizer::new(rule);
     for i in 0..3 {
         let [x, z] = ["X", "noise"].map(|key| batches.tensor::<4>(&format!("{key}.{i}"), &device));
-        let labels = batches.labels(&format!("labels.{i}"), &device);
-        let loss = annealed_dsm(&net, &levels, x, &labels, z, 2.0);
-        let gradients = params::gradients(&net, &loss.backward());
-        net = optimizer.step(net, gradients);
+        let t = batches.times(&format!("labels.{i}"), &*model.process);
+        let loss = denoising(&model, &*model.process, x, &t, z, Weight::StdPower(2.0));
+        let gradients = params::gradients(&model.net, &loss.backward());
+        model.net = optimizer.step(model.net, gradients);
     }
     let expected = open(last);
-    for (name, found) in params::to_host(&net).unwrap() {
+    for (name, found) in params::to_host(&model.net).unwrap() {
         let worst =
             found.values.iter().zip(expected.f64(&name)).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
         assert!(worst <= tolerance, "{name}: {worst:e}");

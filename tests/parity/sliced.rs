@@ -1,11 +1,11 @@
 //! Sliced and one-level denoising losses: value, both terms, and every parameter's gradient.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
-use ncsn::loss::{Sliced, Slicing, annealed_dsm, annealed_ssm_vr, dsm, ssm, ssm_vr};
-use ncsn::net::{InputRange, Mlp, params};
+use burn::tensor::{Device, Tensor};
+use ncsn::loss::{Sliced, Slicing, Weight, denoising, perturbed_ssm_vr, ssm, ssm_vr};
+use ncsn::net::{Backbone, InputRange, Mlp, params};
 use ncsn::noise::Noise;
-use ncsn::score::Differentiable;
+use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
 
 use crate::Case;
@@ -53,39 +53,41 @@ fn check<M: Module>(case: &Fixture, net: &M, loss: Tensor<1>, terms: Option<Slic
     }
 }
 
-fn zeros(case: &Fixture, device: &Device) -> Tensor<1, Int> {
-    Tensor::zeros([case.shape("samples")[0]], device)
+/// The time of the only level, for each example.
+fn times(case: &Fixture) -> Vec<f64> {
+    vec![1.0; case.shape("samples")[0]]
 }
 
 fn mlp_ssm(name: &str) {
     let device = fixture::device().autodiff();
-    let (case, net) = (open(&file(name)), mlp(&device));
-    let (x, labels) = (case.tensor("samples", &device), zeros(&case, &device));
+    let (case, model) = (open(&file(name)), Model::unperturbed(mlp(&device)));
+    let (x, t) = (case.tensor("samples", &device), times(&case));
     let sliced = match case.has("vectors") {
-        true => ssm_vr(&net, x, &labels, case.tensor("vectors", &device), EXACT),
-        false => ssm(&net, x, &labels, case.tensor("vectors_before_normalisation", &device), EXACT),
+        true => ssm_vr(&model, x, &t, case.tensor("vectors", &device), EXACT),
+        false => ssm(&model, x, &t, case.tensor("vectors_before_normalisation", &device), EXACT),
     };
-    check(&case, &net, sliced.loss(), Some(sliced));
+    check(&case, &model.net, sliced.loss(), Some(sliced));
 }
 
-fn annealed<const D: usize, M: Module + Differentiable<D>>(name: &str, net: &M, device: &Device) {
+fn annealed<const D: usize, M: Module + Backbone<D>>(name: &str, net: M, device: &Device) {
     let case = open(&file(name));
     let sigmas = case.f64("sigmas");
     let levels = NoiseLevels::geometric(sigmas[0], sigmas[sigmas.len() - 1], sigmas.len()).unwrap();
     assert!(levels.sigmas().iter().zip(sigmas).all(|(a, b)| (a / b - 1.0).abs() < 1e-6));
     let noise = [case.tensor("noise", device), case.tensor("vectors", device)];
-    let labels = case.labels("labels", device);
-    check(&case, net, annealed_ssm_vr(net, &levels, case.tensor("samples", device), &labels, noise, 2.0, EXACT), None);
+    let model = Model::new(net, levels);
+    let (process, t, x) = (&*model.process, case.times("labels", &*model.process), case.tensor("samples", device));
+    let loss = perturbed_ssm_vr(&model, process, x, &t, noise, Weight::StdPower(2.0), EXACT);
+    check(&case, &model.net, loss, None);
 }
 
-fn denoising<const D: usize, M: Module + Differentiable<D>>(name: &str, net: &M, sigma: f64, device: &Device) {
+fn one_level<const D: usize, M: Module + Backbone<D>>(name: &str, net: M, sigma: f64, device: &Device) {
     let case = open(&file(name));
-    check(&case, net, dsm(net, sigma, case.tensor("samples", device), case.tensor("noise", device)), None);
-    // The annealed loss at one level is the same times σ²... which a power of 0 leaves away.
     let (x, z) = (case.tensor("samples", device), case.tensor("noise", device));
-    let levels = NoiseLevels::geometric(sigma, sigma / 2.0, 1).unwrap();
-    let same = annealed_dsm(net, &levels, x, &zeros(&case, device), z, 0.0);
-    assert_close("annealed loss of one level", &values(same), case.f64("loss"), TOLERANCE);
+    let model = Model::new(net, NoiseLevels::single(sigma).unwrap());
+    // With λ = 1.
+    let loss = denoising(&model, &*model.process, x, &times(&case), z, Weight::StdPower(0.0));
+    check(&case, &model.net, loss, None);
 }
 
 /// All questions about these losses.
@@ -101,7 +103,7 @@ pub fn cases() -> Vec<Case> {
                 .push(Case::new(format!("{name}, with gradients"), &files(&mlp_params, &name), move || mlp_ssm(&name)));
         }
         let name = format!("toy_anneal_sliced_score_estimation_vr_{particles}");
-        let run = move || annealed::<2, _>(&name, &mlp(&device()), &device());
+        let run = move || annealed::<2, _>(&name, mlp(&device()), &device());
         let name = format!("toy_anneal_sliced_score_estimation_vr_{particles}");
         cases.push(Case::new(format!("{name}, with gradients"), &files(&mlp_params, &name), run));
 
@@ -110,14 +112,14 @@ pub fn cases() -> Vec<Case> {
         let params = file("condrefinenet_params");
         let question = format!("{name}, with gradients");
         cases.push(Case::new(question, &files(&params.clone(), &name.clone()), move || {
-            annealed::<4, _>(&name, &network(&open(&params), InputRange::Unit, &device()), &device());
+            annealed::<4, _>(&name, network(&open(&params), InputRange::Unit, &device()), &device());
         }));
     }
     for sigma in [0.01, 0.5] {
         let name = format!("toy_dsm_score_estimation_sigma{sigma}");
         let question = format!("{name}, with gradients");
         cases.push(Case::new(question, &files(&mlp_params, &name.clone()), move || {
-            denoising::<2, _>(&name, &mlp(&device()), sigma, &device());
+            one_level::<2, _>(&name, mlp(&device()), sigma, &device());
         }));
     }
     let resscore = "ncsn/resscore_32/params.safetensors";
@@ -126,18 +128,18 @@ pub fn cases() -> Vec<Case> {
         let question = format!("{name}, with gradients");
         cases.push(Case::new(question, &files(resscore, &name.clone()), move || {
             let (case, net) = (open(&file(&name)), network(&open(resscore), InputRange::Unit, &device()));
-            let x = case.tensor("samples", &device());
-            let sliced = ssm_vr(&net, x, &zeros(&case, &device()), case.tensor("vectors", &device()), EXACT);
-            check(&case, &net, sliced.loss(), Some(sliced));
+            let (model, x) = (Model::unperturbed(net), case.tensor("samples", &device()));
+            let sliced = ssm_vr(&model, x, &times(&case), case.tensor("vectors", &device()), EXACT);
+            check(&case, &model.net, sliced.loss(), Some(sliced));
         }));
         let name = format!("resscore_dsm_score_estimation_sigma{sigma}");
         cases.push(Case::new(name.clone(), &files(resscore, &name.clone()), move || {
-            denoising::<4, _>(&name, &network(&open(resscore), InputRange::Unit, &device()), sigma, &device());
+            one_level::<4, _>(&name, network(&open(resscore), InputRange::Unit, &device()), sigma, &device());
         }));
     }
     let (name, params) = ("refinenet_baseline_dsm_score_estimation", file("refinenet_baseline_params"));
     cases.push(Case::new(format!("{name}, with gradients"), &files(&params.clone(), name), move || {
-        denoising::<4, _>(name, &network(&open(&params), InputRange::Unit, &device()), 0.01, &device());
+        one_level::<4, _>(name, network(&open(&params), InputRange::Unit, &device()), 0.01, &device());
     }));
     cases
 }

@@ -1,7 +1,7 @@
 //! Distributions in the plane and their samplers.
 
 use burn::tensor::Tensor;
-use ncsn::sample::{Langevin, annealed_steps, plain_steps};
+use ncsn::sample::{AnnealedLangevin, Chain, PlainLangevin};
 use ncsn::score::{GaussianMixture, Score};
 use ncsn::sde::NoiseLevels;
 use ncsn::toy::{Ring, Square, mixture};
@@ -35,17 +35,17 @@ const SCORES: f64 = 3e-5;
 
 fn score_of<S: Score<2>>(case: &Fixture, x: &str, score: &S) -> Vec<f32> {
     let x: Tensor<2> = case.tensor(x, &fixture::device());
-    let labels = Tensor::zeros([x.dims()[0]], &x.device());
-    values(score.score(x, &labels))
+    let t = vec![1.0; x.dims()[0]];
+    values(score.score(x, &t))
 }
 
 fn mixture_agrees() {
     let case = open(FILE);
     for sigma in [1.0, 3.0] {
-        let mixture = mixture(&one_level(sigma));
+        let mixture = mixture(one_level(sigma));
         // The published density lacks one of its two factors 1/√(2πσ²).
         let constant = 0.5 * (std::f64::consts::TAU * sigma * sigma).ln();
-        let found = log_densities(&case, "grid", |x| mixture.log_density(x, 0) + constant);
+        let found = log_densities(&case, "grid", |x| mixture.log_density(x, 1.0) + constant);
         for name in ["GMMDist", "GMMDistAnneal"] {
             assert_close(name, &found, case.f64(&format!("{name}.log_prob.sigma{sigma}")), 2e-6);
         }
@@ -58,9 +58,9 @@ fn mixture_agrees() {
 
 fn mixture_in_five_dimensions() {
     let case = open(FILE);
-    let mixture = GaussianMixture::new(&[(0.8, &[5.0; 5]), (0.2, &[-5.0; 5])], 0.0, &one_level(2.0));
+    let mixture = GaussianMixture::new(&[(0.8, &[5.0; 5]), (0.2, &[-5.0; 5])], 0.0, one_level(2.0));
     let constant = 2.0 * (std::f64::consts::TAU * 4.0).ln();
-    let found = log_densities(&case, "x_dimD", |x| mixture.log_density(x, 0) + constant);
+    let found = log_densities(&case, "x_dimD", |x| mixture.log_density(x, 1.0) + constant);
     assert_close("log density", &found, case.f64("GMMDistAnneal.dimD.log_prob.sigma2"), 2e-6);
     assert_close("score", &score_of(&case, "x_dimD", &mixture), case.f64("GMMDistAnneal.dimD.score.sigma2"), SCORES);
 }
@@ -95,11 +95,12 @@ fn samplers_agree() {
         move || case.row(name, i.next().unwrap(), device)
     };
     // The toy program steps by ε/2·s + √ε·z: our α is ε/2.
-    let one = mixture(&one_level(1.0));
-    let plain = Langevin::new(&one, plain_steps(0, 10, 0.05), x(), draws("langevin.noise")).finish();
+    let one = mixture(one_level(1.0));
+    let plain = PlainLangevin { t: 1.0, n_steps: 10, alpha: 0.05 };
+    let plain = Chain::new(&one, one.process().clone(), plain, x(), draws("langevin.noise")).finish();
     assert_close("plain", &values(plain), case.f64("langevin.x_final"), 1e-5);
-    let levels = NoiseLevels::geometric(20.0, 1.0, 10).unwrap();
-    let steps = annealed_steps(&levels, 3, 0.05);
-    let annealed = Langevin::new(mixture(&levels), steps, x(), draws("anneal_langevin.noise")).finish();
+    let ten = mixture(NoiseLevels::geometric(20.0, 1.0, 10).unwrap());
+    let annealed = AnnealedLangevin { step_lr: 0.05, n_steps_each: 3, denoise: false };
+    let annealed = Chain::new(&ten, ten.process().clone(), annealed, x(), draws("anneal_langevin.noise")).finish();
     assert_close("annealed", &values(annealed), case.f64("anneal_langevin.x_final"), 1e-5);
 }

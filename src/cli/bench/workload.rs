@@ -12,9 +12,10 @@ use ncsn::data::Batch;
 use ncsn::device::{self, DeviceKind, Precision, instructions};
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
-use ncsn::sample::{image_chain, plain_steps};
+use ncsn::sample::{PlainLangevin, image_chain};
+use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Objective, Rule, Trainer, TrainingOptions};
+use ncsn::train::{Rule, Trainer, TrainingOptions};
 use ncsn_kernels::ops::is_cpu;
 use ncsn_kernels::parallel::count::Count;
 
@@ -186,9 +187,8 @@ impl Workload {
             What::Train => {
                 let levels = NoiseLevels::geometric(1.0, 0.01, N_LEVELS)?;
                 let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
-                let objective = Objective::Denoising;
-                let options = TrainingOptions { objective, anneal_power: 2.0, grad_clip: None, ema_rate: None };
-                let mut trainer = Trainer::new(new_net(&device.clone().autodiff())?, levels, rule, options, noise);
+                let model = Model::new(new_net(&device.clone().autodiff())?, levels);
+                let mut trainer = Trainer::new(model, rule, TrainingOptions::default(), noise);
                 let shape = [batch as usize, config.channels, config.size, config.size];
                 let mut x = vec![0.0; shape.iter().product()];
                 noise.stream("bench/x", 0).uniform(&mut x);
@@ -199,15 +199,15 @@ impl Workload {
                 (steps, work(trainer.net(), config.size), 3.0)
             }
             What::Sample => {
-                let net = new_net(&device)?;
-                let steps = plain_steps(0, (N_WARM_UP + n_steps) as usize, 2e-5);
+                let model = Model::new(new_net(&device)?, NoiseLevels::geometric(1.0, 0.01, N_LEVELS)?);
+                let method = PlainLangevin { t: 1.0, n_steps: (N_WARM_UP + n_steps) as usize, alpha: 2e-5 };
                 let shape = [config.channels, config.size, config.size];
-                let mut chain = image_chain(&net, steps, 0..batch, shape, noise, &device);
+                let mut chain = image_chain(&model, method, 0..batch, shape, noise, &device);
                 let mut update = || {
                     chain.next();
                     device::wait(&device)
                 };
-                (counted_steps(n_steps, &mut update)?, work(&net, config.size), 1.0)
+                (counted_steps(n_steps, &mut update)?, work(&model.net, config.size), 1.0)
             }
         };
         let seconds = median_seconds(&steps);

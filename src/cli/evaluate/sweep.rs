@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
     /// Draws samples of the checkpoint at `step`, or finds those that were drawn before; `None` if the user asked to stop.
     pub fn draw(&self, step: u64, device: &Device, log: &mut Log) -> Result<Option<Samples>> {
         let trained = Trained { doc: Some(self.doc.clone()), checkpoint: None, config: None, step: Some(step) };
-        let (net, config, digest) = trained.open_on(&self.args.common, device)?;
+        let (model, config, digest) = trained.open_on(&self.args.common, device)?;
         let (n, seed) = (self.args.n.unwrap_or(DEFAULT_N), self.args.seed);
         memory::check_sampling(&config, BATCH.min(n), "--n", &self.args.common)?;
         let mut drawing = Drawing::new(&config, Noise::new(seed), n)?;
@@ -78,7 +78,7 @@ impl<'a> Run<'a> {
         };
         let folder = self.folder.join(format!("step_{step}_n{n}_seed{seed}{precision}"));
         log.info(format!("step {step}: {n} samples in {}", folder.display()));
-        if drawing.to_folder(&net, &folder, &Pictures::still(), log)? != ExitCode::SUCCESS {
+        if drawing.to_folder(&model, &folder, &Pictures::still(), log)? != ExitCode::SUCCESS {
             return Ok(None);
         }
         let images = ImageSet::open(&folder, &self.args.how.read_options())?;

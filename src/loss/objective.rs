@@ -1,0 +1,97 @@
+//! A loss together with the times at which it is taken.
+
+use burn::tensor::{Device, Tensor};
+
+use super::{Slicing, Weight, denoising, perturbed_ssm_vr};
+use crate::noise::{self, Distribution, Stream};
+use crate::score::Differentiable;
+use crate::sde::Process;
+
+/// What is minimised: the mean of a loss over data, times and noise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Objective {
+    /// How the error of the score is estimated.
+    pub loss: Loss,
+    /// How much each time counts.
+    pub weight: Weight,
+    /// At which times.
+    pub times: Times,
+}
+
+/// How the error of the score is estimated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Denoising score matching.
+    Denoising,
+    /// Sliced score matching with variance reduction.
+    Sliced {
+        /// Projections for each image.
+        n_projections: usize,
+        /// How their products with the Jacobian are found.
+        slicing: Slicing,
+    },
+}
+
+/// The law of the times t.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// The levels of the process, each with the same probability.
+    Levels,
+}
+
+/// Where the randomness of one batch comes from.
+#[derive(Clone, Debug)]
+pub struct Streams {
+    /// The times.
+    pub times: Stream,
+    /// The noise that perturbs the data.
+    pub z: Stream,
+    /// The projections of sliced losses.
+    pub v: Stream,
+}
+
+impl Default for Objective {
+    /// That of NCSN: denoising score matching at all levels, with λ = σ².
+    fn default() -> Self {
+        Self { loss: Loss::Denoising, weight: Weight::StdPower(2.0), times: Times::Levels }
+    }
+}
+
+impl Times {
+    /// The times of `n` examples.
+    pub fn draw(self, n: usize, process: &dyn Process, stream: &mut Stream) -> Vec<f64> {
+        let n_levels = process.n_levels() as u64;
+        match self {
+            Self::Levels => (0..n).map(|_| process.time(stream.below(n_levels) as usize)).collect(),
+        }
+    }
+}
+
+impl Objective {
+    /// The objective on one batch of images: `[1]`.
+    ///
+    /// # Shapes
+    /// `x`: `[batch, channels, height, width]`, on `device`.
+    pub fn value(
+        &self,
+        score: &impl Differentiable<4>,
+        process: &dyn Process,
+        x: Tensor<4>,
+        mut streams: Streams,
+        device: &Device,
+    ) -> Tensor<1> {
+        let shape @ [n, channels, height, width] = x.dims();
+        let t = self.times.draw(n, process, &mut streams.times);
+        let z = noise::tensor(Distribution::Normal, &mut [streams.z], shape, device);
+        match self.loss {
+            Loss::Denoising => denoising(score, process, x, &t, z, self.weight),
+            Loss::Sliced { n_projections, slicing } => {
+                // The projections of an image beside each other.
+                let shape = [n, n_projections, channels * height * width];
+                let v = noise::tensor(Distribution::Normal, &mut [streams.v], shape, device);
+                let v = v.swap_dims(0, 1).reshape([n_projections * n, channels, height, width]);
+                perturbed_ssm_vr(score, process, x, &t, [z, v], self.weight, slicing)
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! s(x, t) ≈ ∇ₓ log p_t(x): the one interface that losses and samplers see.
+
+mod mixture;
+mod model;
+mod prediction;
+
+pub use mixture::GaussianMixture;
+pub use model::Model;
+pub use prediction::{Factors, Prediction};
+
+use burn::tensor::Tensor;
+
+/// The score of data that a process perturbs, for `D`-dimensional tensors (4 for images, 2 for points).
+pub trait Score<const D: usize> {
+    /// # Shapes
+    /// `x`: `[batch, …]`; `t`: the time of each example, `batch` of them; result as `x`.
+    fn score(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D>;
+}
+
+impl<const D: usize, S: Score<D> + ?Sized> Score<D> for &S {
+    fn score(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        (**self).score(x, t)
+    }
+}
+
+/// A score whose product with a direction is known exactly.
+pub trait Differentiable<const D: usize>: Score<D> {
+    /// s(x, t) and (∂s/∂x)·v, both differentiable with respect to parameters.
+    ///
+    /// # Shapes
+    /// `x`, `v`: `[batch, …]`; `t`: `batch` times; results as `x`.
+    fn jvp(&self, x: Tensor<D>, t: &[f64], v: Tensor<D>) -> [Tensor<D>; 2];
+}
+
+impl<const D: usize, S: Differentiable<D> + ?Sized> Differentiable<D> for &S {
+    fn jvp(&self, x: Tensor<D>, t: &[f64], v: Tensor<D>) -> [Tensor<D>; 2] {
+        (**self).jvp(x, t, v)
+    }
+}

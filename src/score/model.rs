@@ -1,0 +1,80 @@
+//! A network, and what makes it a score: the process that perturbs its data, and the meaning of its output.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+
+use super::{Differentiable, Factors, Prediction, Score};
+use crate::device::upload;
+use crate::net::{Backbone, Condition, Dual};
+use crate::sde::{NoiseLevels, Process};
+
+/// A score model: s(x, t) = skip(t)·x + scale(t)·F(input(t)·x, label(t)) with a network F, see [`Prediction`].
+#[derive(Clone, Debug)]
+pub struct Model<N> {
+    /// F, which knows neither the process nor the loss.
+    pub net: N,
+    /// How data are perturbed.
+    pub process: Arc<dyn Process>,
+    /// What the network's output means.
+    pub prediction: Prediction,
+}
+
+impl<N> Model<N> {
+    /// A network whose output is the score of data that `process` perturbs.
+    pub fn new(net: N, process: impl Process + 'static) -> Self {
+        Self { net, process: Arc::new(process), prediction: Prediction::Score }
+    }
+
+    /// A network whose output is the score of the data themselves.
+    pub fn unperturbed(net: N) -> Self {
+        Self::new(net, NoiseLevels::none())
+    }
+
+    /// The same with another network.
+    pub fn with_net<M>(&self, net: M) -> Model<M> {
+        Model { net, process: self.process.clone(), prediction: self.prediction }
+    }
+
+    fn dual<const D: usize>(&self, x: Dual<D>, t: &[f64]) -> Dual<D>
+    where
+        N: Backbone<D>,
+    {
+        let device = x.value.device();
+        let label = t.iter().map(|&t| self.prediction.label(&*self.process, t) as f32).collect();
+        let given = Condition { label: upload(label, [t.len()], &device) };
+        let factors: Vec<Factors> = t.iter().map(|&t| self.prediction.factors(self.process.marginal(t))).collect();
+        // Factors of nothing cost nothing.
+        let [input, skip, scale]: [fn(&Factors) -> f64; 3] = [|f| f.input, |f| f.skip, |f| f.scale];
+        let skipped = factors.iter().any(|f| f.skip != 0.0).then(|| times(x.clone(), &factors, skip, &device));
+        let x = times(x, &factors, input, &device);
+        let scaled = times(self.net.forward(x, &given), &factors, scale, &device);
+        match skipped {
+            Some(skipped) => skipped + scaled,
+            None => scaled,
+        }
+    }
+}
+
+/// x times the factor of each example.
+fn times<const D: usize>(x: Dual<D>, factors: &[Factors], factor: fn(&Factors) -> f64, device: &Device) -> Dual<D> {
+    if factors.iter().all(|f| factor(f) == 1.0) {
+        return x;
+    }
+    let mut shape = [1; D];
+    shape[0] = factors.len();
+    let values: Tensor<D> = upload(factors.iter().map(|f| factor(f) as f32).collect(), shape, device);
+    x * Dual::from(values)
+}
+
+impl<const D: usize, N: Backbone<D>> Score<D> for Model<N> {
+    fn score(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        self.dual(x.into(), t).value
+    }
+}
+
+impl<const D: usize, N: Backbone<D>> Differentiable<D> for Model<N> {
+    fn jvp(&self, x: Tensor<D>, t: &[f64], v: Tensor<D>) -> [Tensor<D>; 2] {
+        self.dual(Dual::along(x, v), t).parts()
+    }
+}
