@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use ncsn::data::digits::Digits;
-use ncsn::data::{BatchOptions, Batches, Split};
+use ncsn::data::{BatchOptions, Batches, Dequantise, Range, Split, Transform};
 use ncsn::image::{grid, to_u8, write_png};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet};
 use ncsn::noise::Noise;
@@ -37,7 +37,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut trainer = Trainer::new(Model::new(net, levels), rule, options, noise);
 
     let digits = Arc::new(Digits::new(SIZE, 1, Split::Train)?);
-    let options = BatchOptions { batch_size: 32, random_flip: false, dequantise: true, logit_transform: false };
+    let options = BatchOptions {
+        batch_size: 32,
+        random_flip: false,
+        transform: Transform { dequantise: Dequantise::Uniform, range: Range::Unit },
+    };
     for batch in Batches::new(digits, options, noise, "train", 0).take(n_steps) {
         let report = trainer.step(batch?)?;
         if report.step % 20 == 0 {

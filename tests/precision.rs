@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use ncsn::data::digits::Digits;
-use ncsn::data::{BatchOptions, Batches, Split};
+use ncsn::data::{BatchOptions, Batches, Dequantise, Range, Split, Transform};
 use ncsn::device::{self, Isa, Precision};
 use ncsn::net::{Architecture, Conv2d, InputRange, NetworkConfig, Norm, NormKind, RefineNet};
 use ncsn::noise::Noise;
@@ -17,7 +17,11 @@ use ncsn_kernels::conv::{self, ConvShape, reference};
 
 fn batches(size: usize, batch_size: usize, seed: u64) -> Batches {
     let digits = Arc::new(Digits::new(size, 1, Split::Train).unwrap());
-    let options = BatchOptions { batch_size, random_flip: false, dequantise: true, logit_transform: false };
+    let options = BatchOptions {
+        batch_size,
+        random_flip: false,
+        transform: Transform { dequantise: Dequantise::Uniform, range: Range::Unit },
+    };
     Batches::new(digits, options, Noise::new(seed), "train", 0)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use ncsn::data::digits::Digits;
 use ncsn::data::memory::InMemory;
-use ncsn::data::{Batch, BatchOptions, Batches, Source, Split};
+use ncsn::data::{Batch, BatchOptions, Batches, Dequantise, Range, Source, Split, Transform};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet, params};
 use ncsn::noise::Noise;
 use ncsn::score::Model;
@@ -14,7 +14,11 @@ use ncsn::sde::NoiseLevels;
 use ncsn::train::{Ema, Rule, Trainer, TrainingOptions};
 
 fn options(batch_size: usize) -> BatchOptions {
-    BatchOptions { batch_size, random_flip: false, dequantise: true, logit_transform: false }
+    BatchOptions {
+        batch_size,
+        random_flip: false,
+        transform: Transform { dequantise: Dequantise::Uniform, range: Range::Unit },
+    }
 }
 
 /// 20 images of one pixel, whose value is their number.

@@ -12,6 +12,7 @@ mod digest;
 mod exchange;
 mod names;
 pub mod pth;
+mod saved;
 mod tensors;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -29,10 +30,11 @@ use crate::error::{Error, Result, shown};
 use crate::file;
 use crate::net::params;
 use crate::net::{Backbone, InputRange, Network, NetworkConfig};
-use crate::noise::Noise;
+use crate::noise::Stream;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
 pub use exchange::{resume_published, to_published};
+pub use saved::{Saved, Which, newest, published, saved_config};
 use tensors::Sealed;
 pub(crate) use tensors::encode_tensors;
 pub use tensors::{TensorFile, TensorWriter, write_tensors};
@@ -457,7 +459,7 @@ impl Weights {
     /// # Errors
     /// As [`Self::network`] and [`Self::load`].
     pub fn build(&self, input: InputRange, ema: bool, device: &Device) -> Result<Network> {
-        let fresh = Network::new(&self.network(input)?, &mut Noise::new(0).stream("init", 0), device)?;
+        let fresh = Network::new(&self.network(input)?, &mut Stream::silent(), device)?;
         self.load(fresh, ema && self.has_ema())
     }
 }

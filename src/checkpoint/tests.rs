@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::net::Architecture;
+use crate::noise::Noise;
 use crate::score::Model;
 use crate::sde::NoiseLevels;
 use crate::train::TrainingOptions;

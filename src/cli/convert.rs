@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use clap::Args;
 
 use ncsn::checkpoint::pth::{OptimizerState, Published, is_pth, read_published, write_published};
-use ncsn::checkpoint::{Weights, to_published, write_tensors};
+use ncsn::checkpoint::{Weights, saved_config, to_published, write_tensors};
 use ncsn::config::Runner;
 use ncsn::device::DeviceKind;
 use ncsn::net::params::{HostTensor, to_host};
 use ncsn::net::{InputRange, Network};
 use ncsn::{Error, Result};
 
-use super::{Common, saved_config, train};
+use super::Common;
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
@@ -111,7 +111,7 @@ fn ours(path: &Path, ema: bool) -> Result<Parts> {
     let prefix = Some(weights.metadata(PREFIX).or(found).unwrap_or(of_runner).to_string());
     let left_out = (weights.has_ema() && !ema).then_some(LEFT_OUT);
     let (header, state) = (weights.header(), weights.optimizer_state()?);
-    let optimizer = match (header, state, saved_config(&weights, path, None)?) {
+    let optimizer = match (header, state, saved_config(&weights, None)?) {
         (Some(header), Some(state), Some(config)) if !ema => {
             let names: Vec<String> = network.iter().map(|(name, _)| name.clone()).collect();
             let get = |kind: &str, name: &str| {
@@ -119,7 +119,7 @@ fn ours(path: &Path, ema: bool) -> Result<Parts> {
                 let missing = || Error::format(state.path(), format!("found no tensor {key}"));
                 state.get(&key)?.ok_or_else(missing)
             };
-            Some(to_published(train::rule(&config.optim), header.optimizer_steps, &names, get)?)
+            Some(to_published(config.rule(), header.optimizer_steps, &names, get)?)
         }
         _ => None,
     };

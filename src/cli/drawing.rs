@@ -15,13 +15,13 @@ use serde_json::{Map, Value};
 use ncsn::checkpoint::TensorWriter;
 use ncsn::config::Config;
 use ncsn::data::Pixels;
-use ncsn::data::transform::sigmoid;
+use ncsn::data::transform;
 use ncsn::device;
 use ncsn::file::open_regular;
 use ncsn::image::{GifWriter, grid, read_png, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::sample::{AnnealedLangevin, Sampler, State, image_chain};
+use ncsn::sample::{Sampler, State, image_chain};
 use ncsn::score::Model;
 use ncsn::sde::Process;
 use ncsn::{Error, Result};
@@ -29,7 +29,7 @@ use ncsn::{Error, Result};
 use super::log::Log;
 use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
-use super::{noise_levels, stop};
+use super::stop;
 
 /// How long a frame of the animation is shown.
 const FRAME_MS: u32 = 50;
@@ -139,7 +139,7 @@ pub struct Drawing {
     n_states: usize,
     sigmas: Vec<f64>,
     shape: [usize; 3],
-    logit_transform: bool,
+    range: transform::Range,
     noise: Noise,
     n: u64,
     /// Images drawn at a time.
@@ -154,16 +154,13 @@ pub struct Drawing {
 impl Drawing {
     /// `n` images as `config` says.
     pub fn new(config: &Config, noise: Noise, n: u64) -> Result<Self> {
-        let (step_lr, n_steps_each) = (config.sampling.step_lr, config.sampling.n_steps_each);
-        let size = config.data.image_size;
-        let levels = noise_levels(config)?;
-        let sampler = Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise: false });
+        let (levels, sampler) = (config.noise_levels()?, config.sampler());
         Ok(Self {
             n_states: sampler.n_states(&levels),
             sampler,
             sigmas: levels.stds(),
-            shape: [config.data.channels, size, size],
-            logit_transform: config.data.logit_transform,
+            shape: config.image_shape(),
+            range: config.transform().range,
             noise,
             n,
             batch: n,
@@ -249,7 +246,7 @@ impl Drawing {
             sigmas: self.sigmas.clone(),
             seed: self.noise.seed(),
             shape: self.shape,
-            logit_transform: self.logit_transform,
+            logit_transform: self.range == transform::Range::Logit,
             platform: Platform::of(&place(model))?,
             n: self.n,
             pictures: Looks { grid, animation, raw: pictures.raw },
@@ -374,10 +371,9 @@ impl Drawing {
         [self.n as usize, channels, height, width]
     }
 
-    /// Network output to bytes: logits through the sigmoid, then clamped.
+    /// What the model sees to bytes, clamped.
     fn to_pixels(&self, x: &[f32]) -> Vec<u8> {
-        let pixel = |&x: &f32| to_u8(if self.logit_transform { sigmoid(x) } else { x });
-        x.iter().map(pixel).collect()
+        x.iter().map(|&x| to_u8(self.range.inverse(x))).collect()
     }
 
     /// How the first batch is put together.

@@ -1,18 +1,18 @@
 //! `ncsn info`: what a run or a checkpoint holds, what the processor can do, which devices there are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use ncsn::Result;
-use ncsn::checkpoint::Weights;
 use ncsn::checkpoint::pth::Members;
+use ncsn::checkpoint::{Weights, newest, saved_config};
 use ncsn::device::DeviceKind;
 use ncsn::net::{InputRange, NetworkConfig, params};
 use ncsn::sde::Process;
 
-use super::{Common, RunFolders, noise_levels, saved_config, say};
+use super::{Common, RunFolders, say};
 
 #[derive(Debug, Args)]
 pub struct InfoArgs {
@@ -41,11 +41,11 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
         super::devices::describe()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let path = match (&args.checkpoint, &args.doc) {
-        (Some(path), _) => path.clone(),
+    let weights = match (&args.checkpoint, &args.doc) {
+        (Some(path), _) => Weights::open(path)?,
         (None, Some(doc)) => {
             let folders = RunFolders::new(&args.common.run, doc)?;
-            let newest = folders.newest()?;
+            let newest = newest(&folders.logs)?;
             say(format!("run          {}", folders.logs.display()));
             let steps: Vec<String> = folders.checkpoints().steps()?.iter().map(u64::to_string).collect();
             match steps.is_empty() {
@@ -56,19 +56,18 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
         }
         (None, None) => unreachable!("clap requires one of them"),
     };
-    describe(&path)?;
+    describe(&weights)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(path: &Path) -> Result<()> {
-    let weights = Weights::open(path)?;
-    let saved = saved_config(&weights, path, None)?;
+fn describe(weights: &Weights) -> Result<()> {
+    let saved = saved_config(weights, None)?;
     let logit = saved.as_ref().is_some_and(|config| config.data.logit_transform);
     let input = if logit { InputRange::Logit } else { InputRange::Unit };
     let net = weights.build(input, false, &DeviceKind::Cpu.open()?)?;
     let n_parameters = params::count(&net);
     let NetworkConfig { architecture, channels, width, n_levels, .. } = weights.network(input)?;
-    say(format!("checkpoint   {}", path.display()));
+    say(format!("checkpoint   {}", weights.path().display()));
     say(format!(
         "network      {architecture:?}: {channels} channels, {} {width}, {n_levels} noise levels",
         architecture.width_key()
@@ -88,7 +87,7 @@ fn describe(path: &Path) -> Result<()> {
     let Some(config) = saved else { return Ok(()) };
     let data = &config.data;
     say(format!("data         {}, {} × {} pixels", data.dataset.name(), data.image_size, data.image_size));
-    let levels = noise_levels(&config)?;
+    let levels = config.noise_levels()?;
     say(match levels.n_levels() {
         1 => format!("noise        σ = {}", levels.sigma_min()),
         _ => format!("noise        σ from {} to {}", config.model.sigma_begin, config.model.sigma_end),

@@ -14,13 +14,12 @@ use serde_json::Value;
 
 use ncsn::config::{Data, Dataset};
 use ncsn::data::folder::{Folder, read_image};
-use ncsn::data::transform::{logit, sigmoid};
 use ncsn::data::{Pixels, Source, Split};
 use ncsn::device::{self, upload};
 use ncsn::file;
 use ncsn::image::{grid, read_png, to_u8, write_png};
 use ncsn::noise::Noise;
-use ncsn::sample::{AnnealedLangevin, Completions, Renewal, Sampler, completion_chain};
+use ncsn::sample::{Completions, Sampler, completion_chain};
 use ncsn::{Error, Result};
 
 use super::log::Log;
@@ -212,7 +211,8 @@ impl Puzzle {
 pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     stop::listen();
     let mut log = Log::terminal(args.common.verbose);
-    let (model, mut config, weights) = args.trained.open(&args.common)?;
+    let (saved, model) = args.trained.open(&args.common)?;
+    let mut config = saved.config().clone();
     if let Some(n) = args.n_steps_each {
         config.sampling.n_steps_each = n as usize;
     }
@@ -230,11 +230,10 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
         Ok(Puzzle { reference_u8, hidden: args.mask.hidden([height, width], image, noise)? })
     };
     let puzzles = (0..n_images).map(puzzle).collect::<Result<Vec<_>>>()?;
-    let (step_lr, n_steps_each) = (config.sampling.step_lr, config.sampling.n_steps_each);
-    let sampler = Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise: false });
+    let (sampler, range) = (config.sampler(), config.transform().range);
     let device = model.net.devices().into_iter().next().expect("a network lives somewhere");
     let manifest = Manifest {
-        weights,
+        weights: saved.weights().digest(),
         images: args.images.clone(),
         mask: args.mask.to_string(),
         sampler: sampler.clone(),
@@ -266,17 +265,13 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
             .map(|pixels_u8| completions.extend(pixels_u8))
             .count() as u64;
         if n_there < args.n_per_image {
-            let to_input = |p: &u8| {
-                let x = f32::from(*p) / 255.0;
-                if config.data.logit_transform { logit(x) } else { x }
-            };
+            let to_input = |p: &u8| range.forward(f32::from(*p) / 255.0);
             let tensor = |values: Vec<f32>| upload::<4>(values, [1, channels, height, width], &device);
             let reference = tensor(puzzle.reference_u8.iter().map(to_input).collect());
             let known = (0..image_len).map(|i| f32::from(u8::from(!puzzle.is_hidden(i)))).collect();
             let mask: Tensor<4> = tensor(known);
             let numbers = n_there..args.n_per_image;
-            let hidden =
-                Completions { mask, reference, renewal: Renewal::OncePerTime, image, numbers: numbers.clone() };
+            let hidden = Completions { mask, reference, renewal: config.renewal(), image, numbers: numbers.clone() };
             let chain = completion_chain(&model, &sampler, hidden, noise);
             let mut last = None;
             for state in chain {
@@ -298,7 +293,7 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
             let to_pixel = |(i, x): (usize, &f32)| {
                 // What is known is the image itself, without the last level's noise.
                 let i = i % image_len;
-                let pixel = to_u8(if config.data.logit_transform { sigmoid(*x) } else { *x });
+                let pixel = to_u8(range.inverse(*x));
                 if puzzle.is_hidden(i) { pixel } else { puzzle.reference_u8[i] }
             };
             let drawn: Vec<u8> = x.iter().enumerate().map(to_pixel).collect();

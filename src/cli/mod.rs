@@ -30,13 +30,10 @@ use std::sync::OnceLock;
 
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand};
-use ncsn::checkpoint::pth::is_pth;
-use ncsn::checkpoint::{Checkpoints, Weights};
-use ncsn::config::{Config, File, Runner};
+use ncsn::checkpoint::{Checkpoints, published};
+use ncsn::config::Runner;
 use ncsn::device::{self, DeviceKind, Precision, instructions};
 use ncsn::error::{fit_for_terminal, is_fit_for_terminal};
-use ncsn::net::{Architecture, InputRange};
-use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
 
 use self::log::Verbosity;
@@ -338,82 +335,12 @@ impl RunFolders {
         Checkpoints::new(&self.logs)
     }
 
-    /// The newest checkpoint: ours, else the published program's.
-    fn newest(&self) -> Result<PathBuf> {
-        match (self.checkpoints().latest(), self.published()) {
-            (Ok(step), _) => Ok(self.checkpoints().weights_path(step)),
-            (Err(_), Some(path)) => Ok(path),
-            (Err(error), None) => Err(error),
-        }
-    }
-
-    /// The newest checkpoint's weights, and their file. If that is damaged, the error tells which one before it is whole.
-    fn open_newest(&self) -> Result<(PathBuf, Weights)> {
-        let path = self.newest()?;
-        let weights = Weights::open(&path).map_err(|error| match error {
-            Error::Damaged { path, message } | Error::Format { path, message } => {
-                let is_whole = |step: &u64| Weights::open(&self.checkpoints().weights_path(*step)).is_ok();
-                let before = self.checkpoints().steps().ok().and_then(|steps| steps.into_iter().rev().find(is_whole));
-                let way_out =
-                    before.map(|step| format!("; the checkpoint of step {step} is whole: --step {step} takes it"));
-                Error::Damaged { path, message: message + &way_out.unwrap_or_default() }
-            }
-            other => other,
-        })?;
-        Ok((path, weights))
-    }
-
     /// The published program's newest checkpoint.
     fn published(&self) -> Option<PathBuf> {
-        Some(self.logs.join("checkpoint.pth")).filter(|path| path.is_file())
+        published(&self.logs)
     }
 
     fn config(&self) -> PathBuf {
         self.logs.join("config.yml")
-    }
-}
-
-/// The images' part of a configuration file.
-fn images_config(file: File, name: &str) -> Result<Config> {
-    match file {
-        File::Images(config) => Ok(*config),
-        File::Toy => {
-            Err(Error::Usage(format!("{name} is the configuration of ToyRunner, expected one that trains on images")))
-        }
-    }
-}
-
-/// The configuration that belongs to weights: the one in their header, else `given`, else the `config.yml` beside them if they
-/// are a published checkpoint.
-fn saved_config(weights: &Weights, path: &Path, given: Option<&str>) -> Result<Option<Config>> {
-    let (file, name) = match (weights.header(), given, path.with_file_name("config.yml")) {
-        (Some(header), ..) => {
-            let name = format!("{} (saved configuration)", path.display());
-            (Config::parse(&header.config, &name, &[], None)?, name)
-        }
-        (None, Some(given), _) => Config::load(given, &[], runner(weights))?,
-        (None, None, beside) if is_pth(path)? && beside.is_file() => {
-            Config::load(&beside.display().to_string(), &[], runner(weights))?
-        }
-        _ => return Ok(None),
-    };
-    images_config(file, &name).map(Some)
-}
-
-/// The runner that weights come from: the published files do not name the network.
-fn runner(weights: &Weights) -> Option<Runner> {
-    weights.network(InputRange::Unit).ok().map(|network| Runner::of(network.architecture))
-}
-
-/// The levels of a run; a network that is not given the level knows one.
-fn noise_levels(config: &Config) -> Result<NoiseLevels> {
-    let model = &config.model;
-    match model.architecture {
-        Architecture::Ncsn | Architecture::Deeper => {
-            NoiseLevels::geometric(model.sigma_begin, model.sigma_end, model.num_classes)
-        }
-        // The published program's baseline has 0.01, which is sigma_end of its file.
-        Architecture::Baseline => NoiseLevels::single(model.sigma_end),
-        _ => NoiseLevels::single(config.training.noise_std),
     }
 }

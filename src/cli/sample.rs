@@ -70,7 +70,8 @@ impl SampleArgs {
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
     stop::listen();
     let mut log = Log::terminal(args.common.verbose);
-    let (model, mut config, digest) = args.trained.open(&args.common)?;
+    let (saved, model) = args.trained.open(&args.common)?;
+    let mut config = saved.config().clone();
     if let Some(n) = args.n_steps_each {
         config.sampling.n_steps_each = n as usize;
     }
@@ -83,7 +84,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     drawing.batch = args.batch.min(args.n);
     drawing.columns = args.columns;
     drawing.existing = Existing::overwrite(args.overwrite);
-    drawing.weights = Some(digest);
+    drawing.weights = Some(saved.weights().digest());
     let code = drawing.to_folder(&model, &output, &args.pictures, &mut log)?;
     if code == ExitCode::SUCCESS {
         let gif = if args.pictures.final_only { "" } else { ", samples.gif" };

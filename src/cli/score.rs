@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use burn::tensor::Tensor;
 use clap::Args;
 
-use ncsn::checkpoint::{TensorFile, Weights, write_tensors};
+use ncsn::checkpoint::{TensorFile, Weights, saved_config, write_tensors};
 use ncsn::device::{self, upload};
 use ncsn::net::params::HostTensor;
 use ncsn::net::{Backbone, Condition, InputRange};
 use ncsn::{Error, Result};
 
+use super::Common;
 use super::output::expect_free;
-use super::{Common, saved_config};
 
 /// Images evaluated at a time, so that memory does not grow with the input.
 const BATCH: usize = 64;
@@ -48,7 +48,7 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let is_score = |path: &Path| TensorFile::open(path).is_ok_and(|file| file.names().eq(["score"]));
     expect_free(&args.output, args.overwrite, is_score)?;
     let weights = Weights::open(&args.checkpoint)?;
-    let saved = saved_config(&weights, &args.checkpoint, None)?;
+    let saved = saved_config(&weights, None)?;
     let logit = saved.map_or(args.logit_transform, |config| config.data.logit_transform);
     let input = if logit { InputRange::Logit } else { InputRange::Unit };
     let device = args.common.open_device()?;

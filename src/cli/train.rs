@@ -12,16 +12,14 @@ use serde::Serialize;
 
 use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
-use ncsn::config::{Algo, Config, Dataset, Optim, Optimizer as OptimizerName, Runner, Sampling, Training};
-use ncsn::data::{BatchOptions, Batches, Source, Split, read_batch};
+use ncsn::config::{Algo, Config, Dataset, Runner, Sampling, Training};
+use ncsn::data::{Batches, Source, Split, read_batch};
 use ncsn::device::{DeviceKind, Precision};
 use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
 use ncsn::image::write_png;
-use ncsn::loss::{Loss, Objective, Times, Weight};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::score::Model;
-use ncsn::train::{Report, Rule, Trainer, TrainingOptions};
+use ncsn::train::{Report, Rule, Trainer};
 use ncsn::{Error, Result};
 
 use super::data;
@@ -30,7 +28,7 @@ use super::lock::Lock;
 use super::log::Log;
 use super::output::Existing;
 use super::progress::{Progress, duration};
-use super::{Common, DEFAULT_SEED, RunFolders, images_config, memory, noise_levels, stop};
+use super::{Common, DEFAULT_SEED, RunFolders, memory, stop};
 
 /// How fast the shown loss follows the losses of single steps, which differ by a factor of several.
 const SMOOTHING: f64 = 0.98;
@@ -118,7 +116,7 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let datasets = args.common.run.join("datasets");
     let train_set = data::open(&config.data, &datasets, Split::Train, &mut log)?;
     let test_set = data::open(&config.data, &datasets, Split::Test, &mut log)?;
-    memory::check_training(&config, objective(&config).loss, rule(&config.optim), &args.common)?;
+    memory::check_training(&config, config.objective().loss, config.rule(), &args.common)?;
     let Sampling { snapshot_images, final_images, .. } = config.sampling;
     memory::check_sampling(&config, snapshot_images, "--set sampling.snapshot_images", &args.common)?;
     memory::check_sampling(&config, final_images, "--set sampling.final_images", &args.common)?;
@@ -126,9 +124,9 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let trainer = new_trainer(&config, noise, &args.common)?;
     let checkpoints = folders.checkpoints();
     let (mut trainer, smoothed) = match &found {
-        Found::Ours(steps) if args.resume => resume(args, &checkpoints, steps, rule(&config.optim), trainer, &mut log)?,
+        Found::Ours(steps) if args.resume => resume(args, &checkpoints, steps, config.rule(), trainer, &mut log)?,
         Found::Published(path) if args.resume => {
-            let trainer = resume_published(path, rule(&config.optim), trainer)?;
+            let trainer = resume_published(path, config.rule(), trainer)?;
             log.info(format!("going on with the published program's {}", path.display()));
             (trainer, None)
         }
@@ -304,7 +302,7 @@ impl Session<'_> {
         let Training { batch_size, snapshot_freq, test_freq, log_freq, .. } = self.config.training;
         let first = trainer.step_count();
         let n_steps = n_steps(&self.config.training, train_set.len());
-        let options = batch_options(self.config);
+        let options = self.config.batch_options();
         let mut progress = Progress::new(&self.log, "step", first, n_steps);
         let batches = Batches::new(train_set, options, self.noise, "train", first);
         let mut batches = batches.take(n_steps.saturating_sub(first) as usize);
@@ -375,7 +373,7 @@ impl Session<'_> {
             let test_loss = is_test_due.then(|| self.test_loss(trainer, test_set)).transpose()?;
             if let Some(test_loss) = test_loss {
                 last_test_loss = Some(test_loss);
-                events.scalar(test_objective(self.config).1, test_loss as f32, step)?;
+                events.scalar(self.config.test_objective().1, test_loss as f32, step)?;
             }
             let seconds = started.elapsed().as_secs_f64();
             for (of_step, loss) in losses {
@@ -458,8 +456,8 @@ impl Session<'_> {
 
     fn test_loss(&self, trainer: &Trainer<Network>, test_set: &dyn Source) -> Result<f64> {
         let index = trainer.step_count() / self.config.training.test_freq;
-        let batch = read_batch(test_set, batch_options(self.config), self.noise, "test", index)?;
-        trainer.test_loss(batch, &test_objective(self.config).0)
+        let batch = read_batch(test_set, self.config.batch_options(), self.noise, "test", index)?;
+        trainer.test_loss(batch, &self.config.test_objective().0)
     }
 
     fn save(&mut self, trainer: &Trainer<Network>, events: &mut EventWriter) -> Result<()> {
@@ -577,7 +575,7 @@ fn load_config(args: &TrainArgs, name: &str) -> Result<Config> {
         return Err(Error::Usage("found ToyRunner, whose command is: ncsn toy".into()));
     }
     let (file, name) = Config::load(name, &args.set, args.runner)?;
-    let mut config = images_config(file, &name)?;
+    let mut config = file.images(&name)?;
     if let Dataset::Folder(path) = &mut config.data.dataset {
         // The run may go on from another folder.
         *path = std::path::absolute(&*path).map_err(Error::io(&*path))?;
@@ -585,7 +583,7 @@ fn load_config(args: &TrainArgs, name: &str) -> Result<Config> {
             return Err(Error::Usage(format!("data.path {} is no UTF-8 text, which config.yml is", path.display())));
         }
     }
-    let levels = noise_levels(&config)?;
+    let levels = config.noise_levels()?;
     if config.training.algo == Algo::Dsm && levels.sigma_min() == 0.0 {
         let message = "training.noise_std is 0, expected a positive number for training.algo dsm";
         return Err(Error::Config { place: name, message: message.into() });
@@ -596,49 +594,7 @@ fn load_config(args: &TrainArgs, name: &str) -> Result<Config> {
 fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer<Network>> {
     let device = common.open_device()?.autodiff();
     let net = Network::new(&config.network(), &mut noise.stream("init", 0), &device)?;
-    let Training { grad_clip, ema_rate, .. } = config.training;
-    let options = TrainingOptions { objective: objective(config), grad_clip, ema_rate };
-    Ok(Trainer::new(Model::new(net, noise_levels(config)?), rule(&config.optim), options, noise))
-}
-
-fn objective(config: &Config) -> Objective {
-    let Training { algo, n_particles, slicing, anneal_power, .. } = config.training;
-    // One level needs no weight among others.
-    let power = if config.model.architecture.is_conditional() { anneal_power } else { 0.0 };
-    let loss = match algo {
-        Algo::Dsm => Loss::Denoising,
-        Algo::Ssm => Loss::Sliced { n_projections: n_particles, slicing },
-    };
-    Objective { loss, weight: Weight::StdPower(power), times: Times::Levels }
-}
-
-/// The loss of test batches and its tag. The published AnnealRunner's is the denoising one, whatever it trains on.
-fn test_objective(config: &Config) -> (Objective, &'static str) {
-    let objective = objective(config);
-    match objective.loss {
-        Loss::Sliced { .. } if !config.model.architecture.is_conditional() => (objective, "test_ssm_loss"),
-        _ => (Objective { loss: Loss::Denoising, ..objective }, "test_dsm_loss"),
-    }
-}
-
-pub fn rule(optim: &Optim) -> Rule {
-    let Optim { lr, beta1, beta2, eps, momentum, weight_decay, amsgrad, .. } = *optim;
-    match optim.optimizer {
-        OptimizerName::Adam => Rule::Adam { lr, betas: [beta1, beta2], eps, weight_decay, amsgrad },
-        // PyTorch's default decay, which the published program does not set.
-        OptimizerName::RmsProp => Rule::RmsProp { lr, alpha: 0.99, eps, weight_decay },
-        OptimizerName::Sgd => Rule::Sgd { lr, momentum, weight_decay },
-    }
-}
-
-fn batch_options(config: &Config) -> BatchOptions {
-    BatchOptions {
-        batch_size: config.training.batch_size,
-        random_flip: config.data.random_flip,
-        // The ScoreNet runner adds Gaussian noise instead, or none: that is its experiment.
-        dequantise: Runner::of(config.model.architecture) != Runner::ScoreNet,
-        logit_transform: config.data.logit_transform,
-    }
+    Ok(Trainer::new(config.model(net)?, config.rule(), config.training_options(), noise))
 }
 
 /// `n_iters`, or the steps of `n_epochs` if they are fewer.

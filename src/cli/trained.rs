@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use clap::Args;
 
-use ncsn::checkpoint::Weights;
-use ncsn::config::Config;
-use ncsn::net::{Network, NetworkConfig};
+use ncsn::checkpoint::{Saved, Weights, Which, newest};
+use ncsn::net::Network;
 use ncsn::score::Model;
 use ncsn::{Error, Result};
 
-use super::{Common, RunFolders, noise_levels, saved_config};
+use super::{Common, RunFolders};
 
 #[derive(Debug, Args)]
 pub struct Trained {
@@ -30,41 +29,27 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// The model (with the average of its weights, if there is one), its run's configuration, and the MD5 of its file.
-    pub fn open(&self, common: &Common) -> Result<(Model<Network>, Config, String)> {
+    /// The checkpoint and its model, with the average of its weights if there is one.
+    pub fn open(&self, common: &Common) -> Result<(Saved, Model<Network>)> {
         self.open_on(common, &common.open_device()?)
     }
 
     /// The same on a device that is open.
-    pub fn open_on(&self, common: &Common, device: &Device) -> Result<(Model<Network>, Config, String)> {
-        let at = |path: PathBuf| Weights::open(&path).map(|weights| (path, weights));
-        let (path, weights) = match (&self.checkpoint, &self.doc) {
-            (Some(path), _) => at(path.clone()),
+    pub fn open_on(&self, common: &Common, device: &Device) -> Result<(Saved, Model<Network>)> {
+        let weights = match (&self.checkpoint, &self.doc) {
+            (Some(path), _) => Weights::open(path),
             (None, Some(doc)) => {
                 let folders = RunFolders::new(&common.run, doc)?;
                 match self.step {
-                    Some(step) => at(folders.checkpoints().weights_path(step)),
-                    None => folders.open_newest(),
+                    Some(step) => Weights::open(&folders.checkpoints().weights_path(step)),
+                    None => newest(&folders.logs),
                 }
             }
             (None, None) => unreachable!("clap requires one of them"),
         }?;
-        let Some(config) = saved_config(&weights, &path, self.config.as_deref())? else {
-            let message = "found weights without a configuration, expected one with --config FILE".to_string();
-            return Err(Error::Format { path, message });
-        };
-        let (found, expected) = (weights.network(config.network().input)?, config.network());
-        if (NetworkConfig { size: found.size, ..expected.clone() }) != found {
-            let show = |NetworkConfig { architecture, channels, width, n_levels, .. }: NetworkConfig| {
-                let key = architecture.width_key();
-                format!("{architecture:?} with {channels} channels, {key} {width} and {n_levels} noise levels")
-            };
-            let message = format!("found weights of {}, but the configuration is of {}", show(found), show(expected));
-            return Err(Error::Format { path, message });
-        }
-        let net = weights.build(config.network().input, true, device)?;
-        let levels = noise_levels(&config)?;
-        Ok((Model::new(net, levels), config, weights.digest()))
+        let saved = Saved::of(weights, self.config.as_deref())?;
+        let model = saved.model(Which::Averaged, device)?;
+        Ok((saved, model))
     }
 
     /// `output`, else the run's folder of samples.

@@ -3,6 +3,7 @@
 //! The keys are the published program's; ours are marked. Each has the published value as its default, apart from
 //! `data`, which must be given.
 
+mod experiment;
 mod section;
 mod yaml;
 
@@ -26,6 +27,21 @@ pub enum File {
     Images(Box<Config>),
     /// The experiments in the plane, whose published file holds nothing but a placeholder.
     Toy,
+}
+
+impl File {
+    /// The configuration of a run on images; `name` is that of the file, for the error.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn images(self, name: &str) -> Result<Config> {
+        match self {
+            Self::Images(config) => Ok(*config),
+            Self::Toy => Err(Error::Usage(format!(
+                "{name} is the configuration of ToyRunner, expected one that trains on images"
+            ))),
+        }
+    }
 }
 
 /// A run on images.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
+use super::transform::{Dequantise, Range, Transform};
 use super::{Source, transform};
 use crate::error::Result;
 use crate::noise::Noise;
@@ -15,16 +16,22 @@ pub struct BatchOptions {
     pub batch_size: usize,
     /// Mirror every image with probability ½.
     pub random_flip: bool,
-    /// Spread each of the 256 values over its share of [0, 1); without, pixels are multiples of 1/255.
-    pub dequantise: bool,
-    /// Logits instead of [0, 1).
-    pub logit_transform: bool,
+    /// What happens to their pixels.
+    pub transform: Transform,
+}
+
+impl Default for BatchOptions {
+    /// 128 images, dequantised, in [0, 1), as they are: the published program's.
+    fn default() -> Self {
+        let transform = Transform { dequantise: Dequantise::Uniform, range: Range::Unit };
+        Self { batch_size: 128, random_flip: false, transform }
+    }
 }
 
 /// One batch on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Pixels in [0, 1], or their logits.
+    /// Pixels as the model sees them.
     pub x: Vec<f32>,
     /// `[batch, channels, height, width]`
     pub shape: [usize; 4],
@@ -117,8 +124,8 @@ pub fn read_batch(source: &dyn Source, options: BatchOptions, noise: Noise, name
     let image_len = channels * height * width;
     let mut pixels_u8 = vec![0; image_len];
     let mut x = vec![0.0; n * image_len];
-    let mut u = vec![0.0; image_len];
-    let mut dequantise = noise.stream(&format!("{name}/dequantise"), index);
+    let mut noise_of_image = vec![0.0; image_len];
+    let mut stream = noise.stream(&format!("{name}/dequantise"), index);
     let mut flip = noise.stream(&format!("{name}/flip"), index);
     let order = batch_order(source.len(), n, noise, name, index);
     for (image, out) in order.into_iter().zip(x.chunks_mut(image_len)) {
@@ -126,14 +133,21 @@ pub fn read_batch(source: &dyn Source, options: BatchOptions, noise: Noise, name
         if options.random_flip && flip.below(2) == 1 {
             transform::flip(&mut pixels_u8, width);
         }
-        if options.dequantise {
-            dequantise.uniform(&mut u);
-            transform::dequantise(&pixels_u8, &u, out);
-        } else {
-            transform::to_unit(&pixels_u8, out);
+        let Transform { dequantise, range } = options.transform;
+        match dequantise {
+            Dequantise::None => transform::to_unit(&pixels_u8, out),
+            Dequantise::Uniform => {
+                stream.uniform(&mut noise_of_image);
+                transform::dequantise(&pixels_u8, &noise_of_image, out);
+            }
+            Dequantise::Gaussian => {
+                stream.normal(&mut noise_of_image);
+                transform::to_unit(&pixels_u8, out);
+                out.iter_mut().zip(&noise_of_image).for_each(|(x, z)| *x += 0.01 * z);
+            }
         }
-        if options.logit_transform {
-            out.iter_mut().for_each(|x| *x = transform::logit(*x));
+        if range != Range::Unit {
+            out.iter_mut().for_each(|x| *x = range.forward(*x));
         }
     }
     Ok(Batch { x, shape: [n, channels, height, width] })

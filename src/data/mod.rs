@@ -24,6 +24,7 @@ use crate::error::Result;
 pub use batches::{Batch, BatchOptions, Batches, batch_order, read_batch};
 pub use labelled::{Labelled, N_CLASSES, check_labels};
 pub use resize::Pixels;
+pub use transform::{Dequantise, Range, Transform};
 
 /// Images of one shape, as `u8`, reachable by number.
 pub trait Source: Send + Sync {

@@ -1,4 +1,57 @@
-//! Pixels to network input and back.
+//! Pixels to the input of a model and back.
+
+/// The range in which a model sees pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Range {
+    /// [0, 1]
+    #[default]
+    Unit,
+    /// [−1, 1]: 2x − 1 (`rescaled` in NCSNv2's files).
+    Symmetric,
+    /// Logits, see [`logit`].
+    Logit,
+}
+
+/// What is added to pixels, which are multiples of 1/255, so that the data have a density.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dequantise {
+    /// Nothing.
+    #[default]
+    None,
+    /// Uniform noise, see [`dequantise`].
+    Uniform,
+    /// 0.01·z with z ~ N(0, 1), after which pixels may lie outside of [0, 1] (NCSNv2).
+    Gaussian,
+}
+
+/// How images become the input of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transform {
+    /// Of training data only.
+    pub dequantise: Dequantise,
+    /// Of all that a model sees.
+    pub range: Range,
+}
+
+impl Range {
+    /// x in [0, 1] as a model sees it.
+    pub fn forward(self, x: f32) -> f32 {
+        match self {
+            Self::Unit => x,
+            Self::Symmetric => 2.0 * x - 1.0,
+            Self::Logit => logit(x),
+        }
+    }
+
+    /// What a model sees, as x in [0, 1] or beside it.
+    pub fn inverse(self, y: f32) -> f32 {
+        match self {
+            Self::Unit => y,
+            Self::Symmetric => (y + 1.0) / 2.0,
+            Self::Logit => sigmoid(y),
+        }
+    }
+}
 
 /// λ of [`logit`]: keeps its argument away from 0 and 1.
 const LOGIT_MARGIN: f64 = 1e-6;
@@ -61,6 +114,17 @@ mod tests {
             // The margin moves x by at most 1e-6; f32 rounding of the logit adds about as much.
             assert!((sigmoid(logit(x)) - x).abs() < 3e-6);
         }
+    }
+
+    #[test]
+    fn what_a_model_sees_goes_back_to_pixels() {
+        for range in [Range::Unit, Range::Symmetric, Range::Logit] {
+            for i in 0..=10 {
+                let x = i as f32 / 10.0;
+                assert!((range.inverse(range.forward(x)) - x).abs() < 3e-6, "{range:?}: {x}");
+            }
+        }
+        assert_eq!([0.0, 1.0].map(|x| Range::Symmetric.forward(x)), [-1.0, 1.0]);
     }
 
     #[test]

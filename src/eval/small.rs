@@ -29,7 +29,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{TensorFile, encode_tensors};
-use crate::data::{BatchOptions, N_CLASSES, Source, batch_order, check_labels, read_batch, transform};
+use crate::data::{
+    BatchOptions, Dequantise, N_CLASSES, Range, Source, Transform, batch_order, check_labels, read_batch, transform,
+};
 use crate::device::{self, upload};
 use crate::error::{Error, Result};
 use crate::file;
@@ -356,8 +358,11 @@ impl About {
 }
 
 /// Neither mirrored, which would make other digits, nor with noise.
-const AS_THEY_ARE: BatchOptions =
-    BatchOptions { batch_size: BATCH_SIZE, random_flip: false, dequantise: false, logit_transform: false };
+const AS_THEY_ARE: BatchOptions = BatchOptions {
+    batch_size: BATCH_SIZE,
+    random_flip: false,
+    transform: Transform { dequantise: Dequantise::None, range: Range::Unit },
+};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

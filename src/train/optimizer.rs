@@ -48,6 +48,13 @@ pub enum Rule {
     },
 }
 
+impl Default for Rule {
+    /// Adam as in PyTorch: a learning rate of 10⁻³, without weight decay.
+    fn default() -> Self {
+        Self::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false }
+    }
+}
+
 impl Rule {
     /// PyTorch's names of the state kept for each parameter.
     pub fn state_names(self) -> &'static [&'static str] {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use ncsn::checkpoint::{Checkpoints, Weights};
+use ncsn::checkpoint::{Checkpoints, Weights, saved_config};
 use ncsn::config::Config;
 use ncsn::device::Precision;
 use ncsn::eval::ImageSet;
@@ -50,7 +50,7 @@ impl<'a> Run<'a> {
         let checkpoints = folders.checkpoints();
         let path = checkpoints.weights_path(checkpoints.latest()?);
         let weights = Weights::open(&path)?;
-        let config = super::super::saved_config(&weights, &path, None)?;
+        let config = saved_config(&weights, None)?;
         let config = config.ok_or_else(|| Error::format(&path, "found weights without a configuration"))?;
         let folder = args.common.run.join("evaluation").join(doc);
         Ok(Self { args, doc: doc.to_string(), checkpoints, folder, config })
@@ -64,13 +64,14 @@ impl<'a> Run<'a> {
     /// Draws samples of the checkpoint at `step`, or finds those that were drawn before; `None` if the user asked to stop.
     pub fn draw(&self, step: u64, device: &Device, log: &mut Log) -> Result<Option<Samples>> {
         let trained = Trained { doc: Some(self.doc.clone()), checkpoint: None, config: None, step: Some(step) };
-        let (model, config, digest) = trained.open_on(&self.args.common, device)?;
+        let (saved, model) = trained.open_on(&self.args.common, device)?;
+        let config = saved.config();
         let (n, seed) = (self.args.n.unwrap_or(DEFAULT_N), self.args.seed);
-        memory::check_sampling(&config, BATCH.min(n), "--n", &self.args.common)?;
-        let mut drawing = Drawing::new(&config, Noise::new(seed), n)?;
+        memory::check_sampling(config, BATCH.min(n), "--n", &self.args.common)?;
+        let mut drawing = Drawing::new(config, Noise::new(seed), n)?;
         drawing.batch = BATCH.min(n);
         drawing.existing = Existing::overwrite(self.args.overwrite);
-        drawing.weights = Some(digest);
+        drawing.weights = Some(saved.weights().digest());
         // Samples of another precision are other samples, and lie beside these.
         let precision = match self.args.common.precision {
             precision if precision == Precision::default() => String::new(),

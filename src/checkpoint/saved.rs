@@ -1,0 +1,174 @@
+//! From a checkpoint to a model: weights together with the configuration that belongs to them.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor};
+
+use super::{Checkpoints, Weights, pth};
+use crate::config::{Config, Runner};
+use crate::data::Pixels;
+use crate::device;
+use crate::error::{Error, Result};
+use crate::image::to_u8;
+use crate::net::{InputRange, Network, NetworkConfig};
+use crate::noise::Noise;
+use crate::sample::{Chain, Method, Streams, image_chain};
+use crate::score::Model;
+
+/// Which weights of a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// The moving average, or those of the last step if there is none.
+    #[default]
+    Averaged,
+    /// Those of the last step.
+    Last,
+}
+
+/// A checkpoint and what its run was configured with.
+#[derive(Debug)]
+pub struct Saved {
+    config: Config,
+    weights: Weights,
+}
+
+impl Saved {
+    /// Opens a file of weights, ours or a published one, or the newest of a run's folder. The configuration is that in the file,
+    /// or the `config.yml` beside a published one.
+    ///
+    /// # Errors
+    /// When there is no checkpoint, it is damaged or foreign, has no configuration, or one of another network.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path.as_ref(), None)
+    }
+
+    /// [`Self::open`] with a configuration file for weights that do not hold one.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; also when the file is refused by [`Config::load`].
+    pub fn open_with(path: &Path, config: Option<&str>) -> Result<Self> {
+        let weights = if path.is_dir() { newest(path)? } else { Weights::open(path)? };
+        Self::of(weights, config)
+    }
+
+    /// `weights` that are open already; the rest as [`Self::open_with`].
+    ///
+    /// # Errors
+    /// As [`Self::open_with`].
+    pub fn of(weights: Weights, config: Option<&str>) -> Result<Self> {
+        let path = weights.path();
+        let Some(config) = saved_config(&weights, config)? else {
+            return Err(Error::format(path, "found weights without a configuration, expected one with --config FILE"));
+        };
+        let (found, expected) = (weights.network(config.network().input)?, config.network());
+        if (NetworkConfig { size: found.size, ..expected.clone() }) != found {
+            let show = |NetworkConfig { architecture, channels, width, n_levels, .. }: NetworkConfig| {
+                let key = architecture.width_key();
+                format!("{architecture:?} with {channels} channels, {key} {width} and {n_levels} noise levels")
+            };
+            let message = format!("found weights of {}, but the configuration is of {}", show(found), show(expected));
+            return Err(Error::format(path, message));
+        }
+        Ok(Self { config, weights })
+    }
+
+    /// What the run was configured with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The model on `device`, for evaluation.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape, or the file holds tensors that the network lacks.
+    pub fn model(&self, which: Which, device: &Device) -> Result<Model<Network>> {
+        self.config.model(self.weights.build(self.config.network().input, which == Which::Averaged, device)?)
+    }
+
+    /// The chain of the images `numbers` of a seed, drawn as the configuration says; see [`image_chain`].
+    pub fn sample<'a>(
+        &self,
+        model: &'a Model<Network>,
+        numbers: Range<u64>,
+        noise: Noise,
+        device: &Device,
+    ) -> Chain<4, &'a Model<Network>, Box<dyn Method<4>>, Streams> {
+        image_chain(model, self.config.sampler().method(), numbers, self.config.image_shape(), noise, device)
+    }
+
+    /// Samples as pictures.
+    ///
+    /// # Shapes
+    /// `x`: `[n, channels, height, width]`, what a chain ends with → `n` pictures.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device could not compute them.
+    pub fn pictures(&self, x: Tensor<4>) -> Result<Vec<Pixels>> {
+        let [_, channels, height, width] = x.dims();
+        let range = self.config.transform().range;
+        let pixels_u8: Vec<u8> = device::values(x)?.into_iter().map(|x| to_u8(range.inverse(x))).collect();
+        let pictures = pixels_u8.chunks(channels * height * width);
+        Ok(pictures.map(|picture| Pixels::from_chw(picture, [channels, height, width])).collect())
+    }
+}
+
+/// The newest checkpoint of the run in `folder`: ours, else the published program's. If it is damaged, the error tells which one
+/// before it is whole.
+///
+/// # Errors
+/// When there is none, or it cannot be used.
+pub fn newest(folder: &Path) -> Result<Weights> {
+    let checkpoints = Checkpoints::new(folder);
+    let path = match (checkpoints.latest(), published(folder)) {
+        (Ok(step), _) => checkpoints.weights_path(step),
+        (Err(_), Some(path)) => path,
+        (Err(error), None) => return Err(error),
+    };
+    Weights::open(&path).map_err(|error| match error {
+        Error::Damaged { path, message } | Error::Format { path, message } => {
+            let is_whole = |step: &u64| Weights::open(&checkpoints.weights_path(*step)).is_ok();
+            let before = checkpoints.steps().ok().and_then(|steps| steps.into_iter().rev().find(is_whole));
+            let way_out =
+                before.map(|step| format!("; the checkpoint of step {step} is whole: --step {step} takes it"));
+            Error::Damaged { path, message: message + &way_out.unwrap_or_default() }
+        }
+        other => other,
+    })
+}
+
+/// The published program's newest checkpoint in `folder`.
+pub fn published(folder: &Path) -> Option<PathBuf> {
+    Some(folder.join("checkpoint.pth")).filter(|path| path.is_file())
+}
+
+/// The configuration that belongs to weights: the one in their header, else the file `given`, else the `config.yml` beside them if
+/// they are a published checkpoint.
+///
+/// # Errors
+/// When it is refused by [`Config::parse`], or is not that of a run on images.
+pub fn saved_config(weights: &Weights, given: Option<&str>) -> Result<Option<Config>> {
+    let path = weights.path();
+    let (file, name) = match (weights.header(), given, path.with_file_name("config.yml")) {
+        (Some(header), ..) => {
+            let name = format!("{} (saved configuration)", path.display());
+            (Config::parse(&header.config, &name, &[], None)?, name)
+        }
+        (None, Some(given), _) => Config::load(given, &[], runner(weights))?,
+        (None, None, beside) if pth::is_pth(path)? && beside.is_file() => {
+            Config::load(&beside.display().to_string(), &[], runner(weights))?
+        }
+        _ => return Ok(None),
+    };
+    file.images(&name).map(Some)
+}
+
+/// The runner that weights come from: the published files do not name the network.
+fn runner(weights: &Weights) -> Option<Runner> {
+    weights.network(InputRange::Unit).ok().map(|network| Runner::of(network.architecture))
+}
