@@ -36,7 +36,7 @@ impl Noise {
         let name_hash =
             name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         let key = mix(name_hash ^ mix(self.seed));
-        Stream { at: Position { key: [key as u32, (key >> 32) as u32], index, block: 0 } }
+        Stream { at: Position { key: [key as u32, (key >> 32) as u32], index, block: 0 }, is_silent: false }
     }
 
     /// A random order of `0..n`, number `index` (an epoch) of the stream `name`.
@@ -58,9 +58,15 @@ fn mix(mut z: u64) -> u64 {
 #[derive(Clone, Debug)]
 pub struct Stream {
     at: Position,
+    is_silent: bool,
 }
 
 impl Stream {
+    /// A stream of zeros, for the weights of a network that others will take the place of: the numbers would be drawn in vain.
+    pub fn silent() -> Self {
+        Self { at: Position { key: [0; 2], index: 0, block: 0 }, is_silent: true }
+    }
+
     fn next_block(&mut self) -> [u32; 4] {
         self.skip(1).words()
     }
@@ -81,12 +87,18 @@ impl Stream {
 
     /// Fills `out` with U[0, 1), multiples of 2⁻²⁴.
     pub fn uniform(&mut self, out: &mut [f32]) {
-        random::fill_uniform(Isa::chosen(), self.skip(n_blocks(out.len())), out);
+        match self.is_silent {
+            true => out.fill(0.0),
+            false => random::fill_uniform(Isa::chosen(), self.skip(n_blocks(out.len())), out),
+        }
     }
 
     /// Fills `out` with N(0, 1) by Box and Muller's transform, two from each two words.
     pub fn normal(&mut self, out: &mut [f32]) {
-        random::fill_normal(Isa::chosen(), self.skip(n_blocks(out.len())), out);
+        match self.is_silent {
+            true => out.fill(0.0),
+            false => random::fill_normal(Isa::chosen(), self.skip(n_blocks(out.len())), out),
+        }
     }
 }
 
@@ -171,7 +183,7 @@ mod tests {
         // Random123's kat_vectors, philox4x32 10.
         let words = |[c0, c1, c2, c3]: [u32; 4], key| {
             let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-            Stream { at: Position { key, index: pair(c2, c3), block: pair(c0, c1) } }.next_block()
+            Stream { at: Position { key, index: pair(c2, c3), block: pair(c0, c1) }, is_silent: false }.next_block()
         };
         assert_eq!(words([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
         assert_eq!(words([u32::MAX; 4], [u32::MAX; 2]), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);

@@ -13,6 +13,7 @@
 //! | kernel distance (KID) | Bińkowski et al. 2018, "Demystifying MMD GANs" | [`kernel_distance`] |
 //! | improved precision and recall | Kynkäänniemi et al. 2019 | [`precision_recall`] |
 //! | density and coverage | Naeem et al. 2020 | [`density_coverage`] |
+//! | largest distance, for σ₁ | Song & Ermon 2020, technique 1 | [`largest_distance`] |
 //! | nearest training images | Song & Ermon 2020, appendix | [`NearestNeighbours`] |
 //!
 //! Images come as an [`ImageSet`] of bytes, and go to the network through a [`Resizer`], whose [`ResizeRule`] is part of a metric's
@@ -20,6 +21,7 @@
 //!
 //! Where no published weights are at hand, [`SmallClassifier`], trained on a reference set's labels, makes the features.
 
+mod diameter;
 mod extractor;
 mod features;
 pub mod frechet;
@@ -40,6 +42,7 @@ mod statistics_file;
 #[cfg(test)]
 mod testing;
 
+pub use diameter::{Diameter, largest_distance};
 pub use extractor::{Extracted, Extractor, InceptionExtractor, SmallExtractor};
 pub use features::Features;
 pub use frechet::{FrechetReference, frechet_distance};

@@ -1,7 +1,9 @@
 //! The forward process p(x_t | x_0): how data are perturbed over time. Scalars (`f64`) only, no tensor in sight.
 
+mod design;
 mod levels;
 
+pub use design::Design;
 pub use levels::NoiseLevels;
 
 use std::fmt::Debug;
