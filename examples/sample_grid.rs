@@ -10,7 +10,7 @@ use ncsn::data::{BatchOptions, Batches, Dequantise, Range, Split, Transform};
 use ncsn::image::{grid, to_u8, write_png};
 use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet};
 use ncsn::noise::Noise;
-use ncsn::sample::{AnnealedLangevin, image_chain};
+use ncsn::sample::{AnnealedLangevin, Images, image_chain};
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Rule, Trainer, TrainingOptions};
@@ -50,7 +50,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     let model = trainer.sampling_model();
-    let chain = image_chain(&model, AnnealedLangevin::default(), 0..9, [1, SIZE, SIZE], noise, &device);
+    let images = Images { numbers: 0..9, shape: [1, SIZE, SIZE], range: Range::Unit };
+    let chain = image_chain(&model, AnnealedLangevin::default(), &images, noise, &device);
     let pixels: Vec<u8> = chain.finish().try_into_vec_as::<f32>()?.into_iter().map(to_u8).collect();
     write_png(Path::new("sample_grid.png"), &grid(&pixels, [1, SIZE, SIZE], 3).enlarged(4))?;
     println!("nine samples in sample_grid.png");

@@ -7,12 +7,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ncsn::data::Batch;
+use ncsn::data::{Batch, Range};
 use ncsn::device::{self, Api, DeviceKind, Precision};
 use ncsn::loss::{Loss, Objective, Slicing};
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::{self, Distribution, Noise};
-use ncsn::sample::{AnnealedLangevin, image_chain};
+use ncsn::sample::{AnnealedLangevin, Images, image_chain};
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Rule, Trainer, TrainingOptions};
@@ -361,8 +361,9 @@ fn samples_are_those_of_the_processor() {
     let _turn = at(Precision::Highest);
     let [found, expected] = [gpu(), Device::flex()].map(|device| {
         let model = Model::new(network(Architecture::Ncsn, &device), levels(Architecture::Ncsn));
+        let images = Images { numbers: 3..6, shape: SHAPE, range: Range::Unit };
         let langevin = AnnealedLangevin { step_lr: 1e-4, n_steps_each: 2, denoise: false };
-        values(&image_chain(&model, langevin, 3..6, SHAPE, Noise::new(4), &device).finish())
+        values(&image_chain(&model, langevin, &images, Noise::new(4), &device).finish())
     });
     let difference = difference(&found, &expected);
     assert!(difference <= 1e-4, "{difference:.1e}");

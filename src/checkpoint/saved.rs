@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::image::to_u8;
 use crate::net::{InputRange, Network, NetworkConfig};
 use crate::noise::Noise;
-use crate::sample::{Chain, Method, Streams, image_chain};
+use crate::sample::{Chain, Images, Method, Streams, image_chain};
 use crate::score::Model;
 
 /// Which weights of a checkpoint.
@@ -99,7 +99,8 @@ impl Saved {
         noise: Noise,
         device: &Device,
     ) -> Chain<4, &'a Model<Network>, Box<dyn Method<4>>, Streams> {
-        image_chain(model, self.config.sampler().method(), numbers, self.config.image_shape(), noise, device)
+        let images = Images { numbers, shape: self.config.image_shape(), range: self.config.transform().range };
+        image_chain(model, self.config.sampler().method(), &images, noise, device)
     }
 
     /// Samples as pictures.

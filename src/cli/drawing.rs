@@ -21,7 +21,7 @@ use ncsn::file::open_regular;
 use ncsn::image::{GifWriter, grid, read_png, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::sample::{Sampler, State, image_chain};
+use ncsn::sample::{Images, Sampler, State, image_chain};
 use ncsn::score::Model;
 use ncsn::sde::Process;
 use ncsn::{Error, Result};
@@ -359,7 +359,8 @@ impl Drawing {
     }
 
     fn chain<'a>(&self, model: &'a Model<Network>, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
-        image_chain(model, self.sampler.method(), numbers, self.shape, self.noise, &place(model))
+        let images = Images { numbers, shape: self.shape, range: self.range };
+        image_chain(model, self.sampler.method(), &images, self.noise, &place(model))
     }
 
     fn image_len(&self) -> usize {

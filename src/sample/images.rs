@@ -5,28 +5,58 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor};
 
 use super::{Chain, Draws, Known, Method, Renewal, Sampler, Streams};
+use crate::data;
 use crate::net::Backbone;
-use crate::noise::{self, Distribution, Noise};
+use crate::noise::{self, Distribution, Noise, Stream};
 use crate::score::Model;
 
-/// The chain of the images `numbers` of a seed, from U[0, 1).
-///
-/// Each image draws from its own streams, so image k is the same whatever range it is drawn in.
+/// Images of a seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// Their numbers. Each image draws from its own streams, so image k is the same whatever others it is drawn with.
+    pub numbers: Range<u64>,
+    /// `[channels, height, width]`
+    pub shape: [usize; 3],
+    /// In what range the model sees pixels: chains begin at uniform pixels.
+    pub range: data::Range,
+}
+
+impl Images {
+    /// The shape of all of them.
+    pub(super) fn batch_shape(&self) -> [usize; 4] {
+        let [channels, height, width] = self.shape;
+        [(self.numbers.end - self.numbers.start) as usize, channels, height, width]
+    }
+
+    /// A stream of each.
+    pub(super) fn streams(&self, noise: Noise, name: &str) -> Vec<Stream> {
+        self.numbers.clone().map(|k| noise.stream(name, k)).collect()
+    }
+
+    /// Pixels from U[0, 1), as the model sees them.
+    pub(super) fn start(&self, noise: Noise, name: &str, device: &Device) -> Tensor<4> {
+        let u = noise::tensor(Distribution::Uniform, &mut self.streams(noise, name), self.batch_shape(), device);
+        match self.range {
+            // The published program of NCSN begins there whatever the range.
+            data::Range::Unit | data::Range::Logit => u,
+            data::Range::Symmetric => u * 2.0 - 1.0,
+        }
+    }
+}
+
+/// The chain of `images`.
 ///
 /// # Shapes
-/// `shape` is `[channels, height, width]`; states are `[numbers.len(), channels, height, width]`.
+/// States are `[images, channels, height, width]`.
 pub fn image_chain<'a, N: Backbone<4>, M: Method<4>>(
     model: &'a Model<N>,
     method: M,
-    numbers: Range<u64>,
-    [channels, height, width]: [usize; 3],
+    images: &Images,
     noise: Noise,
     device: &Device,
 ) -> Chain<4, &'a Model<N>, M, Streams> {
-    let shape = [(numbers.end - numbers.start) as usize, channels, height, width];
-    let streams = |name| numbers.clone().map(|k| noise.stream(name, k)).collect::<Vec<_>>();
-    let x = noise::tensor(Distribution::Uniform, &mut streams("sample/start"), shape, device);
-    Chain::new(model, model.process.clone(), method, x, Streams(streams("sample/langevin")))
+    let x = images.start(noise, "sample/start", device);
+    Chain::new(model, model.process.clone(), method, x, Streams(images.streams(noise, "sample/langevin")))
 }
 
 /// Completions of one image.

@@ -5,12 +5,14 @@
 mod chain;
 mod draws;
 mod images;
+mod interpolate;
 mod known;
 mod langevin;
 
 pub use chain::{Chain, Method, Stage, State};
 pub use draws::{Draws, Streams};
-pub use images::{Completions, completion_chain, image_chain};
+pub use images::{Completions, Images, completion_chain, image_chain};
+pub use interpolate::{Interpolation, interpolation_chain};
 pub use known::{Known, Renewal};
 pub use langevin::{AnnealedLangevin, PlainLangevin};
 

@@ -8,11 +8,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use ncsn::Result;
-use ncsn::data::Batch;
+use ncsn::data::{Batch, Range};
 use ncsn::device::{self, DeviceKind, Precision, instructions};
 use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
 use ncsn::noise::Noise;
-use ncsn::sample::{PlainLangevin, image_chain};
+use ncsn::sample::{Images, PlainLangevin, image_chain};
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Rule, Trainer, TrainingOptions};
@@ -202,7 +202,8 @@ impl Workload {
                 let model = Model::new(new_net(&device)?, NoiseLevels::geometric(1.0, 0.01, N_LEVELS)?);
                 let method = PlainLangevin { t: 1.0, n_steps: (N_WARM_UP + n_steps) as usize, alpha: 2e-5 };
                 let shape = [config.channels, config.size, config.size];
-                let mut chain = image_chain(&model, method, 0..batch, shape, noise, &device);
+                let images = Images { numbers: 0..batch, shape, range: Range::Unit };
+                let mut chain = image_chain(&model, method, &images, noise, &device);
                 let mut update = || {
                     chain.next();
                     device::wait(&device)
