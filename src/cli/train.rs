@@ -24,6 +24,7 @@ use ncsn::{Error, Result};
 
 use super::data;
 use super::drawing::{Drawing, Pictures};
+use super::folders::create_folder;
 use super::lock::Lock;
 use super::log::Log;
 use super::output::Existing;
@@ -605,10 +606,6 @@ fn n_steps(training: &Training, n_images: usize) -> u64 {
 
 fn count_images(source: &dyn Source) -> String {
     if source.len() >= 1 << 40 { "endless".into() } else { source.len().to_string() }
-}
-
-pub fn create_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(Error::io(path))
 }
 
 fn save_config(path: &Path, config: &Config) -> Result<()> {

@@ -10,6 +10,7 @@ use ncsn::data::{Source as _, Split};
 use ncsn::eval::{Extractor, ImageSet, InceptionExtractor, SmallClassifier, SmallExtractor};
 use ncsn::{Error, Result};
 
+use super::super::folders::create_folder;
 use super::super::log::Log;
 use super::super::progress::Progress;
 use super::super::{Common, data, stop};
@@ -146,7 +147,7 @@ fn small(data: &Data, common: &Common, device: &Device, log: &mut Log) -> Result
         100.0 * accuracy,
         held_out.images().len()
     ));
-    super::super::train::create_folder(&folder)?;
+    create_folder(&folder)?;
     trained.described(data.dataset.name(), Some(accuracy))?.save(&path)?;
     // As every later call finds it.
     SmallClassifier::open(&path, device).map(Some)

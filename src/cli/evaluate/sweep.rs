@@ -18,11 +18,11 @@ use ncsn::plot::{self, Content, Panel};
 use ncsn::{Error, Result};
 
 use super::super::drawing::{Drawing, Pictures};
+use super::super::folders::create_folder;
 use super::super::lock::Lock;
 use super::super::log::Log;
 use super::super::memory;
 use super::super::output::Existing;
-use super::super::train::create_folder;
 use super::super::trained::Trained;
 use super::super::{RunFolders, say, say_json};
 use super::report::{Drawn, Number};
