@@ -1,5 +1,7 @@
 //! `ncsn evaluate`: how good samples are.
 
+mod args;
+mod comparison;
 mod extractor;
 mod images;
 mod neighbours;
@@ -7,197 +9,31 @@ mod pass;
 mod report;
 mod sweep;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use burn::tensor::Device;
-use clap::{Args, Subcommand, ValueEnum};
 
 use ncsn::data::Split;
 use ncsn::device::Precision;
 use ncsn::error::one_line;
-use ncsn::eval::sample_size::{fid_name, fid_warnings};
 use ncsn::eval::{
-    ByteRule, Extractor, Features, FrechetReference, ImageSet, InceptionScore, Manifold, NpzContent, ReadOptions,
-    ResizeRule, RunningStatistics, Statistics, StatisticsFile, Subsets, density_coverage, expected_coverage,
-    kid_by_subsets, mmd2_unbiased, precision_recall, read_pool_3, read_statistics, write_statistics,
+    Extractor, Features, ImageSet, InceptionScore, NpzContent, ResizeRule, Statistics, StatisticsFile, read_statistics,
+    write_statistics,
 };
 use ncsn::{Error, Result};
 
 use super::log::Log;
 use super::output::expect_free;
-use super::{Common, DEFAULT_SEED, say, say_json, stop};
+use super::{say, say_json, stop};
+pub use args::EvaluateArgs;
+use args::{Evaluate, ExtractorKind, Metric, StatsArgs, npz_content};
+use comparison::Comparison;
 use images::{Images, Set};
 use pass::Wanted;
-use report::{Circumstances, Drawn, Number, Reference};
+use report::{Circumstances, Drawn, Number};
 
-/// Fewer samples than this a split make an inception score smaller.
-const N_PER_SPLIT: usize = 5000;
 /// The seed by which torch-fidelity puts images in another order before the inception score splits them.
 const SHUFFLE_SEED: u32 = 2020;
-/// Fewer images than this on either side say little about precision and recall.
-const N_PRECISION: usize = 10_000;
-/// The k of improved precision and recall, and of density and coverage.
-const K_PRECISION: usize = 3;
-const K_DENSITY: usize = 5;
-
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-#[command(after_help = "\
-Images are a folder of image files, a folder that `ncsn sample` wrote, its samples.safetensors, a .npy or .npz array, or a data
-set: mnist, cifar10-test, mnist-test:0..5000, digits, …
-
-    ncsn evaluate samples --reference cifar10
-    ncsn evaluate --doc quickstart --n 1000 --extractor small
-    ncsn evaluate --doc quickstart --sweep --extractor small
-    ncsn evaluate stats cifar10 -o cifar10.npz")]
-pub struct EvaluateArgs {
-    #[command(subcommand)]
-    command: Option<Evaluate>,
-    /// The samples
-    #[arg(value_name = "IMAGES", value_parser = super::parse::<Images>, required_unless_present = "doc")]
-    samples: Option<Images>,
-    /// A run instead, from whose newest checkpoint samples are drawn (to RUN/evaluation/NAME, and kept)
-    #[arg(long, value_name = "NAME", conflicts_with = "samples")]
-    doc: Option<String>,
-    /// The run's checkpoint at this step instead of its newest
-    #[arg(long, value_name = "STEP", requires = "doc", conflicts_with = "sweep")]
-    step: Option<u64>,
-    /// All checkpoints of the run, one after the other: a table, a plot, the best
-    #[arg(long, requires = "doc")]
-    sweep: bool,
-    /// What to compare with: images, or a .npz of statistics (mu, sigma) [default: the run's training images]
-    #[arg(long, value_name = "IMAGES|NPZ", value_parser = super::parse::<Images>)]
-    reference: Option<Images>,
-    /// Number of samples: the first N of a set, or N drawn from a run [default: all; 1000 for a run]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    n: Option<u64>,
-    /// Seed of samples that are drawn
-    #[arg(long, default_value_t = DEFAULT_SEED)]
-    seed: u64,
-    /// Remove the samples of a run, and the pictures of neighbours, that are there, and draw anew
-    #[arg(long)]
-    overwrite: bool,
-    /// The metrics, separated by commas; `kid` and those after it keep all features in memory, 8 kB an image
-    /// [default: fid,is,kid as far as the reference allows]
-    #[arg(long, value_enum, value_delimiter = ',')]
-    metrics: Vec<Metric>,
-    /// Splits of the inception score
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    splits: u64,
-    /// Folder for the pictures of nearest neighbours
-    #[arg(short = 'o', long, value_name = "DIR", default_value = "neighbours")]
-    output: PathBuf,
-    /// Print a line of JSON for each number instead
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    how: How,
-    #[command(flatten)]
-    pub common: Common,
-}
-
-#[derive(Debug, Subcommand)]
-enum Evaluate {
-    /// Write a set's statistics (mu, sigma) to a .npz that this and other programs read
-    Stats(StatsArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct StatsArgs {
-    /// The images
-    #[arg(value_name = "IMAGES", value_parser = super::parse::<Images>)]
-    images: Images,
-    /// The file
-    #[arg(short = 'o', long, value_name = "FILE")]
-    output: PathBuf,
-    /// Replace the file whatever it is; statistics are replaced anyhow
-    #[arg(long)]
-    overwrite: bool,
-    /// Height and width of a data set's images [default: its own]
-    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u64).range(1..=4096))]
-    size: Option<u64>,
-    /// Use the first N images
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    n: Option<u64>,
-    #[command(flatten)]
-    how: How,
-    #[command(flatten)]
-    common: Common,
-}
-
-/// How images are looked at.
-#[derive(Clone, Debug, Args)]
-struct How {
-    /// The network: inception (published numbers), or small (trained here on the reference's labels, when no weights are at hand)
-    #[arg(long, value_enum, default_value = "inception")]
-    extractor: ExtractorKind,
-    /// Inception's weights: pt_inception-2015-12-05-6726825d.pth, or safetensors of it [default: in RUN/weights, downloaded once]
-    #[arg(long, value_name = "FILE")]
-    weights: Option<PathBuf>,
-    /// How images are resized for Inception: compat (TTUR, OpenAI, torch-fidelity), pytorch-fid or clean-fid
-    #[arg(long, value_name = "RULE", default_value = "compat", value_parser = super::parse::<ResizeRule>)]
-    resize: ResizeRule,
-    /// How floats in [0, 1] become bytes: round (NCSN) or truncate (Score-SDE)
-    #[arg(long, value_name = "RULE", default_value = "round", value_parser = super::parse::<ByteRule>)]
-    bytes: ByteRule,
-    /// Leave out image files that cannot be read, instead of refusing the folder
-    #[arg(long)]
-    skip_broken: bool,
-    /// Images looked at together [default: 16 on a processor, 64 on a GPU]; it changes no number
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    batch: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ExtractorKind {
-    Inception,
-    Small,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Metric {
-    /// Fréchet (inception) distance
-    Fid,
-    /// Inception score
-    Is,
-    /// Kernel (inception) distance
-    Kid,
-    /// Improved precision and recall
-    Precision,
-    /// Density and coverage
-    Density,
-    /// Nearest images of the reference, as pictures
-    Neighbours,
-}
-
-impl How {
-    fn read_options(&self) -> ReadOptions {
-        ReadOptions { skip_broken: self.skip_broken, byte_rule: self.bytes }
-    }
-
-    fn batch(&self, device: &Device) -> usize {
-        let default = if ncsn::device::name(device).is_some() { 64 } else { 16 };
-        self.batch.map_or(default, |n| n as usize)
-    }
-
-    /// `FID` with Inception, `FID-small` with a small network.
-    fn named(&self, metric: &str) -> String {
-        match self.extractor {
-            ExtractorKind::Inception => metric.to_string(),
-            ExtractorKind::Small => format!("{metric}-small"),
-        }
-    }
-}
-
-impl EvaluateArgs {
-    pub fn common(&self) -> &Common {
-        match &self.command {
-            Some(Evaluate::Stats(args)) => &args.common,
-            None => &self.common,
-        }
-    }
-}
 
 pub fn run(mut args: EvaluateArgs) -> Result<ExitCode> {
     stop::listen();
@@ -317,20 +153,6 @@ struct Evaluation<'a> {
     device: Device,
     extractor: Extractor,
     reference: Option<Comparison>,
-}
-
-/// What samples are compared with.
-struct Comparison {
-    about: Reference,
-    /// With the larger half of the work done.
-    frechet: Option<FrechetReference>,
-    /// `[n, n_features]`, if a metric needs them.
-    features: Vec<f32>,
-    images: Option<ImageSet>,
-    /// Images of the same data set that nothing was trained on.
-    held_out: Option<ImageSet>,
-    /// What should be said beside distances.
-    warnings: Vec<String>,
 }
 
 impl<'a> Evaluation<'a> {
@@ -476,222 +298,4 @@ impl<'a> Evaluation<'a> {
         };
         search.run(samples, reference.held_out.as_ref(), &self.args.output, log)
     }
-}
-
-impl EvaluateArgs {
-    /// All that need no folder and that the reference allows.
-    fn default_metrics(&self) -> Result<Vec<Metric>> {
-        Ok(match &self.reference {
-            Some(Images::Path(path)) if npz_content(path)? == NpzContent::Statistics => vec![Metric::Fid, Metric::Is],
-            Some(_) => vec![Metric::Fid, Metric::Is, Metric::Kid],
-            None if self.doc.is_some() => vec![Metric::Fid, Metric::Is, Metric::Kid],
-            None => vec![Metric::Is],
-        })
-    }
-
-    fn needs_features(&self) -> bool {
-        self.metrics.iter().any(|metric| !matches!(metric, Metric::Fid | Metric::Is))
-    }
-
-    /// A reference of `images`; `None` if the user asked to stop.
-    fn comparison_with(
-        &self,
-        images: ImageSet,
-        extractor: &Extractor,
-        batch: usize,
-        log: &mut Log,
-    ) -> Result<Option<Comparison>> {
-        let wanted = Wanted {
-            statistics: self.metrics.contains(&Metric::Fid),
-            features: self.needs_features(),
-            ..Wanted::default()
-        };
-        let (mut frechet, mut features) = (None, Vec::new());
-        if wanted.statistics || wanted.features {
-            let Some(found) = pass::run(extractor, &images, batch, wanted, log)? else { return Ok(None) };
-            let statistics = found.statistics.map(RunningStatistics::finish).transpose()?;
-            frechet = match statistics {
-                Some(_) if images.len() <= extractor.n_features() => {
-                    Some(FrechetReference::of_features(Features::new(&found.features, extractor.n_features())?)?)
-                }
-                statistics => statistics.as_ref().map(FrechetReference::new),
-            };
-            features = found.features;
-        }
-        let about = Reference {
-            name: images.name().to_string(),
-            n: Some(images.len() as u64),
-            sha256: images.digest()?,
-            is_statistics: false,
-        };
-        Ok(Some(Comparison { about, frechet, features, images: Some(images), held_out: None, warnings: Vec::new() }))
-    }
-
-    /// Refuses too few samples, or too few images of the reference, for the metrics asked for: before the network looks
-    /// at them.
-    fn check_numbers(&self, n: [usize; 2], names: &[&str; 2]) -> Result<()> {
-        for metric in &self.metrics {
-            let (least, what) = match metric {
-                Metric::Fid => ([2, 2], "a covariance".to_string()),
-                Metric::Kid => ([2, 2], "a kernel distance".to_string()),
-                Metric::Precision => {
-                    ([K_PRECISION + 1; 2], format!("precision and recall (more than k = {K_PRECISION})"))
-                }
-                Metric::Density => ([1, K_DENSITY + 1], format!("density and coverage (more than k = {K_DENSITY})")),
-                Metric::Is | Metric::Neighbours => continue,
-            };
-            for ((n, least), name) in n.into_iter().zip(least).zip(names) {
-                if n < least {
-                    let name = one_line(name);
-                    let message = format!("{name}: found {n} images, expected at least {least} for {what}");
-                    return Err(Error::Usage(message));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A reference of the statistics (or features) in `path`.
-    fn comparison_from_file(&self, path: &Path, samples: &ImageSet, extractor: &Extractor) -> Result<Comparison> {
-        let file = read_statistics(path)?;
-        let bad = |what: &str, found: &str, expected: &str| {
-            let message = format!("has statistics of {what} {found}, expected those of {expected} as for the samples");
-            Error::format(path, message)
-        };
-        if file.statistics.dim() != extractor.n_features() {
-            let (found, expected) = (file.statistics.dim(), extractor.n_features());
-            return Err(Error::format(path, format!("has {found} features an image, expected {expected}")));
-        }
-        let mut warnings = Vec::new();
-        match &file.extractor {
-            Some(found) if *found != extractor.name() => return Err(bad("network", found, &extractor.name())),
-            _ => {}
-        }
-        match (&file.weights_sha256, extractor.weights_sha256()) {
-            (Some(found), expected) if found != expected => return Err(bad("weights", found, expected)),
-            _ => {}
-        }
-        match (&file.resize, extractor.resize().map(ResizeRule::label)) {
-            (Some(found), Some(expected)) if found != expected => {
-                return Err(bad("images resized by", found, expected));
-            }
-            (None, Some(_)) => warnings.push("stats: resize rule unknown".to_string()),
-            _ => {}
-        }
-        let n = file.statistics.n();
-        let few = n.is_some_and(|n| n <= file.statistics.dim() as u64);
-        let features = match self.needs_features() {
-            false if few => read_pool_3(path)?.map_or_else(Vec::new, |(features, _)| features),
-            false => Vec::new(),
-            true => match read_pool_3(path)? {
-                Some((features, _)) => features,
-                None => {
-                    let message = "holds mean and covariance only, which kid, precision and density cannot use: expected \
-                                   images, or --metrics fid,is";
-                    return Err(Error::format(path, message));
-                }
-            },
-        };
-        let about =
-            Reference { name: path.display().to_string(), n, sha256: ncsn::file::sha256(path)?, is_statistics: true };
-        // A file that does not say of how many images it is has their covariance, which is all that can be asked of it.
-        let n_reference = n.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        self.check_numbers([samples.len(), n_reference], &[samples.name(), &about.name])?;
-        let frechet = match few && !features.is_empty() {
-            true => FrechetReference::of_features(Features::new(&features, extractor.n_features())?)?,
-            false => FrechetReference::new(&file.statistics),
-        };
-        Ok(Comparison { about, frechet: Some(frechet), features, images: None, held_out: None, warnings })
-    }
-
-    fn inception_score(&self, score: InceptionScore, n: usize, shuffle: Option<u32>) -> Result<Number> {
-        let score = score.finish()?;
-        let n_splits = score.splits.len();
-        let few = n / n_splits < N_PER_SPLIT;
-        Ok(Number {
-            metric: self.how.named("IS"),
-            value: score.mean,
-            std: Some(score.std),
-            variant: Some(match shuffle {
-                Some(seed) => format!("{n_splits} splits, shuffled by {seed}"),
-                None => format!("{n_splits} splits"),
-            }),
-            is_distance: false,
-            warnings: few.then(|| format!("fewer than {N_PER_SPLIT} images a split")).into_iter().collect(),
-        })
-    }
-
-    /// The distance of samples with these statistics, and features if they are few.
-    fn frechet(&self, reference: &Comparison, statistics: RunningStatistics, features: Features<'_>) -> Result<Number> {
-        let n = statistics.n() as usize;
-        let statistics = statistics.finish()?;
-        let n_reference = reference.about.n.unwrap_or(u64::MAX);
-        let mut warnings = fid_warnings(n as u64, statistics.dim());
-        let frechet = reference.frechet.as_ref().expect("asked for");
-        let metric = match self.how.extractor {
-            ExtractorKind::Inception => fid_name(n as u64),
-            ExtractorKind::Small => {
-                // Never compared with published ones, however many there are.
-                warnings.truncate(usize::from(n <= statistics.dim()));
-                self.how.named("FID")
-            }
-        };
-        if n_reference <= statistics.dim() as u64 {
-            warnings.push(format!("only {n_reference} reference images: covariance singular"));
-        }
-        warnings.extend(reference.warnings.clone());
-        let value = match n <= statistics.dim() {
-            true => frechet.distance_to_few(features)?,
-            false => frechet.distance(&statistics)?,
-        };
-        Ok(Number { metric, value, std: None, variant: None, is_distance: true, warnings })
-    }
-
-    fn kernel(&self, reference: &Comparison, features: Features<'_>) -> Result<Number> {
-        let of_reference = Features::new(&reference.features, features.dim())?;
-        let (metric, warnings) = (self.how.named("KID"), reference.warnings.clone());
-        let subsets = Subsets::default();
-        if features.n().min(of_reference.n()) < subsets.size {
-            let (value, variant) = (mmd2_unbiased(features, of_reference)?, Some("all pairs".into()));
-            return Ok(Number { metric, value, std: None, variant, is_distance: true, warnings });
-        }
-        let distance = kid_by_subsets(features, of_reference, subsets)?;
-        let variant = Some(format!("{} subsets of {}", subsets.n, subsets.size));
-        Ok(Number { metric, value: distance.mean, std: Some(distance.std), variant, is_distance: true, warnings })
-    }
-
-    fn precision(&self, reference: &Comparison, features: Features<'_>) -> Result<[Number; 3]> {
-        let real = Manifold::new(Features::new(&reference.features, features.dim())?, K_PRECISION)?;
-        let found = precision_recall(&real, &Manifold::new(features, K_PRECISION)?, K_PRECISION)?;
-        let n = features.n().min(reference.features.len() / features.dim());
-        let values = [("precision", found.precision), ("recall", found.recall), ("F", found.f_score())];
-        Ok(values.map(|(name, value)| {
-            let mut number = self.share(name, value, K_PRECISION, reference);
-            // The paper's features are VGG-16's, and it has 50,000 of each.
-            number.warnings.extend((n < N_PRECISION).then(|| format!("fewer than {N_PRECISION} of each")));
-            number
-        }))
-    }
-
-    fn density(&self, reference: &Comparison, features: Features<'_>) -> Result<[Number; 2]> {
-        let real = Manifold::new(Features::new(&reference.features, features.dim())?, K_DENSITY)?;
-        let found = density_coverage(&real, features, K_DENSITY)?;
-        let n_real = reference.features.len() / features.dim();
-        let expected = expected_coverage(n_real, features.n(), K_DENSITY);
-        let mut coverage = self.share("coverage", found.coverage, K_DENSITY, reference);
-        coverage.variant = Some(format!("k = {K_DENSITY}, {expected:.3} for equal distributions"));
-        Ok([self.share("density", found.density, K_DENSITY, reference), coverage])
-    }
-
-    fn share(&self, name: &str, value: f64, k: usize, reference: &Comparison) -> Number {
-        let variant = Some(format!("k = {k}"));
-        let warnings = reference.warnings.clone();
-        Number { metric: self.how.named(name), value, std: None, variant, is_distance: true, warnings }
-    }
-}
-
-/// What a file holds that may be a `.npz`.
-fn npz_content(path: &Path) -> Result<NpzContent> {
-    let is_npz = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz")) && path.is_file();
-    if is_npz { NpzContent::of(path) } else { Ok(NpzContent::Other) }
 }

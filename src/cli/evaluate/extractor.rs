@@ -14,8 +14,8 @@ use super::super::folders::create_folder;
 use super::super::log::Log;
 use super::super::progress::Progress;
 use super::super::{Common, data, stop};
+use super::args::{ExtractorKind, How};
 use super::images::{Images, Set};
-use super::{ExtractorKind, How};
 
 /// The seed of small networks, so that everybody has the same.
 const SMALL_SEED: u64 = 1234;

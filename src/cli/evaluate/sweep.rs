@@ -25,8 +25,9 @@ use super::super::memory;
 use super::super::output::Existing;
 use super::super::trained::Trained;
 use super::super::{RunFolders, say, say_json};
+use super::args::{EvaluateArgs, Metric};
 use super::report::{Drawn, Number};
-use super::{EvaluateArgs, Evaluation, Metric, Samples, interrupted};
+use super::{Evaluation, Samples, interrupted};
 
 /// Samples of a run where nothing says how many: what NCSN and NCSNv2 chose their checkpoints by.
 const DEFAULT_N: u64 = 1000;
