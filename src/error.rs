@@ -136,6 +136,16 @@ pub fn is_fit_for_terminal(c: char) -> bool {
     !c.is_control() && !is_hidden
 }
 
+/// `A, B or C`: the names that could have been given.
+pub fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    match names.split_last() {
+        Some((last, [])) => (*last).to_string(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => "none".into(),
+    }
+}
+
 /// The first five of `things`, and how many more there are.
 pub(crate) fn few<T: Display>(things: &[T]) -> String {
     const N_NAMED: usize = 5;
@@ -149,6 +159,12 @@ pub(crate) fn few<T: Display>(things: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_listed_as_in_a_sentence() {
+        assert_eq!([one_of([]), one_of(["A"]), one_of(["A", "B"])], ["none", "A", "A or B"]);
+        assert_eq!(one_of(["A", "B", "C"]), "A, B or C");
+    }
 
     #[test]
     fn names_and_messages_cannot_steer_a_terminal() {

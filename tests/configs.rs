@@ -3,6 +3,10 @@
 
 use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer, Runner};
 
+fn named(name: &str) -> Dataset {
+    Dataset::named(name).unwrap()
+}
+
 fn parse(text: &str) -> Config {
     match Config::parse(text, "test.yml", &[], None).unwrap() {
         File::Images(config) => *config,
@@ -28,7 +32,7 @@ fn the_published_files_hold_the_published_values() {
         (anneal.training.n_epochs, anneal.training.algo, anneal.training.anneal_power),
         (500_000, Algo::Dsm, 2.0)
     );
-    assert_eq!((&anneal.data.dataset, anneal.data.image_size, anneal.data.channels), (&Dataset::Mnist, 28, 1));
+    assert_eq!((&anneal.data.dataset, anneal.data.image_size, anneal.data.channels), (&named("MNIST"), 28, 1));
     assert_eq!((anneal.model.sigma_begin, anneal.model.sigma_end, anneal.model.num_classes), (1.0, 0.01, 10));
     assert_eq!((anneal.model.ngf, anneal.model.architecture), (64, Architecture::Ncsn));
     assert_eq!(
@@ -48,7 +52,7 @@ fn the_published_files_hold_the_published_values() {
     let cifar = load("cifar10.yml");
     assert_eq!(
         (cifar.data.dataset, cifar.data.channels, cifar.model.ngf, cifar.data.random_flip),
-        (Dataset::Cifar10, 3, 128, true)
+        (named("CIFAR10"), 3, 128, true)
     );
     let scorenet = load("scorenet.yml");
     assert_eq!(
@@ -94,7 +98,7 @@ device: !!python/object/apply:torch.device
 - cuda
 ";
     let config = parse(saved);
-    assert_eq!((config.data.dataset, config.data.random_flip), (Dataset::CelebA, true));
+    assert_eq!((config.data.dataset, config.data.random_flip), (named("CELEBA"), true));
     assert_eq!((config.optim.optimizer, config.optim.lr), (Optimizer::RmsProp, 1e-5));
 }
 
@@ -105,7 +109,7 @@ fn overrides_replace_one_value_and_may_add_one() {
     let File::Images(config) = Config::load("anneal.yml", &overrides, None).unwrap().0 else { panic!("images") };
     let expected = load("anneal.yml");
     assert_eq!((config.training.batch_size, config.optim.eps), (64, 1e-3));
-    assert_eq!(config.data.dataset, Dataset::Folder("it's here".into()));
+    assert_eq!(config.data.dataset, Dataset::folder("it's here"));
     assert_eq!(config.model, expected.model);
 }
 
@@ -128,7 +132,7 @@ fn a_configuration_written_out_reads_back_equal() {
         config.model.sigma_end = float(1.0);
         config.training.n_iters = u64::MAX - random();
         config.data.logit_transform = random() % 2 == 0;
-        config.data.dataset = Dataset::Folder(format!("a: b's \"#{}\n\\", random()).into());
+        config.data.dataset = Dataset::folder(format!("a: b's \"#{}\n\\", random()));
         config.model.architecture = if random() % 2 == 0 { Architecture::Ncsn } else { Architecture::Deeper };
         config.training.n_particles = 1 + (random() % 9) as usize;
         assert_eq!(parse(&config.to_yaml()), config);
@@ -187,7 +191,7 @@ fn data_sets_without_labels_say_so() {
     for name in ["MNIST", "CIFAR10", "SVHN", "DIGITS"] {
         Dataset::named(name).expect("known").expect_labels().expect("labels");
     }
-    for (dataset, name) in [(Dataset::CelebA, "CELEBA"), (Dataset::Folder("x".into()), "FOLDER")] {
+    for (dataset, name) in [(named("CELEBA"), "CELEBA"), (Dataset::folder("x"), "FOLDER")] {
         let message = dataset.expect_labels().expect_err("no labels").to_string();
         assert_eq!(message, format!("found {name}, which has no labels; expected MNIST, CIFAR10, SVHN or DIGITS"));
     }
@@ -198,7 +202,7 @@ fn a_text_on_the_command_line_is_taken_as_it_stands() {
     for text in ["photos #1", "a: b", "[x]", "'x'", "null", "", "{a: 1}", "&a", "x=y", "- x", "*"] {
         let overrides = ["data.dataset=FOLDER".to_string(), format!("data.path={text}")];
         let File::Images(config) = Config::load("anneal.yml", &overrides, None).unwrap().0 else { panic!("images") };
-        assert_eq!(config.data.dataset, Dataset::Folder(text.into()));
+        assert_eq!(config.data.dataset, Dataset::folder(text));
     }
     for (set, needle) in [
         ("training.batch_size=[3]", "training.batch_size is [3], expected a whole number"),
@@ -233,6 +237,6 @@ fn the_first_difference_of_two_configurations_is_told() {
     let mut other = config.clone();
     other.optim.lr = 0.5;
     assert_eq!(config.difference(&other).as_deref(), Some("optim.lr is 0.5, not 0.001"));
-    other.data.dataset = Dataset::Folder("a: b".into());
+    other.data.dataset = Dataset::folder("a: b");
     assert_eq!(config.difference(&other).as_deref(), Some("data.dataset is FOLDER, not MNIST"));
 }

@@ -6,69 +6,50 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ncsn::Result;
-use ncsn::config::{Data, Dataset};
-use ncsn::data::celeba::CelebA;
-use ncsn::data::digits::Digits;
-use ncsn::data::folder::Folder;
-use ncsn::data::memory::InMemory;
-use ncsn::data::sets::{self, Download};
-use ncsn::data::{Labelled, Source, Split};
+use ncsn::config::Data;
+use ncsn::data::sets::Download;
+use ncsn::data::{Dataset, Labelled, Progress, Request, Source, Split, Work};
 
 use super::log::Log;
 use super::stop;
 
 /// Opens the images of `data` below `root`, `RUN/datasets`; what is missing is downloaded.
 pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc<dyn Source>> {
-    let Data { image_size: size, channels, .. } = *data;
-    let resized = |images: InMemory| -> Result<Arc<dyn Source>> { Ok(Arc::new(images.resized(size))) };
-    let name = data.dataset.name();
-    match &data.dataset {
-        Dataset::Mnist => {
-            resized(sets::mnist(&root.join("mnist"), split, Download::Allowed, &mut progress(name, log))?)
+    let Data { dataset, .. } = data;
+    let source = watched(dataset, log, |progress| dataset.open(&request(data, root, split), progress))?;
+    if let Some(path) = &dataset.path {
+        // Both splits of one folder leave out the same; those of two folders have their own.
+        if split == Split::Train || path.join("test").is_dir() {
+            report_warning(&*source, path, log);
         }
-        Dataset::Cifar10 => {
-            resized(sets::cifar10(&root.join("cifar10"), split, Download::Allowed, &mut progress(name, log))?)
-        }
-        Dataset::Svhn => resized(sets::svhn(&root.join("svhn"), split, Download::Allowed, &mut progress(name, log))?),
-        Dataset::CelebA => {
-            Ok(Arc::new(CelebA::open(&root.join("celeba"), split, channels, size, &mut headers(name, log))?))
-        }
-        Dataset::Folder(path) => open_folder(path, split, [channels, size], log),
-        Dataset::Digits => Ok(Arc::new(Digits::new(size, channels, split)?)),
     }
+    Ok(source)
 }
 
-fn open_folder(path: &Path, split: Split, [channels, size]: [usize; 2], log: &mut Log) -> Result<Arc<dyn Source>> {
-    let folder = Folder::open(path, split, channels, size, &mut headers("the folder", log))?;
-    // Both splits of one folder leave out the same; those of two folders have their own.
-    if split == Split::Train || path.join("test").is_dir() {
-        report_left_out(&folder, path, log);
-    }
-    Ok(Arc::new(folder))
-}
-
-/// Says how many images of a folder are not read because of their formats.
-pub fn report_left_out(folder: &Folder, path: &Path, log: &mut Log) {
-    if !folder.left_out().is_empty() {
-        log.warning(format!("{}: {}", path.display(), folder.left_out()));
-    }
-}
-
-/// The same with labels, of those data sets that have some; of the digits, which have no end, so many as MNIST has.
+/// The same with labels, of those data sets that have some.
 pub fn open_labelled(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Labelled> {
-    data.dataset.expect_labels()?;
-    let Data { image_size: size, channels, .. } = *data;
-    let mut progress = progress(data.dataset.name(), log);
-    let labelled = match &data.dataset {
-        Dataset::Mnist => sets::mnist_labelled(&root.join("mnist"), split, Download::Allowed, &mut progress)?,
-        Dataset::Cifar10 => sets::cifar10_labelled(&root.join("cifar10"), split, Download::Allowed, &mut progress)?,
-        Dataset::Svhn => sets::svhn_labelled(&root.join("svhn"), split, Download::Allowed, &mut progress)?,
-        _ => {
-            let n = if split == Split::Train { 60_000 } else { 10_000 };
-            Digits::new(size, channels, split)?.labelled(n)?
-        }
-    };
-    Ok(labelled.resized(size))
+    let Data { dataset, .. } = data;
+    watched(dataset, log, |progress| dataset.open_labelled(&request(data, root, split), progress))
+}
+
+fn request<'a>(data: &Data, root: &'a Path, split: Split) -> Request<'a> {
+    Request { root, split, channels: data.channels, size: data.image_size, download: Download::Allowed }
+}
+
+/// Opens a data set while the log tells how far that is.
+fn watched<T>(dataset: &Dataset, log: &mut Log, open: impl FnOnce(&mut Progress<'_>) -> Result<T>) -> Result<T> {
+    let name = if dataset.set.needs_path { "the folder" } else { dataset.name() };
+    match dataset.set.work {
+        Work::Headers => open(&mut headers(name, log)),
+        Work::Download | Work::None => open(&mut progress(name, log)),
+    }
+}
+
+/// Says what a user should know of the images in `path`, if there is something.
+pub fn report_warning(source: &dyn Source, path: &Path, log: &mut Log) {
+    if let Some(warning) = source.warning() {
+        log.warning(format!("{}: {warning}", path.display()));
+    }
 }
 
 /// Says how many headers of images are read, if they are many, and ends it when the user wants the program to stop.

@@ -33,7 +33,7 @@ use super::{Common, DEFAULT_SEED, data, memory, stop};
 pub struct InpaintArgs {
     #[command(flatten)]
     trained: Trained,
-    /// A folder of images, or the name of a data set (its held-out images): MNIST, CIFAR10, SVHN, CELEBA, DIGITS
+    /// A folder of images, or the name of a data set as in data.dataset (its held-out images), e.g. MNIST
     #[arg(long, value_name = "FOLDER_OR_DATASET")]
     images: String,
     /// What is hidden and filled in: left, right, top or bottom (that half), centre (a square of half the side), random:P
@@ -348,7 +348,7 @@ fn open_images(args: &InpaintArgs, trained_on: &Data, log: &mut Log) -> Result<A
             return Err(Error::MissingData(format!("found no folder and no data set {:?}", args.images)));
         }
         let folder = Folder::all(known, channels, image_size, &mut data::headers("the folder", log))?;
-        data::report_left_out(&folder, known, log);
+        data::report_warning(&folder, known, log);
         return Ok(Arc::new(folder));
     };
     if let Some(expected) = dataset.fixed_channels().filter(|&expected| expected != channels) {

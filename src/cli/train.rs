@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
-use ncsn::config::{Algo, Config, Dataset, Runner, Sampling, Training};
+use ncsn::config::{Algo, Config, Runner, Sampling, Training};
 use ncsn::data::{Batches, Source, Split, read_batch};
 use ncsn::device::{DeviceKind, Precision};
 use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
@@ -577,7 +577,7 @@ fn load_config(args: &TrainArgs, name: &str) -> Result<Config> {
     }
     let (file, name) = Config::load(name, &args.set, args.runner)?;
     let mut config = file.images(&name)?;
-    if let Dataset::Folder(path) = &mut config.data.dataset {
+    if let Some(path) = &mut config.data.dataset.path {
         // The run may go on from another folder.
         *path = std::path::absolute(&*path).map_err(Error::io(&*path))?;
         if path.to_str().is_none() {

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use section::Section;
 use yaml::{Entry, Node, Place, Value};
 
+pub use crate::data::Dataset;
+use crate::data::{SETS, Set};
+use crate::error::one_of;
 use crate::error::{Error, Result};
 use crate::file::read_at_most;
 pub use crate::loss::Slicing;
@@ -172,66 +175,6 @@ pub struct Data {
     pub logit_transform: bool,
     /// Mirror images at random.
     pub random_flip: bool,
-}
-
-/// A data set.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Dataset {
-    /// LeCun et al. 1998.
-    Mnist,
-    /// Krizhevsky 2009.
-    Cifar10,
-    /// Liu et al. 2015.
-    CelebA,
-    /// Netzer et al. 2011.
-    Svhn,
-    /// Ours: drawn digits, built in.
-    Digits,
-    /// Ours: all images below a folder, `data.path`.
-    Folder(PathBuf),
-}
-
-impl Dataset {
-    /// The one of this name, but for a folder, whose name is not enough.
-    pub fn named(name: &str) -> Option<Self> {
-        DATASETS.iter().find(|(known, _)| *known == name).map(|(_, dataset)| (*dataset).clone())
-    }
-
-    /// The channels of its images, if they are given.
-    pub fn fixed_channels(&self) -> Option<usize> {
-        match self {
-            Dataset::Mnist => Some(1),
-            Dataset::Cifar10 | Dataset::CelebA | Dataset::Svhn => Some(3),
-            Dataset::Digits | Dataset::Folder(_) => None,
-        }
-    }
-
-    /// Refuses a data set whose images have no labels, on which no classifier can be trained.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] with those that have some.
-    pub fn expect_labels(&self) -> Result<()> {
-        match self {
-            Dataset::Mnist | Dataset::Cifar10 | Dataset::Svhn | Dataset::Digits => Ok(()),
-            Dataset::CelebA | Dataset::Folder(_) => {
-                let found = self.name();
-                let message = format!("found {found}, which has no labels; expected MNIST, CIFAR10, SVHN or DIGITS");
-                Err(Error::Usage(message))
-            }
-        }
-    }
-
-    /// Its name in a file.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Dataset::Mnist => "MNIST",
-            Dataset::Cifar10 => "CIFAR10",
-            Dataset::CelebA => "CELEBA",
-            Dataset::Svhn => "SVHN",
-            Dataset::Digits => "DIGITS",
-            Dataset::Folder(_) => "FOLDER",
-        }
-    }
 }
 
 /// The network and its noise levels.
@@ -467,11 +410,8 @@ impl Config {
                 ("log_freq", some(&t.log_freq)),
             ],
         );
-        let path = match &d.dataset {
-            // A JSON string is a YAML string, whatever is in it.
-            Dataset::Folder(path) => serde_json::to_string(&path.to_string_lossy()).ok(),
-            _ => None,
-        };
+        // A JSON string is a YAML string, whatever is in it.
+        let path = d.dataset.path.as_ref().and_then(|path| serde_json::to_string(&path.to_string_lossy()).ok());
         section(
             "data",
             &[
@@ -595,27 +535,22 @@ impl Training {
     }
 }
 
-const DATASETS: [(&str, &Dataset); 5] = [
-    ("MNIST", &Dataset::Mnist),
-    ("CIFAR10", &Dataset::Cifar10),
-    ("CELEBA", &Dataset::CelebA),
-    ("SVHN", &Dataset::Svhn),
-    ("DIGITS", &Dataset::Digits),
-];
-
 impl Data {
     fn read(mut s: Section<'_>, architecture: Architecture) -> Result<Self> {
         let path = s.text_or_none("path", "a folder")?.map(PathBuf::from);
-        let folder = Dataset::Folder(PathBuf::new());
-        let names: Vec<(&str, &Dataset)> = DATASETS.into_iter().chain([("FOLDER", &folder)]).collect();
-        let dataset = s.word("dataset", &names)?.cloned();
-        let dataset = match (s.required("dataset", dataset, "MNIST, CIFAR10, CELEBA, SVHN, DIGITS or FOLDER")?, path) {
-            (Dataset::Folder(_), path) => {
-                Dataset::Folder(s.required("path", path, "the folder of images that data.dataset FOLDER means")?)
+        let names: Vec<(&str, &'static Set)> = SETS.iter().map(|set| (set.name, set)).collect();
+        let set = s.word("dataset", &names)?;
+        let set = s.required("dataset", set, &one_of(SETS.iter().map(|set| set.name)))?;
+        let path = match path {
+            Some(_) if !set.needs_path => {
+                return Err(s.error("path", "found data.path, expected it only with data.dataset FOLDER"));
             }
-            (_, Some(_)) => return Err(s.error("path", "found data.path, expected it only with data.dataset FOLDER")),
-            (dataset, None) => dataset,
+            None if set.needs_path => {
+                s.required("path", None, "the folder of images that data.dataset FOLDER means")?
+            }
+            path => path,
         };
+        let dataset = Dataset { set, path };
         let size = s.count_or_none("image_size", 4..=1024)?;
         let image_size = s.required("image_size", size, "the height and width of the images in pixels")?;
         if !architecture.sizes().contains(image_size) {

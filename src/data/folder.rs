@@ -141,6 +141,10 @@ impl Source for Folder {
         pixels_u8.copy_from_slice(&prepare(decode(&self.files[index])?, self.channels, self.size));
         Ok(())
     }
+
+    fn warning(&self) -> Option<String> {
+        Some(self.left_out.to_string()).filter(|_| !self.left_out.is_empty())
+    }
 }
 
 /// The split's part of files that are not divided into folders.

@@ -4,6 +4,7 @@ mod batches;
 mod bounded;
 pub mod celeba;
 pub mod cifar;
+mod dataset;
 pub(crate) mod decode;
 pub mod digits;
 pub mod download;
@@ -22,6 +23,7 @@ use std::ops::ControlFlow;
 use crate::error::Result;
 
 pub use batches::{Batch, BatchOptions, Batches, batch_order, read_batch};
+pub use dataset::{Dataset, Request, SETS, Set, Work};
 pub use labelled::{Labelled, N_CLASSES, check_labels};
 pub use resize::Pixels;
 pub use transform::{Dequantise, Range, Transform};
@@ -44,6 +46,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// When a file behind the image cannot be read or decoded.
     fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()>;
+
+    /// What a user should know of the files behind the images: how many are left out, say.
+    fn warning(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Receives how much of a long work is done, and how much there is: bytes of a download (ten times a second or more once it has

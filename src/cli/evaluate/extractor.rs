@@ -6,7 +6,8 @@ use burn::tensor::Device;
 
 use ncsn::config::Data;
 use ncsn::data::download::{Digest, INCEPTION, fetch};
-use ncsn::data::{Source as _, Split};
+use ncsn::data::{SETS, Source as _, Split};
+use ncsn::error::one_of;
 use ncsn::eval::{Extractor, ImageSet, InceptionExtractor, SmallClassifier, SmallExtractor};
 use ncsn::{Error, Result};
 
@@ -58,9 +59,11 @@ pub fn open(
                 (Some(Images::Set(set)), _) => set.data(Some(side)),
                 (_, Some(data)) => data.clone(),
                 _ => {
-                    let message = "--extractor small learns from a data set's labels: found no data set, expected \
-                                   --reference mnist, cifar10, svhn or digits";
-                    return Err(Error::Usage(message.into()));
+                    let labelled = SETS.iter().filter(|set| set.has_labels()).map(|set| set.name);
+                    return Err(Error::Usage(format!(
+                        "--extractor small learns from a data set's labels: found no data set, expected --reference {}",
+                        one_of(labelled).to_ascii_lowercase()
+                    )));
                 }
             };
             let ([height, width], channels) = (images.size(), images.channels());

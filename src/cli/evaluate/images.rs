@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use ncsn::config::{Data, Dataset};
-use ncsn::data::{Source, Split};
-use ncsn::error::one_line;
+use ncsn::config::Data;
+use ncsn::data::{Dataset, SETS, Source, Split};
+use ncsn::error::{one_line, one_of};
 use ncsn::eval::{ImageSet, ReadOptions};
 use ncsn::{Error, Result};
 
@@ -96,10 +96,11 @@ impl Images {
         match self {
             Self::Path(path) => {
                 if !path.exists() {
-                    let sets = "mnist, cifar10, svhn, celeba or digits, perhaps with -test and :0..5000";
                     let path = path.display();
+                    let names = SETS.iter().filter(|set| !set.needs_path).map(|set| set.name);
+                    let sets = one_of(names).to_ascii_lowercase();
                     return Err(Error::MissingData(format!(
-                        "{path}: found neither this nor a data set, expected {sets}"
+                        "{path}: found neither this nor a data set, expected {sets}, perhaps with -test and :0..5000"
                     )));
                 }
                 let images = ImageSet::open(path, options)?;
@@ -129,14 +130,9 @@ impl Set {
 
     /// What a configuration would say of them.
     pub fn data(&self, size: Option<usize>) -> Data {
-        let own_size = match self.dataset {
-            Dataset::Mnist | Dataset::Digits => 28,
-            // The published program's, where the set itself has no size.
-            Dataset::Cifar10 | Dataset::Svhn | Dataset::CelebA | Dataset::Folder(_) => 32,
-        };
-        let image_size = size.unwrap_or(own_size);
-        let channels = self.dataset.fixed_channels().unwrap_or(if self.dataset == Dataset::Digits { 1 } else { 3 });
-        Data { dataset: self.dataset.clone(), image_size, channels, logit_transform: false, random_flip: false }
+        let dataset = self.dataset.clone();
+        let (image_size, channels) = (size.unwrap_or(dataset.set.size), dataset.set.channels[0]);
+        Data { dataset, image_size, channels, logit_transform: false, random_flip: false }
     }
 
     pub fn open(&self, size: Option<usize>, datasets: &Path, log: &mut Log) -> Result<ImageSet> {
@@ -162,9 +158,9 @@ impl Set {
     pub fn name(&self) -> String {
         let split = if self.split == Split::Train { "train" } else { "test" };
         let part = self.part.as_ref().map_or_else(String::new, |part| format!(":{part}"));
-        match &self.dataset {
-            Dataset::Folder(path) => format!("{}-{split}{part}", path.display()),
-            dataset => format!("{}-{split}{part}", dataset.name().to_ascii_lowercase()),
+        match &self.dataset.path {
+            Some(path) => format!("{}-{split}{part}", path.display()),
+            None => format!("{}-{split}{part}", self.dataset.name().to_ascii_lowercase()),
         }
     }
 }
@@ -218,15 +214,16 @@ mod tests {
 
     #[test]
     fn data_sets_are_told_from_paths() {
-        let set = |dataset, split, part: Option<(Range<usize>, usize)>| {
+        let set = |name, split, part: Option<(Range<usize>, usize)>| {
+            let dataset = Dataset::named(name).unwrap();
             let part = part.map(|(range, step)| Part { range, step });
             Images::Set(Set { dataset, split, part })
         };
         for (text, expected) in [
-            ("mnist", set(Dataset::Mnist, Split::Train, None)),
-            ("cifar10-train", set(Dataset::Cifar10, Split::Train, None)),
-            ("mnist-test:0..5000", set(Dataset::Mnist, Split::Test, Some((0..5000, 1)))),
-            ("mnist-test:1..10000:2", set(Dataset::Mnist, Split::Test, Some((1..10_000, 2)))),
+            ("mnist", set("MNIST", Split::Train, None)),
+            ("cifar10-train", set("CIFAR10", Split::Train, None)),
+            ("mnist-test:0..5000", set("MNIST", Split::Test, Some((0..5000, 1)))),
+            ("mnist-test:1..10000:2", set("MNIST", Split::Test, Some((1..10_000, 2)))),
             ("./mnist", Images::Path("./mnist".into())),
             ("MNIST", Images::Path("MNIST".into())),
             ("samples/mnist-best", Images::Path("samples/mnist-best".into())),

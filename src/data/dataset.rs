@@ -1,0 +1,269 @@
+//! The data sets that have a name: one row each, which says what its images are like and how they are opened.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::celeba::CelebA;
+use super::digits::Digits;
+use super::folder::Folder;
+use super::memory::InMemory;
+use super::sets::{self, Download};
+use super::{Labelled, Progress, Source, Split};
+use crate::error::{Error, Result, one_of};
+
+/// All data sets, in the order in which they are listed. A new one is a row here, and its source in a file of its own.
+pub static SETS: [Set; 6] = [
+    // LeCun et al. 1998.
+    Set {
+        name: "MNIST",
+        channels: &[1],
+        size: 28,
+        needs_path: false,
+        work: Work::Download,
+        open: |_, r, p| in_memory(sets::mnist(&r.root.join("mnist"), r.split, r.download, p)?, r),
+        labelled: Some(|r, p| sets::mnist_labelled(&r.root.join("mnist"), r.split, r.download, p)),
+    },
+    // Krizhevsky 2009.
+    Set {
+        name: "CIFAR10",
+        channels: &[3],
+        size: 32,
+        needs_path: false,
+        work: Work::Download,
+        open: |_, r, p| in_memory(sets::cifar10(&r.root.join("cifar10"), r.split, r.download, p)?, r),
+        labelled: Some(|r, p| sets::cifar10_labelled(&r.root.join("cifar10"), r.split, r.download, p)),
+    },
+    // Liu et al. 2015.
+    Set {
+        name: "CELEBA",
+        channels: &[3],
+        size: 32,
+        needs_path: false,
+        work: Work::Headers,
+        open: |_, r, p| Ok(Arc::new(CelebA::open(&r.root.join("celeba"), r.split, r.channels, r.size, p)?)),
+        labelled: None,
+    },
+    // Netzer et al. 2011, the cropped digits.
+    Set {
+        name: "SVHN",
+        channels: &[3],
+        size: 32,
+        needs_path: false,
+        work: Work::Download,
+        open: |_, r, p| in_memory(sets::svhn(&r.root.join("svhn"), r.split, r.download, p)?, r),
+        labelled: Some(|r, p| sets::svhn_labelled(&r.root.join("svhn"), r.split, r.download, p)),
+    },
+    // Ours: drawn digits, built in.
+    Set {
+        name: "DIGITS",
+        channels: &[1, 3],
+        size: 28,
+        needs_path: false,
+        work: Work::None,
+        open: |_, r, _| Ok(Arc::new(Digits::new(r.size, r.channels, r.split)?)),
+        // The digits have no end: as many as MNIST has.
+        labelled: Some(|r, _| {
+            let n = if r.split == Split::Train { 60_000 } else { 10_000 };
+            Digits::new(r.size, r.channels, r.split)?.labelled(n)
+        }),
+    },
+    // Ours: all images below a folder.
+    Set {
+        name: "FOLDER",
+        channels: &[3, 1],
+        size: 32,
+        needs_path: true,
+        work: Work::Headers,
+        open: |path, r, p| Ok(Arc::new(Folder::open(path, r.split, r.channels, r.size, p)?)),
+        labelled: None,
+    },
+];
+
+fn in_memory(images: InMemory, request: &Request<'_>) -> Result<Arc<dyn Source>> {
+    Ok(Arc::new(images.resized(request.size)))
+}
+
+/// What is opened of a data set.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The folder of all data sets, each of which has a subfolder.
+    pub root: &'a Path,
+    /// The part of the data set.
+    pub split: Split,
+    /// Channels of the images: one of [`Set::channels`].
+    pub channels: usize,
+    /// Height and width of the images in pixels; those of another size are resized.
+    pub size: usize,
+    /// Whether missing files are downloaded, where that is possible.
+    pub download: Download,
+}
+
+/// What [`Progress`] counts while a data set is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Bytes of a download.
+    Download,
+    /// Images whose headers are read.
+    Headers,
+    /// Nothing: the set is opened at once.
+    None,
+}
+
+/// One row of [`SETS`].
+pub struct Set {
+    /// The name in a configuration.
+    pub name: &'static str,
+    /// The numbers of channels that the images can be had with, the usual one first.
+    pub channels: &'static [usize],
+    /// Height and width of the images in pixels; the published program's choice for a set without a single size.
+    pub size: usize,
+    /// Whether the name is only given together with the path of a folder.
+    pub needs_path: bool,
+    /// What takes time when the set is opened.
+    pub work: Work,
+    /// Opens the images. The first argument is the path, empty for a set that needs none.
+    open: fn(&Path, &Request<'_>, &mut Progress<'_>) -> Result<Arc<dyn Source>>,
+    /// Opens the images with their classes, perhaps at their own size; `None` for a set without labels.
+    labelled: Option<fn(&Request<'_>, &mut Progress<'_>) -> Result<Labelled>>,
+}
+
+impl Set {
+    /// Whether the classes of the images are known.
+    pub fn has_labels(&self) -> bool {
+        self.labelled.is_some()
+    }
+}
+
+impl PartialEq for Set {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl fmt::Debug for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// A data set as a configuration names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// The row of the table.
+    pub set: &'static Set,
+    /// The folder of the images, if and only if the row [needs](Set::needs_path) one.
+    pub path: Option<PathBuf>,
+}
+
+impl Dataset {
+    /// The data set of this name, in capital letters; `None` for one whose name is not enough, because it needs a path.
+    pub fn named(name: &str) -> Option<Self> {
+        let set = SETS.iter().find(|set| set.name == name && !set.needs_path)?;
+        Some(Self { set, path: None })
+    }
+
+    /// All images below a folder.
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        let set = SETS.iter().find(|set| set.needs_path).expect("the table has such a row");
+        Self { set, path: Some(path.into()) }
+    }
+
+    /// The name in a configuration.
+    pub fn name(&self) -> &'static str {
+        self.set.name
+    }
+
+    /// The number of channels of the images, if there is no choice.
+    pub fn fixed_channels(&self) -> Option<usize> {
+        match self.set.channels {
+            [only] => Some(*only),
+            _ => None,
+        }
+    }
+
+    /// Refuses a data set whose images have no labels, on which no classifier can be trained.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the names of the data sets that have labels.
+    pub fn expect_labels(&self) -> Result<()> {
+        if self.set.has_labels() {
+            return Ok(());
+        }
+        let labelled = one_of(SETS.iter().filter(|set| set.has_labels()).map(|set| set.name));
+        Err(Error::Usage(format!("found {}, which has no labels; expected {labelled}", self.name())))
+    }
+
+    /// Opens the images. `progress` counts [`Set::work`].
+    ///
+    /// # Errors
+    /// [`Error::MissingData`] when files are missing and cannot be downloaded, with their names; [`Error::Io`] and
+    /// [`Error::Format`] when a file cannot be read; [`Error::Stopped`] when `progress` says so.
+    pub fn open(&self, request: &Request<'_>, progress: &mut Progress<'_>) -> Result<Arc<dyn Source>> {
+        (self.set.open)(self.path.as_deref().unwrap_or(Path::new("")), request, progress)
+    }
+
+    /// Opens the images with their classes.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::expect_labels`].
+    pub fn open_labelled(&self, request: &Request<'_>, progress: &mut Progress<'_>) -> Result<Labelled> {
+        self.expect_labels()?;
+        let open = self.set.labelled.expect("just checked");
+        Ok(open(request, progress)?.resized(request.size))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::data::{Pixels, unwatched};
+
+    #[test]
+    fn names_are_distinct_and_lead_to_their_rows() {
+        for set in &SETS {
+            assert_eq!(SETS.iter().filter(|other| *other == set).count(), 1, "{set:?}");
+            let named = Dataset::named(set.name);
+            match set.needs_path {
+                true => assert_eq!((named, Dataset::folder("x").name()), (None, set.name)),
+                false => assert_eq!(named.unwrap().set, set),
+            }
+            assert!(!set.channels.is_empty() && set.channels.iter().all(|channels| [1, 3].contains(channels)));
+        }
+        assert_eq!((Dataset::named("mnist"), Dataset::named("")), (None, None));
+    }
+
+    #[test]
+    fn images_come_with_the_size_and_the_channels_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        crate::image::write_png(&folder.path().join("a.png"), &Pixels::new(vec![7; 30], 5, 6, 1)).unwrap();
+        for (dataset, n) in [(Dataset::named("DIGITS").unwrap(), 1 << 40), (Dataset::folder(folder.path()), 1)] {
+            for &channels in dataset.set.channels {
+                let request =
+                    Request { root: folder.path(), split: Split::Test, channels, size: 9, download: Download::Never };
+                let source = dataset.open(&request, &mut unwatched).unwrap();
+                assert_eq!((source.len(), source.shape()), (n, [channels, 9, 9]), "{dataset:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_without_files_says_where_they_should_be_whether_or_not_labels_are_wanted() {
+        let root = tempfile::tempdir().unwrap();
+        for set in SETS.iter().filter(|set| set.work != Work::None && !set.needs_path) {
+            let (dataset, channels) = (Dataset { set, path: None }, set.channels[0]);
+            let request =
+                Request { root: root.path(), split: Split::Train, channels, size: 8, download: Download::Never };
+            let folder = root.path().join(set.name.to_ascii_lowercase()).display().to_string();
+            let check = |error: Error| match error {
+                Error::MissingData(message) => assert!(message.contains(&folder), "{set:?}: {message}"),
+                other => panic!("{set:?}: {other}"),
+            };
+            check(dataset.open(&request, &mut unwatched).err().unwrap());
+            if set.has_labels() {
+                check(dataset.open_labelled(&request, &mut unwatched).unwrap_err());
+            }
+        }
+    }
+}
