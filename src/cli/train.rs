@@ -302,7 +302,7 @@ impl Session<'_> {
     ) -> Result<Outcome> {
         let Training { batch_size, snapshot_freq, test_freq, log_freq, .. } = self.config.training;
         let first = trainer.step_count();
-        let n_steps = n_steps(&self.config.training, train_set.len());
+        let n_steps = self.config.n_steps(train_set.len());
         let options = self.config.batch_options();
         let mut progress = Progress::new(&self.log, "step", first, n_steps);
         let batches = Batches::new(train_set, options, self.noise, "train", first);
@@ -596,12 +596,6 @@ fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer
     let device = common.open_device()?.autodiff();
     let net = Network::new(&config.network(), &mut noise.stream("init", 0), &device)?;
     Ok(Trainer::new(config.model(net)?, config.rule(), config.training_options(), noise))
-}
-
-/// `n_iters`, or the steps of `n_epochs` if they are fewer.
-fn n_steps(training: &Training, n_images: usize) -> u64 {
-    let of_epochs = (u128::from(training.n_epochs) * n_images as u128).div_ceil(training.batch_size as u128);
-    u64::try_from(of_epochs).unwrap_or(u64::MAX).min(training.n_iters)
 }
 
 fn count_images(source: &dyn Source) -> String {

@@ -1,29 +1,43 @@
 //! What a configuration means: from its keys to what the library computes with.
 
-use super::{Algo, Config, Optimizer, Runner, Training};
+use super::published::Runner;
+use super::{Algo, Config, Optim, Optimizer, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
 use crate::error::Result;
 use crate::loss::{Loss, Objective, Times, Weight};
-use crate::net::Architecture;
+use crate::net::{Architecture, InputRange, MLP_WIDTH, NetworkConfig};
 use crate::sample::{AnnealedLangevin, Renewal, Sampler};
 use crate::score::Model;
 use crate::sde::NoiseLevels;
 use crate::train::{Rule, TrainingOptions};
 
 impl Config {
-    /// The noise levels of the run; a network that is not given the level knows one.
+    /// What the network is built from.
+    pub fn network(&self) -> NetworkConfig {
+        let Self { model, data, .. } = self;
+        NetworkConfig {
+            architecture: model.architecture,
+            channels: data.channels,
+            width: if model.architecture == Architecture::MlpScore { MLP_WIDTH } else { model.width() },
+            size: data.image_size,
+            n_levels: if model.architecture.is_conditional() { model.num_classes } else { 1 },
+            input: if data.logit_transform { InputRange::Logit } else { InputRange::Unit },
+        }
+    }
+
+    /// The noise levels σ₁ > … > σ_L; a single one for a network that is not given the level.
     ///
     /// # Errors
-    /// When σ₁ is not above σ_L, which files that were read do not have.
+    /// When the values of `model` or `training` are no levels, which [`Config::parse`] does not let through.
     pub fn noise_levels(&self) -> Result<NoiseLevels> {
-        let model = &self.model;
-        match model.architecture {
-            Architecture::Ncsn | Architecture::Deeper => {
+        let Self { model, training, .. } = self;
+        match Runner::of(model.architecture) {
+            Runner::Anneal | Runner::Toy => {
                 NoiseLevels::geometric(model.sigma_begin, model.sigma_end, model.num_classes)
             }
             // The published program's baseline has 0.01, which is sigma_end of its file.
-            Architecture::Baseline => NoiseLevels::single(model.sigma_end),
-            _ => NoiseLevels::single(self.training.noise_std),
+            Runner::Baseline => NoiseLevels::single(model.sigma_end),
+            Runner::ScoreNet => NoiseLevels::single(training.noise_std),
         }
     }
 
@@ -62,24 +76,20 @@ impl Config {
         TrainingOptions { objective: self.objective(), grad_clip, ema_rate }
     }
 
-    /// The optimiser's rule.
+    /// The optimiser's update rule.
     pub fn rule(&self) -> Rule {
-        let optim = &self.optim;
-        let (lr, weight_decay, eps) = (optim.lr, optim.weight_decay, optim.eps);
-        match optim.optimizer {
-            Optimizer::Adam => {
-                Rule::Adam { lr, betas: [optim.beta1, optim.beta2], eps, weight_decay, amsgrad: optim.amsgrad }
-            }
+        let Optim { optimizer, lr, beta1, beta2, eps, momentum, weight_decay, amsgrad } = self.optim;
+        match optimizer {
+            Optimizer::Adam => Rule::Adam { lr, betas: [beta1, beta2], eps, weight_decay, amsgrad },
             // PyTorch's default decay, which the published program does not set.
             Optimizer::RmsProp => Rule::RmsProp { lr, alpha: 0.99, eps, weight_decay },
-            Optimizer::Sgd => Rule::Sgd { lr, momentum: optim.momentum, weight_decay },
+            Optimizer::Sgd => Rule::Sgd { lr, momentum, weight_decay },
         }
     }
 
     /// How images become input of the model.
     pub fn transform(&self) -> Transform {
-        // The ScoreNet runner adds Gaussian noise instead, or none: that is its experiment.
-        let is_dequantised = Runner::of(self.model.architecture) != Runner::ScoreNet;
+        let is_dequantised = Runner::of(self.model.architecture).dequantises();
         Transform {
             dequantise: if is_dequantised { Dequantise::Uniform } else { Dequantise::None },
             range: if self.data.logit_transform { Range::Logit } else { Range::Unit },
@@ -109,5 +119,96 @@ impl Config {
     /// When the known pixels of an image that is completed are perturbed anew.
     pub fn renewal(&self) -> Renewal {
         Renewal::OncePerTime
+    }
+
+    /// The steps of a whole run on `n_images` images: `n_iters`, or those of `n_epochs` if they are fewer.
+    pub fn n_steps(&self, n_images: usize) -> u64 {
+        let Training { n_epochs, n_iters, batch_size, .. } = self.training;
+        let of_epochs = (u128::from(n_epochs) * n_images as u128).div_ceil(batch_size as u128);
+        u64::try_from(of_epochs).unwrap_or(u64::MAX).min(n_iters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::Slicing;
+    use crate::sde::Process;
+
+    fn of(architecture: Architecture, algo: Algo) -> Config {
+        let mut config = Config::default();
+        config.model.architecture = architecture;
+        (config.training.algo, config.training.noise_std) = (algo, 0.25);
+        config
+    }
+
+    #[test]
+    fn a_network_without_levels_has_the_one_level_of_its_runner() {
+        let sigmas = |architecture| {
+            let config = of(architecture, Algo::Ssm);
+            let levels = config.noise_levels().expect("valid");
+            assert_eq!(config.network().n_levels, levels.n_levels(), "{architecture:?}");
+            [levels.sigmas()[0], levels.sigma_min()]
+        };
+        assert_eq!(sigmas(Architecture::Baseline), [0.01; 2]);
+        assert_eq!(sigmas(Architecture::ResScore), [0.25; 2]);
+        let [begin, end] = sigmas(Architecture::Deeper);
+        assert!((begin - 1.0).abs() < 1e-15 && (end - 0.01).abs() < 1e-15, "{begin} {end}");
+    }
+
+    #[test]
+    fn a_single_level_is_not_weighted_and_scorenets_are_not_dequantised() {
+        for (architecture, power, dequantise) in [
+            (Architecture::Ncsn, 2.0, Dequantise::Uniform),
+            (Architecture::Deeper, 2.0, Dequantise::Uniform),
+            (Architecture::Baseline, 0.0, Dequantise::Uniform),
+            (Architecture::ResScore, 0.0, Dequantise::None),
+            (Architecture::MlpScore, 0.0, Dequantise::None),
+        ] {
+            let config = of(architecture, Algo::Dsm);
+            assert_eq!(config.objective().weight, Weight::StdPower(power), "{architecture:?}");
+            assert_eq!(config.batch_options().transform.dequantise, dequantise, "{architecture:?}");
+        }
+    }
+
+    #[test]
+    fn test_batches_are_measured_by_the_sliced_loss_only_if_a_network_without_levels_is_trained_on_it() {
+        let sliced = Loss::Sliced { n_projections: 1, slicing: Slicing::Exact };
+        for (architecture, algo, trained, tested) in [
+            (Architecture::Ncsn, Algo::Dsm, Loss::Denoising, (Loss::Denoising, "test_dsm_loss")),
+            (Architecture::Ncsn, Algo::Ssm, sliced, (Loss::Denoising, "test_dsm_loss")),
+            (Architecture::ResScore, Algo::Dsm, Loss::Denoising, (Loss::Denoising, "test_dsm_loss")),
+            (Architecture::ResScore, Algo::Ssm, sliced, (sliced, "test_ssm_loss")),
+        ] {
+            let config = of(architecture, algo);
+            let (objective, (test, tag)) = (config.objective(), config.test_objective());
+            assert_eq!((objective.loss, (test.loss, tag)), (trained, tested), "{architecture:?} {algo:?}");
+            assert_eq!((test.weight, test.times), (objective.weight, objective.times));
+        }
+    }
+
+    #[test]
+    fn the_width_is_the_value_of_the_networks_own_key() {
+        let mut config = Config::default();
+        (config.model.ngf, config.model.nef, config.model.ndf) = (10, 16, 16);
+        for (architecture, width) in [
+            (Architecture::Ncsn, 10),
+            (Architecture::ResScore, 16),
+            (Architecture::UNetScore, 10),
+            (Architecture::MlpScore, MLP_WIDTH),
+        ] {
+            config.model.architecture = architecture;
+            assert_eq!(config.network().width, width, "{architecture:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_ends_at_the_first_of_its_two_bounds() {
+        let mut config = Config::default();
+        (config.training.n_epochs, config.training.n_iters, config.training.batch_size) = (3, 100, 10);
+        // 3 · 101 images are 31 batches, the last of them with images of a fourth epoch.
+        assert_eq!([101, 1000, 1 << 40].map(|n| config.n_steps(n)), [31, 100, 100]);
+        (config.training.n_epochs, config.training.n_iters) = (u64::MAX, u64::MAX);
+        assert_eq!(config.n_steps(1 << 40), u64::MAX);
     }
 }

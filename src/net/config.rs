@@ -76,11 +76,6 @@ impl Architecture {
         Sizes { multiple, smallest, largest }
     }
 
-    /// The key that gives the width, in the published program's files.
-    pub fn width_key(self) -> &'static str {
-        if matches!(self, Self::ResScore | Self::Score | Self::SmallScore) { "nef" } else { "ngf" }
-    }
-
     /// What the width must be a multiple of, for groups of channels.
     pub fn width_multiple(self) -> usize {
         match self {

@@ -1,0 +1,68 @@
+//! `data:`, the images.
+
+use super::fields::{Fields, Flag, Folder, OneOf, OrNone, Section};
+pub use crate::data::Dataset;
+use crate::data::SETS;
+use crate::error::{Result, one_of};
+
+/// The images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data {
+    /// The data set.
+    pub dataset: Dataset,
+    /// Height and width in pixels.
+    pub image_size: usize,
+    /// 1 for grey, 3 for colour.
+    pub channels: usize,
+    /// Whether the network is trained on logits of the pixels.
+    pub logit_transform: bool,
+    /// Whether images are mirrored at random.
+    pub random_flip: bool,
+}
+
+impl Default for Data {
+    /// MNIST as published. A file must say its own data set, size and channels.
+    fn default() -> Self {
+        Self {
+            dataset: Dataset { set: &SETS[0], path: None },
+            image_size: 28,
+            channels: 1,
+            logit_transform: false,
+            random_flip: false,
+        }
+    }
+}
+
+impl Section for Data {
+    const NAME: &'static str = "data";
+
+    fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
+        let Dataset { set, path } = &mut self.dataset;
+        f.key("dataset", set, &SETS.each_ref().map(|set| (set.name, set)))?;
+        f.require("dataset", &one_of(SETS.iter().map(|set| set.name)))?;
+        f.key("path", path, OrNone(Folder))?;
+        f.check("path", set.needs_path || path.is_none(), || {
+            format!("found data.path, expected it only with data.dataset {}", with_path())
+        })?;
+        f.check("path", !set.needs_path || path.is_some(), || {
+            format!("found no data.path, expected the folder of images that data.dataset {} means", set.name)
+        })?;
+        f.key("image_size", &mut self.image_size, 4..=1024)?;
+        f.require("image_size", "the height and width of the images in pixels")?;
+        f.key("channels", &mut self.channels, OneOf([1, 3]))?;
+        f.require("channels", "1 (grey) or 3 (colour)")?;
+        let (dataset, channels) = (&self.dataset, self.channels);
+        f.check("channels", dataset.set.channels.contains(&channels), || {
+            let expected: Vec<String> = dataset.set.channels.iter().map(usize::to_string).collect();
+            let expected = one_of(expected.iter().map(String::as_str));
+            format!("data.channels is {channels}, expected {expected} for {}", dataset.name())
+        })?;
+        f.key("logit_transform", &mut self.logit_transform, Flag)?;
+        f.key("random_flip", &mut self.random_flip, Flag)
+    }
+}
+
+/// The data sets that are given with a path.
+fn with_path() -> String {
+    one_of(SETS.iter().filter(|set| set.needs_path).map(|set| set.name))
+}

@@ -1,0 +1,83 @@
+//! `model:`, the network and its noise levels.
+
+use super::fields::{Fields, POSITIVE, Section, name_in};
+use super::published::{self, Unused};
+use crate::error::Result;
+pub use crate::net::Architecture;
+
+/// The network and its noise levels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// Ours: the network, which the published files leave to the runner.
+    pub architecture: Architecture,
+    /// σ₁, the largest noise level.
+    pub sigma_begin: f64,
+    /// σ_L, the smallest noise level.
+    pub sigma_end: f64,
+    /// L, the number of noise levels.
+    pub num_classes: usize,
+    /// Channels of the first stage.
+    pub ngf: usize,
+    /// ScoreNet's encoder channels.
+    pub nef: usize,
+    /// ScoreNet's decoder channels.
+    pub ndf: usize,
+    /// Keys that nothing reads.
+    pub unused: Unused,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            architecture: Architecture::Ncsn,
+            sigma_begin: 1.0,
+            sigma_end: 0.01,
+            num_classes: 10,
+            ngf: 64,
+            nef: 32,
+            ndf: 32,
+            unused: Unused::default(),
+        }
+    }
+}
+
+impl Section for Model {
+    const NAME: &'static str = "model";
+
+    fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
+        f.key("architecture", &mut self.architecture, &ARCHITECTURES)?;
+        f.key("sigma_begin", &mut self.sigma_begin, POSITIVE)?;
+        f.key("sigma_end", &mut self.sigma_end, POSITIVE)?;
+        let (begin, end) = (self.sigma_begin, self.sigma_end);
+        f.check("sigma_end", end < begin, || format!("sigma_end {end} must be below sigma_begin {begin}"))?;
+        f.key("num_classes", &mut self.num_classes, 1..=10_000)?;
+        published::batch_norm(f)?;
+        // One channel has no variance over channels, which instance norm++ takes.
+        f.key("ngf", &mut self.ngf, 2..=1024)?;
+        f.key("nef", &mut self.nef, 1..=1024)?;
+        f.key("ndf", &mut self.ndf, 1..=1024)?;
+        self.unused.fields(f)?;
+        published::check_widths(self, f)
+    }
+}
+
+/// The names of the networks.
+pub(super) const ARCHITECTURES: [(&str, Architecture); 10] = [
+    ("ncsn", Architecture::Ncsn),
+    ("deeper", Architecture::Deeper),
+    ("baseline", Architecture::Baseline),
+    ("resscore", Architecture::ResScore),
+    ("resnetscore", Architecture::ResNetScore),
+    ("unetscore", Architecture::UNetScore),
+    ("unetresscore", Architecture::UNetResScore),
+    ("score", Architecture::Score),
+    ("smallscore", Architecture::SmallScore),
+    ("mlpscore", Architecture::MlpScore),
+];
+
+impl Model {
+    /// The network's name in a file.
+    pub(super) fn name(&self) -> &'static str {
+        name_in(&ARCHITECTURES, self.architecture)
+    }
+}

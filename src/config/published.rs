@@ -1,0 +1,164 @@
+//! The dialects of the published programs' files: what a file leaves open, which keys nothing reads, which key gives a width.
+//! Nothing else knows them.
+//!
+//! NCSN's files leave the network and much of the loss to the runner on the command line. A program whose files differ adds
+//! its values to [`defaults`], its keys that nothing reads to [`Unused`], and what it refuses to [`check`].
+
+use std::str::FromStr;
+
+use super::fields::{Fields, Flag, Number, OrNone};
+use super::model::ARCHITECTURES;
+use super::reader::Reader;
+use super::{Config, Model};
+use crate::error::{Error, Result};
+use crate::net::Architecture;
+
+/// A family of experiments of NCSN's program, which names the network and the loss that a file leaves open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runner {
+    /// NCSN: a network conditional on many noise levels.
+    Anneal,
+    /// The baseline: one noise level, plain Langevin dynamics.
+    Baseline,
+    /// Sliced score matching with and without a little noise.
+    ScoreNet,
+    /// The 2-D toy experiments.
+    Toy,
+}
+
+const RUNNERS: [(Runner, [&str; 2]); 4] = [
+    (Runner::Anneal, ["AnnealRunner", "anneal"]),
+    (Runner::Baseline, ["BaselineRunner", "baseline"]),
+    (Runner::ScoreNet, ["ScoreNetRunner", "scorenet"]),
+    (Runner::Toy, ["ToyRunner", "toy"]),
+];
+
+impl FromStr for Runner {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = RUNNERS.iter().find(|(_, names)| names.contains(&name));
+        found.map(|(runner, _)| *runner).ok_or_else(|| {
+            let names: Vec<&str> = RUNNERS.iter().map(|(_, names)| names[0]).collect();
+            Error::Usage(format!("found runner {name:?}, expected one of {}", names.join(", ")))
+        })
+    }
+}
+
+impl Runner {
+    /// The published program's name.
+    pub fn name(self) -> &'static str {
+        RUNNERS.iter().find(|(runner, _)| *runner == self).map_or("", |(_, names)| names[0])
+    }
+
+    /// The runner that trains such a network.
+    pub fn of(architecture: Architecture) -> Self {
+        match architecture {
+            Architecture::Ncsn | Architecture::Deeper => Self::Anneal,
+            Architecture::Baseline => Self::Baseline,
+            _ => Self::ScoreNet,
+        }
+    }
+
+    fn default_architecture(self) -> Architecture {
+        match self {
+            Self::Anneal | Self::Toy => Architecture::Ncsn,
+            Self::Baseline => Architecture::Baseline,
+            Self::ScoreNet => Architecture::ResScore,
+        }
+    }
+
+    /// T, the steps of Langevin dynamics at each noise level, which the program fixes: of ten levels, or at the only one.
+    fn n_steps_each(self) -> usize {
+        if self == Self::Anneal { 100 } else { 1000 }
+    }
+
+    /// What stands before each parameter's name in a checkpoint: a network for several GPUs is wrapped in a module.
+    pub fn prefix(self) -> &'static str {
+        if self == Self::ScoreNet { "" } else { "module." }
+    }
+
+    /// Whether the pixels of training images are dequantised. ScoreNet's runner adds Gaussian noise instead, or none: that is its
+    /// experiment.
+    pub(super) fn dequantises(self) -> bool {
+        self != Self::ScoreNet
+    }
+}
+
+/// Whether the file is that of the toy experiments, which has nothing to configure.
+pub(super) fn is_toy(file: &mut Reader<'_>) -> Result<bool> {
+    let mut placeholder = String::new();
+    file.key("placeholder", &mut placeholder, super::fields::Text("a word"))?;
+    Ok(file.has("placeholder") && !file.has("data"))
+}
+
+/// The values of the keys that a file leaves open, by the program that it was written for.
+pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
+    let mut config = Config::default();
+    let given = file.peek("model.architecture", &ARCHITECTURES);
+    config.model.architecture = given.unwrap_or(runner.unwrap_or(Runner::Anneal).default_architecture());
+    config.sampling.n_steps_each = Runner::of(config.model.architecture).n_steps_each();
+    config
+}
+
+/// Refuses a network that is not one of the runner's.
+pub(super) fn check(config: &Config, runner: Option<Runner>, file: &mut Reader<'_>) -> Result<()> {
+    let Some(runner) = runner else { return Ok(()) };
+    let model = &config.model;
+    file.check("model.architecture", runner == Runner::of(model.architecture), || {
+        format!("model.architecture is {}, which is not one of {}'s", model.name(), runner.name())
+    })
+}
+
+/// Keys of ScoreNet's published file that nothing reads: they are kept so that the file round-trips.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unused {
+    /// `n_particles`
+    pub n_particles: Option<usize>,
+    /// `lam`
+    pub lam: Option<f64>,
+    /// `z_dim`
+    pub z_dim: Option<usize>,
+}
+
+impl Unused {
+    pub(super) fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
+        f.key("n_particles", &mut self.n_particles, OrNone(1..=1024))?;
+        f.key("lam", &mut self.lam, OrNone(Number { expected: "a number", valid: |_| true }))?;
+        f.key("z_dim", &mut self.z_dim, OrNone(1..=1_000_000))
+    }
+}
+
+/// `batch_norm`, a flag of every file that no network has a use for.
+pub(super) fn batch_norm(f: &mut impl Fields) -> Result<()> {
+    let mut batch_norm = false;
+    f.key("batch_norm", &mut batch_norm, Flag)?;
+    f.check("batch_norm", !batch_norm, || {
+        "model.batch_norm is true, expected false: the network has instance norms only".into()
+    })
+}
+
+impl Architecture {
+    /// The key that gives the network's width.
+    pub fn width_key(self) -> &'static str {
+        if matches!(self, Self::ResScore | Self::Score | Self::SmallScore) { "nef" } else { "ngf" }
+    }
+}
+
+impl Model {
+    /// The value of the key that gives the network's width.
+    pub(super) fn width(&self) -> usize {
+        if self.architecture.width_key() == "nef" { self.nef } else { self.ngf }
+    }
+}
+
+/// Refuses widths of encoder and decoder that differ, which no published file has, or that groups of channels do not divide.
+pub(super) fn check_widths(model: &Model, f: &mut impl Fields) -> Result<()> {
+    let Model { architecture, nef, ndf, .. } = model;
+    let multiple = architecture.width_multiple();
+    let holds = architecture.width_key() != "nef" || (nef == ndf && nef.is_multiple_of(multiple));
+    f.check("nef", holds, || {
+        let name = model.name();
+        format!("model.nef is {nef} and model.ndf {ndf}, expected the same multiple of {multiple} for {name}")
+    })
+}

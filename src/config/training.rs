@@ -1,0 +1,97 @@
+//! `training:`, how long a network is trained and on what loss.
+
+use super::fields::{Fields, NOT_NEGATIVE, Number, OrNone, POSITIVE, Section};
+use crate::error::Result;
+pub use crate::loss::Slicing;
+
+/// How long a network is trained, and on what loss.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Training {
+    /// Images a step.
+    pub batch_size: usize,
+    /// Largest number of passes over the data.
+    pub n_epochs: u64,
+    /// Largest number of steps.
+    pub n_iters: u64,
+    /// Number of GPUs, which is read and ignored.
+    pub n_gpu: usize,
+    /// Steps between checkpoints.
+    pub snapshot_freq: u64,
+    /// Denoising or sliced score matching.
+    pub algo: Algo,
+    /// Projections of sliced score matching.
+    pub n_particles: usize,
+    /// Ours: the Jacobian–vector products of sliced score matching.
+    pub slicing: Slicing,
+    /// p of the loss weight σᵖ.
+    pub anneal_power: f64,
+    /// σ of the noise that ScoreNets are trained with.
+    pub noise_std: f64,
+    /// Ours: the seed of all randomness; the program's `--seed` comes first.
+    pub seed: Option<u64>,
+    /// Ours: rate of the EMA of the weights.
+    pub ema_rate: Option<f64>,
+    /// Ours: largest global norm of the gradient.
+    pub grad_clip: Option<f64>,
+    /// Ours: steps between evaluations of a test batch.
+    pub test_freq: u64,
+    /// Ours: steps between records of the loss.
+    pub log_freq: u64,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            batch_size: 128,
+            n_epochs: 500_000,
+            n_iters: 200_001,
+            n_gpu: 1,
+            snapshot_freq: 5_000,
+            algo: Algo::Dsm,
+            n_particles: 1,
+            slicing: Slicing::Exact,
+            anneal_power: 2.0,
+            noise_std: 0.01,
+            seed: None,
+            ema_rate: None,
+            grad_clip: None,
+            test_freq: 100,
+            log_freq: 1,
+        }
+    }
+}
+
+impl Section for Training {
+    const NAME: &'static str = "training";
+
+    fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
+        f.key("batch_size", &mut self.batch_size, 1..=65_536)?;
+        f.key("n_epochs", &mut self.n_epochs, 1..=u64::MAX)?;
+        f.key("n_iters", &mut self.n_iters, 1..=u64::MAX)?;
+        f.key("ngpu", &mut self.n_gpu, 0..=1024)?;
+        f.key("snapshot_freq", &mut self.snapshot_freq, 1..=u64::MAX)?;
+        f.key("algo", &mut self.algo, &[("dsm", Algo::Dsm), ("ssm", Algo::Ssm)])?;
+        f.key("n_particles", &mut self.n_particles, 1..=1024)?;
+        f.key("slicing", &mut self.slicing, &SLICINGS)?;
+        f.key("anneal_power", &mut self.anneal_power, ANNEAL_POWER)?;
+        f.key("noise_std", &mut self.noise_std, NOT_NEGATIVE)?;
+        f.key("seed", &mut self.seed, OrNone(0..=u64::MAX))?;
+        f.key("ema_rate", &mut self.ema_rate, OrNone(EMA_RATE))?;
+        f.key("grad_clip", &mut self.grad_clip, OrNone(POSITIVE))?;
+        f.key("test_freq", &mut self.test_freq, 1..=u64::MAX)?;
+        f.key("log_freq", &mut self.log_freq, 1..=u64::MAX)
+    }
+}
+
+/// The loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algo {
+    /// Denoising score matching.
+    Dsm,
+    /// Sliced score matching.
+    Ssm,
+}
+
+const SLICINGS: [(&str, Slicing); 2] = [("exact", Slicing::Exact), ("finite_difference", Slicing::FiniteDifference)];
+const ANNEAL_POWER: Number = Number { expected: "a number from -10 to 10", valid: |x| x.abs() <= 10.0 };
+const EMA_RATE: Number = Number { expected: "a number between 0 and 1", valid: |x| x > 0.0 && x < 1.0 };
