@@ -240,3 +240,112 @@ fn the_first_difference_of_two_configurations_is_told() {
     other.data.dataset = Dataset::folder("a: b");
     assert_eq!(config.difference(&other).as_deref(), Some("data.dataset is FOLDER, not MNIST"));
 }
+
+#[test]
+fn the_configuration_that_a_run_keeps_has_the_form_that_earlier_runs_have() {
+    let mut config = load("scorenet.yml");
+    config.training.ema_rate = Some(0.999);
+    config.training.seed = Some(7);
+    config.optim.eps = 1e-8;
+    config.data.dataset = Dataset::folder("it's \"here\"");
+    config.model.unused.lam = Some(10.0);
+    let expected = "\
+training:
+  batch_size: 128
+  n_epochs: 500000
+  n_iters: 50001
+  ngpu: 1
+  snapshot_freq: 5000
+  algo: ssm
+  n_particles: 1
+  slicing: exact
+  anneal_power: 2.0
+  noise_std: 0.01
+  seed: 7
+  ema_rate: 0.999
+  grad_clip: null
+  test_freq: 100
+  log_freq: 1
+data:
+  dataset: FOLDER
+  path: \"it's \\\"here\\\"\"
+  image_size: 32
+  channels: 3
+  logit_transform: false
+  random_flip: false
+model:
+  architecture: resscore
+  sigma_begin: 1.0
+  sigma_end: 0.01
+  num_classes: 10
+  batch_norm: false
+  ngf: 64
+  nef: 32
+  ndf: 32
+  n_particles: null
+  lam: 10.0
+  z_dim: null
+optim:
+  optimizer: Adam
+  lr: 0.001
+  beta1: 0.9
+  beta2: 0.999
+  eps: 1.0e-8
+  momentum: 0.9
+  weight_decay: 0.0
+  amsgrad: false
+sampling:
+  n_steps_each: 1000
+  step_lr: 2.0e-5
+  snapshot_images: 9
+  final_images: 25
+";
+    assert_eq!(config.to_yaml(), expected);
+}
+
+#[test]
+fn null_on_the_command_line_takes_back_what_the_file_says() {
+    let set = |text: &str| Config::load("quickstart.yml", &[text.to_string()], None).unwrap().0;
+    let File::Images(config) = set("training.ema_rate=null") else { panic!("images") };
+    assert_eq!((load("quickstart.yml").training.ema_rate, config.training.ema_rate), (Some(0.99), None));
+}
+
+#[test]
+fn the_mistake_that_comes_first_in_the_file_is_told_first() {
+    for (sets, needle) in [
+        (["training.batch_size=0", "optim.lr=0"], "training.batch_size is 0"),
+        (["optim.lr=0", "training.n_iterations=5"], "unknown key training.n_iterations"),
+        (["data.image_size=30", "model.architecture=deepest"], "model.architecture is deepest"),
+    ] {
+        let message = Config::load("anneal.yml", &sets.map(String::from), None).unwrap_err().to_string();
+        assert!(message.contains(needle), "{sets:?}: {message}");
+    }
+}
+
+#[test]
+fn the_default_is_the_published_file() {
+    assert_eq!(load("anneal.yml"), Config::default());
+}
+
+#[test]
+fn the_documentation_has_every_key_with_its_default_and_its_values() {
+    let text = include_str!("../docs/configuration.md");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let keys = Config::keys();
+    for key in &keys {
+        let default = key.default.as_deref().unwrap_or("required");
+        let expected = format!("| `{}` | {default} | {} | ", key.full(), key.values);
+        let row = rows.iter().find_map(|row| row.strip_prefix(&expected));
+        let meaning = row.and_then(|row| row.strip_suffix(" |"));
+        assert!(meaning.is_some_and(|text| text.len() > 5), "docs/configuration.md lacks the row: {expected}MEANING |");
+    }
+    assert_eq!(rows.len(), keys.len(), "docs/configuration.md has rows of keys that there are not");
+}
+
+#[test]
+fn the_readme_says_where_the_files_of_every_data_set_are() {
+    for set in &ncsn::data::SETS {
+        let row = format!("\n| `{}` | ", set.name);
+        assert!(include_str!("../README.md").contains(&row), "README.md lacks the row of {}", set.name);
+    }
+}

@@ -205,3 +205,70 @@ fn edit_distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fields::{Folder, OrNone};
+    use super::*;
+
+    fn reader<'a>(text: &str, overrides: &[&str]) -> Reader<'a> {
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_string()).collect();
+        Reader::new(text, "f.yml", &overrides).expect("valid")
+    }
+
+    #[derive(Debug, PartialEq)]
+    struct Settings {
+        a: Option<u64>,
+        b: u64,
+        path: Option<std::path::PathBuf>,
+    }
+
+    impl Section for Settings {
+        const NAME: &'static str = "s";
+
+        fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
+            f.key("a", &mut self.a, OrNone(0..=9))?;
+            f.key("b", &mut self.b, 0..=9)?;
+            f.check("b", self.a != Some(self.b), || "a is b".into())?;
+            f.key("path", &mut self.path, OrNone(Folder))
+        }
+    }
+
+    fn read(text: &str, overrides: &[&str]) -> Result<Settings> {
+        let mut section = Settings { a: Some(1), b: 2, path: None };
+        reader(text, overrides).section(&mut section).map(|()| section)
+    }
+
+    #[test]
+    fn what_is_absent_keeps_its_default_and_null_takes_it_away() {
+        let path = None;
+        assert_eq!(read("t: 1", &[]).expect("valid"), Settings { a: Some(1), b: 2, path: path.clone() });
+        assert_eq!(read("s:", &[]).expect("valid"), Settings { a: Some(1), b: 2, path: path.clone() });
+        assert_eq!(read("s: {a: null, b: 5}", &[]).expect("valid"), Settings { a: None, b: 5, path });
+    }
+
+    #[test]
+    fn an_error_has_the_place_of_its_key_or_of_what_is_around_it() {
+        for (text, overrides, message) in [
+            ("s:\n  b: null\n", &[][..], "f.yml:2: s.b is null, expected a whole number from 0 to 9"),
+            ("x: 1\ns:\n  a: 2\n", &[], "f.yml:2: a is b"),
+            ("x: 1\ns:\n  a: 2\n  b: 2\n", &[], "f.yml:4: a is b"),
+            ("x: 1\n", &["s.a=2"], "--set s.a=2: a is b"),
+            ("s: [1]\n", &[], "f.yml:1: s is a list, expected a mapping"),
+        ] {
+            assert_eq!(read(text, overrides).expect_err("refused").to_string(), message);
+        }
+        let mut reader = reader("s:\n  b: 3\n", &[]);
+        let mut error = |name: &str| reader.check(name, false, || "no".into()).expect_err("refused").to_string();
+        assert_eq!(["s.b", "s.a", "t.a"].map(&mut error), ["f.yml:2: no", "f.yml:1: no", "f.yml:1: no"]);
+    }
+
+    #[test]
+    fn a_path_is_taken_as_it_is_typed_but_read_as_yaml_in_a_file() {
+        let path = |text: &str, overrides: &[&str]| read(text, overrides).expect("valid").path;
+        assert_eq!(path("s: {path: 'a b'}", &[]), Some("a b".into()));
+        assert_eq!(path("s: {path: null}", &[]), None);
+        assert_eq!(path("s: {path: x}", &["s.path='a b'"]), Some("'a b'".into()));
+        assert_eq!(path("x: 1", &["s.path=null"]), Some("null".into()));
+    }
+}
