@@ -182,6 +182,10 @@ fn impossible_values_are_refused() {
         let message = Config::load("anneal.yml", &[set.to_string()], None).unwrap_err().to_string();
         assert!(message.contains(needle), "{set}: {message}");
     }
+    let denoising = ["training.algo=dsm".to_string(), "training.noise_std=0".to_string()];
+    let message = Config::load("scorenet.yml", &denoising, None).unwrap_err().to_string();
+    let expected = "training.noise_std is 0, expected a positive number for training.algo dsm";
+    assert_eq!(message, format!("--set training.noise_std=0: {expected}"));
     let deeper = ["model.architecture=deeper".to_string(), "data.image_size=30".to_string()];
     assert!(Config::load("anneal.yml", &deeper, None).unwrap_err().to_string().contains("multiple of 4"));
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
-use ncsn::config::{Algo, Config, Runner, Sampling, Training};
+use ncsn::config::{Config, Runner, Sampling, Training};
 use ncsn::data::{Batches, Source, Split, read_batch};
 use ncsn::device::{DeviceKind, Precision};
 use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
@@ -583,11 +583,6 @@ fn load_config(args: &TrainArgs, name: &str) -> Result<Config> {
         if path.to_str().is_none() {
             return Err(Error::Usage(format!("data.path {} is no UTF-8 text, which config.yml is", path.display())));
         }
-    }
-    let levels = config.noise_levels()?;
-    if config.training.algo == Algo::Dsm && levels.sigma_min() == 0.0 {
-        let message = "training.noise_std is 0, expected a positive number for training.algo dsm";
-        return Err(Error::Config { place: name, message: message.into() });
     }
     Ok(config)
 }

@@ -136,7 +136,7 @@ impl Config {
         self.check(f)
     }
 
-    /// What the sections must satisfy together: the network takes the images.
+    /// What the sections must satisfy together: the network takes the images, and the loss the noise levels.
     fn check(&self, f: &mut impl Fields) -> Result<()> {
         let (architecture, size, channels) = (self.model.architecture, self.data.image_size, self.data.channels);
         let sizes = architecture.sizes();
@@ -145,6 +145,11 @@ impl Config {
         })?;
         f.check("data.channels", architecture != Architecture::ResScore || channels == 3, || {
             format!("data.channels is {channels}, but ResScore needs 3 channels")
+        })?;
+        // Without noise there is nothing to denoise.
+        let is_clean = self.noise_levels().is_ok_and(|levels| levels.sigma_min() == 0.0);
+        f.check("training.noise_std", !is_clean || self.training.algo != Algo::Dsm, || {
+            "training.noise_std is 0, expected a positive number for training.algo dsm".into()
         })
     }
 
