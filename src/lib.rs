@@ -51,6 +51,25 @@
 //!
 //! # In ten lines
 //!
+//! Images from a run, or from a checkpoint of ours or of the published programs:
+//!
+//! ```no_run
+//! # fn main() -> ncsn::Result<()> {
+//! use burn::tensor::Device;
+//! use ncsn::checkpoint::{Saved, Which};
+//! use ncsn::{image::write_png, noise::Noise};
+//!
+//! let device = Device::flex();
+//! let saved = Saved::open("run/logs/quickstart")?;
+//! let model = saved.model(Which::Averaged, &device)?;
+//! let x = saved.sample(&model, 0..9, Noise::new(7), &device).finish();
+//! for (k, picture) in saved.pictures(x)?.iter().enumerate() {
+//!     write_png(format!("sample_{k}.png").as_ref(), picture)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Points of a mixture of two Gaussians, from its exact score:
 //!
 //! ```
@@ -74,7 +93,8 @@
 //! # }
 //! ```
 //!
-//! `examples/toy.rs` measures what comes out of it; `examples/sample_grid.rs` trains a network and draws images.
+//! The examples train a network on images in memory, draw from a checkpoint, complete an image, and define a process, a sampler and a
+//! network of one's own. `docs/extending.md` says which files an addition to this crate touches.
 
 #![forbid(unsafe_code)]
 

@@ -33,9 +33,10 @@ impl Design {
             return Err(Error::Usage(message));
         }
         let with = |n_levels| Self { dim, sigma_begin, sigma_end, n_levels };
-        // It grows with their number.
+        // It grows with their number; where γ is beyond f64 it is none.
+        let is_enough = |n_levels| with(n_levels).overlap() >= overlap;
         let (mut too_few, mut enough) = (1, 2);
-        while with(enough).overlap() < overlap {
+        while !is_enough(enough) {
             if enough > MAX_LEVELS {
                 let message = format!(
                     "levels from {sigma_begin} to {sigma_end} overlap by {overlap} only if there are over a million"
@@ -46,7 +47,7 @@ impl Design {
         }
         while enough - too_few > 1 {
             let middle = too_few.midpoint(enough);
-            if with(middle).overlap() < overlap { too_few = middle } else { enough = middle }
+            if is_enough(middle) { enough = middle } else { too_few = middle }
         }
         Ok(with(enough))
     }
@@ -61,7 +62,7 @@ impl Design {
 
     /// γ = σᵢ₋₁/σᵢ.
     pub fn gamma(&self) -> f64 {
-        (self.sigma_begin / self.sigma_end).powf(1.0 / (self.n_levels.max(2) - 1) as f64)
+        ((self.sigma_begin.ln() - self.sigma_end.ln()) / (self.n_levels.max(2) - 1) as f64).exp()
     }
 
     /// C = Φ(√(2D)·(γ − 1) + 3γ) − Φ(√(2D)·(γ − 1) − 3γ): the probability of the shell of one level where the next one has its own
@@ -128,7 +129,8 @@ mod tests {
             let found = design.variance_ratio(n_steps_each, step_lr);
             assert!((found - ratio).abs() < 5e-6, "{name}: {found}");
             let found = design.best_step_lr(n_steps_each);
-            assert!((found / best - 1.0).abs() < 3e-3, "{name}: ε {found:e}");
+            // Printed with two or three digits.
+            assert!((found / best - 1.0).abs() < 6e-3, "{name}: ε {found:e}");
             let smallest = design.variance_ratio(n_steps_each, found);
             assert!(
                 smallest >= 1.0
