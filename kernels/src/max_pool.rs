@@ -53,6 +53,63 @@ pub fn forward(isa: Isa, x: &[f32], [n, c]: [usize; 2], [h, w]: [usize; 2], wind
     });
 }
 
+/// The gradient for the input of [`forward`] from its output and the gradient for that: the gradient of each window goes to the first
+/// pixel, row by row, that is its largest.
+///
+/// # Panics
+/// As [`forward`].
+pub fn backward(
+    isa: Isa,
+    [x, maxima, grad]: [&[f32]; 3],
+    [n, c]: [usize; 2],
+    [h, w]: [usize; 2],
+    windows: Windows,
+    grad_x: &mut [f32],
+) {
+    let image = size::numbers("an image", [h, w, c]);
+    let out = size::numbers("maxima of an image", [windows.count(h), windows.count(w), c]);
+    let lens = [image, out, out, image].map(|len| size::numbers("images", [n, len]));
+    let found = [x.len(), maxima.len(), grad.len(), grad_x.len()];
+    assert_eq!(found, lens, "{n} images of {h}×{w}×{c} by {windows:?}");
+    // An image is one piece of work: windows share pixels.
+    parallel::for_each_part(grad_x, image, |i, grad_x| {
+        let (x, at) = (&x[i * image..][..image], i * out..(i + 1) * out);
+        backward_image(isa, x, &maxima[at.clone()], &grad[at], c, [h, w], windows, grad_x);
+    });
+}
+
+kernel! {
+    fn backward_image<'a>(
+        s; x: &'a [f32], maxima: &'a [f32], grad: &'a [f32], c: usize, size: [usize; 2], windows: Windows,
+        grad_x: &'a mut [f32]
+    ) {
+        let [h, w] = size;
+        let (n_rows, n_columns) = (windows.count(h), windows.count(w));
+        let zero = s.splat(0.0);
+        grad_x.fill(0.0);
+        for (row, column) in (0..n_rows).flat_map(|row| (0..n_columns).map(move |column| (row, column))) {
+            let (rows, columns) = (windows.pixels(row, h), windows.pixels(column, w));
+            let out = (row * n_columns + column) * c;
+            for channel in (0..c).step_by(S::LANES) {
+                let n = S::LANES.min(c - channel);
+                let largest = s.load_some(&maxima[out + channel..][..n]);
+                // What no pixel has taken yet.
+                let mut left = s.load_some(&grad[out + channel..][..n]);
+                for y in rows.clone() {
+                    for pixel in columns.clone() {
+                        let at = (y * w + pixel) * c + channel;
+                        let below = s.sub(largest, s.load_some(&x[at..][..n]));
+                        let place = &mut grad_x[at..][..n];
+                        let sum = s.add(s.load_some(place), s.if_positive(below, zero, left));
+                        s.store_some(place, sum);
+                        left = s.if_positive(below, left, zero);
+                    }
+                }
+            }
+        }
+    }
+}
+
 kernel! {
     /// The windows that cover `rows` of an image.
     fn max_row<'a>(
@@ -77,6 +134,36 @@ kernel! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_gradient_of_each_window_goes_to_its_first_largest_pixel_on_every_instruction_set() {
+        for isa in Isa::available() {
+            for ([h, w], stride, padding) in
+                [([3, 3], 1, 0), ([1, 2], 1, 1), ([8, 5], 1, 1), ([9, 7], 2, 0), ([6, 6], 2, 1)]
+            {
+                let windows = Windows { stride, padding };
+                let (n, c) = (2, [3, 16, 21][h % 3]);
+                // Few values, so that several pixels of a window are its largest.
+                let x: Vec<f32> = (0..n * h * w * c).map(|i| ((i * 7919) % 101 % 5) as f32 - 2.0).collect();
+                let (n_y, n_x) = (windows.count(h), windows.count(w));
+                let mut maxima = vec![0.0; n * n_y * n_x * c];
+                forward(isa, &x, [n, c], [h, w], windows, &mut maxima);
+                // Whole numbers, whose sums are exact.
+                let grad: Vec<f32> = (0..maxima.len()).map(|i| (i % 17) as f32 - 8.0).collect();
+                let mut expected = vec![0.0; x.len()];
+                for (at, grad) in grad.iter().enumerate() {
+                    let (channel, i, y, image) = (at % c, at / c % n_x, at / c / n_x % n_y, at / c / n_x / n_y);
+                    let rows = windows.pixels(y, h).flat_map(|y| windows.pixels(i, w).map(move |x| (y, x)));
+                    let mut places = rows.map(|(y, x)| ((image * h + y) * w + x) * c + channel);
+                    let first = places.find(|&place| x[place] == maxima[at]).expect("a largest pixel");
+                    expected[first] += grad;
+                }
+                let mut found = vec![f32::NAN; x.len()];
+                backward(isa, [&x, &maxima, &grad], [n, c], [h, w], windows, &mut found);
+                assert_eq!(found, expected, "{isa}: {h}×{w} by {windows:?}");
+            }
+        }
+    }
 
     #[test]
     fn maxima_are_those_of_the_definition_on_every_instruction_set() {

@@ -353,7 +353,10 @@ fn maxima_stay_inside_their_slices() {
                 let x = edge.input(random, n * c * size[0] * size[1]);
                 let mut out = edge.output(n * c * windows.count(size[0]) * windows.count(size[1]));
                 max_pool::forward(isa, &x, [n, c], size, windows, &mut out);
-                vec![out.to_vec()]
+                let grad = edge.input(random, out.len());
+                let mut grad_x = edge.output(x.len());
+                max_pool::backward(isa, [&x, &out, &grad], [n, c], size, windows, &mut grad_x);
+                vec![out.to_vec(), grad_x.to_vec()]
             });
         }
     }
