@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use ncsn::data::digits::Digits;
 use ncsn::data::{BatchOptions, Batches, Dequantise, Range, Split, Transform};
 use ncsn::image::{grid, to_u8, write_png};
-use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet};
+use ncsn::net::{RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
 use ncsn::sample::{AnnealedLangevin, Images, image_chain};
 use ncsn::score::Model;
@@ -22,14 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let noise = Noise::new(0);
     let levels = NoiseLevels::geometric(1.0, 0.01, 10)?;
 
-    let config = NetworkConfig {
-        architecture: Architecture::Ncsn,
-        channels: 1,
-        width: 16,
-        size: 28,
-        n_levels: 10,
-        input: InputRange::Unit,
-    };
+    let config = RefineNetConfig::ncsn(1, 16, 10);
     let device = Device::flex();
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &device.clone().autodiff())?;
     let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };

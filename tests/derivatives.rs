@@ -4,7 +4,10 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use ncsn::loss::{Slicing, ssm, ssm_vr};
 use ncsn::net::params::{Replace, replace};
-use ncsn::net::{Architecture, Backbone, InputRange, Mlp, Network, NetworkConfig, RefineNet, ResScore};
+use ncsn::net::{
+    Activation, Architecture, Backbone, Dimensions, Form, InputRange, Mlp, Network, NetworkConfig, NormKind, RefineNet,
+    RefineNetConfig, ResScore,
+};
 use ncsn::noise::{Noise, Stream};
 use ncsn::score::{Differentiable, Model, Score};
 use ncsn::sde::NoiseLevels;
@@ -46,6 +49,13 @@ fn error<const D: usize>(net: impl Backbone<D>, x: Tensor<D>, levels: &[usize], 
     largest(product - difference.clone()) / largest(difference)
 }
 
+fn refine_net(config: NetworkConfig) -> RefineNetConfig {
+    match config {
+        NetworkConfig::RefineNet(config) => config,
+        NetworkConfig::ScoreNet(_) => unreachable!("a RefineNet"),
+    }
+}
+
 #[test]
 fn products_of_random_networks_equal_central_differences() {
     let device = Device::flex();
@@ -53,20 +63,28 @@ fn products_of_random_networks_equal_central_differences() {
         let mut stream = Noise::new(seed).stream("test", 0);
         let mut pick = |n: u64| stream.below(n) as usize;
         let architecture = [Architecture::Ncsn, Architecture::Deeper, Architecture::Baseline][pick(3)];
-        let config = NetworkConfig {
-            architecture,
-            channels: 1 + pick(3),
-            width: 2 + pick(3),
-            n_levels: N_LEVELS,
-            size: 0,
-            input: [InputRange::Unit, InputRange::Logit][pick(2)],
-        };
+        let dimensions = Dimensions { channels: 1 + pick(3), width: 2 + pick(3), n_levels: N_LEVELS, size: 0 };
+        let config =
+            refine_net(architecture.network(dimensions).with_input([InputRange::Unit, InputRange::Logit][pick(2)]));
         let size = [4 * (1 + pick(3)), 4 * (1 + pick(3))];
         let levels = [0, pick(N_LEVELS as u64)];
         let (net, _) = replace(RefineNet::new(&config, &mut stream, &device).unwrap(), ToF64);
         let shape = [2, config.channels, size[0], size[1]];
         let error = error(net, normal(shape, &mut stream), &levels, normal(shape, &mut stream));
         assert!(error < 1e-6, "{config:?}, {size:?}: {error:.1e}");
+    }
+    // NCSNv2's, with every activation and every norm.
+    for seed in 0..12 {
+        let mut stream = Noise::new(seed).stream("test", 4);
+        let norms = [NormKind::InstanceNormPlus, NormKind::InstanceNorm, NormKind::VarianceNorm, NormKind::NoNorm];
+        let activations = [Activation::Elu, Activation::Relu, Activation::LeakyRelu, Activation::Swish];
+        let (norm, activation) = (norms[seed as usize % 4], activations[seed as usize / 4 + seed as usize % 2]);
+        let form = [Form::Ncsn, Form::Deeper, Form::Deepest][seed as usize % 3];
+        let config = RefineNetConfig { norm, activation, ..RefineNetConfig::ncsnv2(form, 1, 3) };
+        let (net, _) = replace(RefineNet::new(&config, &mut stream, &device).unwrap(), ToF64);
+        let shape = [2, 1, 16, 24];
+        let error = error(net, normal(shape, &mut stream), &[0; 2], normal(shape, &mut stream));
+        assert!(error < 1e-6, "{config:?}: {error:.1e}");
     }
     for seed in 0..2 {
         let mut stream = Noise::new(seed).stream("test", 2);
@@ -83,7 +101,7 @@ fn products_of_random_networks_equal_central_differences() {
         (Architecture::MlpScore, 1, 1024, 10),
     ] {
         let mut stream = Noise::new(5).stream("test", 3);
-        let config = NetworkConfig { architecture, channels, width, size, n_levels: 1, input: InputRange::Unit };
+        let config = architecture.network(Dimensions { channels, width, size, n_levels: 1 });
         let (net, _) = replace(Network::new(&config, &mut stream, &device).unwrap(), ToF64);
         let shape = [2, channels, size, size];
         let error = error(net, normal(shape, &mut stream), &[0; 2], normal(shape, &mut stream));

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use ncsn::data::{Batch, Range};
 use ncsn::device::{self, Api, DeviceKind, Precision};
 use ncsn::loss::{Loss, Objective, Slicing};
-use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
+use ncsn::net::{Architecture, Dimensions, Network, params};
 use ncsn::noise::{self, Distribution, Noise};
 use ncsn::sample::{AnnealedLangevin, Images, image_chain};
 use ncsn::score::Model;
@@ -277,7 +277,7 @@ const SHAPE: [usize; 3] = [1, 8, 8];
 
 fn network(architecture: Architecture, device: &Device) -> Network {
     let [channels, size, _] = SHAPE;
-    let config = NetworkConfig { architecture, channels, width: 4, size, n_levels: 3, input: InputRange::Unit };
+    let config = architecture.network(Dimensions { channels, width: 4, size, n_levels: 3 });
     Network::new(&config, &mut Noise::new(1).stream("init", 0), device).unwrap()
 }
 

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use ncsn::data::digits::Digits;
 use ncsn::data::{BatchOptions, Batches, Dequantise, Range, Split, Transform};
 use ncsn::device::{self, Isa, Precision};
-use ncsn::net::{Architecture, Conv2d, InputRange, NetworkConfig, Norm, NormKind, RefineNet};
+use ncsn::net::{Activation, Conv2d, Norm, NormKind, RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
@@ -32,8 +32,8 @@ fn activations(n: usize, channels: usize) -> Tensor<4> {
     let batch = batches(14, n, 5).next().unwrap().unwrap();
     let x: Tensor<4> = device::upload(batch.x, batch.shape, &device);
     let conv = Conv2d::new(1, channels, 3, 1, true, &mut noise, &device);
-    let norm = Norm::new(NormKind::ConditionalPlus, channels, 1, &mut noise, &device);
-    norm.forward_elu(conv.forward(x.into()), &Tensor::zeros([n], &device)).value
+    let norm = Norm::new(NormKind::InstanceNormPlus, channels, Some(1), &mut noise, &device);
+    norm.forward_then(Activation::Elu, conv.forward(x.into()), &Tensor::zeros([n], &device)).value
 }
 
 fn largest(values: impl Iterator<Item = f64>) -> f64 {
@@ -82,14 +82,7 @@ fn error(precision: Precision, dilation: usize) -> f64 {
 /// The mean of the last losses of a short training run.
 fn final_loss(precision: Precision, seed: u64) -> f64 {
     precision.set_current();
-    let config = NetworkConfig {
-        architecture: Architecture::Ncsn,
-        channels: 1,
-        width: 8,
-        size: 16,
-        n_levels: 10,
-        input: InputRange::Unit,
-    };
+    let config = RefineNetConfig::ncsn(1, 8, 10);
     let noise = Noise::new(seed);
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &Device::flex().autodiff()).unwrap();
     let model = Model::new(net, NoiseLevels::geometric(1.0, 0.01, 10).unwrap());

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use ncsn::data::digits::Digits;
 use ncsn::data::memory::InMemory;
 use ncsn::data::{Batch, BatchOptions, Batches, Dequantise, Range, Source, Split, Transform};
-use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet, params};
+use ncsn::net::{RefineNet, RefineNetConfig, params};
 use ncsn::noise::Noise;
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
@@ -86,14 +86,7 @@ fn a_panic_of_the_data_s_thread_goes_on_where_batches_are_taken() {
 }
 
 fn trainer(rule: Rule, options: TrainingOptions) -> Trainer<RefineNet> {
-    let config = NetworkConfig {
-        architecture: Architecture::Ncsn,
-        channels: 1,
-        width: 4,
-        size: 8,
-        n_levels: 3,
-        input: InputRange::Unit,
-    };
+    let config = RefineNetConfig::ncsn(1, 4, 3);
     let noise = Noise::new(3);
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &Device::flex().autodiff()).unwrap();
     Trainer::new(Model::new(net, NoiseLevels::geometric(1.0, 0.1, 3).unwrap()), rule, options, noise)

@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, shown};
 use crate::file;
-use crate::net::params;
-use crate::net::{Backbone, InputRange, Network, NetworkConfig};
+use crate::net::params::{self, HostTensor, shown_shape};
+use crate::net::{Backbone, Network, NetworkConfig, Untold};
 use crate::noise::Stream;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
@@ -49,6 +49,9 @@ const WEIGHTS: &str = ".safetensors";
 const STATE: &str = ".state.safetensors";
 /// In a state's metadata, the digest of the weights that it belongs to.
 const DIGEST_OF_WEIGHTS: &str = "weights";
+
+/// Tensors of checkpoints that follow from the configuration: no network has them. `sigmas` are NCSNv2's noise levels `[L]`.
+pub const OF_MODELS: [&str; 1] = ["sigmas"];
 
 /// The prefix of averaged weights.
 const EMA: &str = "ema.";
@@ -136,6 +139,7 @@ impl Checkpoints {
         let names: Vec<_> = weights.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
         let state = trainer.optimizer().to_host(&names)?;
         let mut tensors = weights;
+        tensors.extend(params::buffers_to_host(trainer.net())?);
         if let Some(ema) = trainer.ema() {
             tensors.extend(params::to_host(ema)?.into_iter().map(|(name, t)| (format!("{EMA}{name}"), t)));
         }
@@ -436,30 +440,56 @@ impl Weights {
         self.file.names().any(|name| name.starts_with(EMA))
     }
 
-    /// What the network must be, read off the shapes.
+    /// What the network must be, read off the shapes; `untold` is what they do not tell, such as
+    /// [`NetworkConfig::untold`] of the run's.
     ///
     /// # Errors
     /// When these are not the weights of a network we know.
-    pub fn network(&self, input: InputRange) -> Result<NetworkConfig> {
-        NetworkConfig::from_shapes(|name| self.file.shape(name), input)
+    pub fn network(&self, untold: impl Into<Untold>) -> Result<NetworkConfig> {
+        NetworkConfig::from_shapes(|name| self.file.shape(name), untold)
             .map_err(|error| Error::format(self.file.path(), error.to_string()))
     }
 
-    /// `net` with these weights; with `ema`, the averaged ones.
+    /// `net` with these weights; with `ema`, the averaged ones. Buffers that are not averaged are the network's.
     ///
     /// # Errors
     /// When one is missing or has another shape, or the file holds weights that the network lacks.
     pub fn load<N: Module>(&self, net: N, ema: bool) -> Result<N> {
-        let n_tensors = self.file.names().filter(|name| name.starts_with(EMA) == ema).count();
-        self.file.load(net, if ema { EMA } else { "" }, n_tensors)
+        let prefix = if ema { EMA } else { "" };
+        let is_weight = |name: &&str| name.starts_with(EMA) == ema && !OF_MODELS.contains(&&name[prefix.len()..]);
+        let n_tensors = self.file.names().filter(is_weight).count();
+        self.file.load(net, prefix, n_tensors)
+    }
+
+    /// Whether the file has the tensor `name`, one of [`OF_MODELS`], with the values `expected`, each up to `tolerance` of itself.
+    /// A file without it is none that differs.
+    ///
+    /// # Errors
+    /// When it has other values, another shape than `[n]`, or another type.
+    pub fn has_of_model(&self, name: &str, expected: &[f64], tolerance: f64) -> Result<bool> {
+        let Some(HostTensor { shape, values }) = self.file.get(name)? else { return Ok(false) };
+        let bad = |message| Err(Error::format(self.path(), message));
+        if shape != [expected.len()] {
+            let found = shown_shape(&shape);
+            return bad(format!("{name} has shape {found}, expected [{}] by the configuration", expected.len()));
+        }
+        let differs = |(found, expected): (&f32, &f64)| {
+            let difference = (f64::from(*found) - expected).abs();
+            // Not a number differs, too.
+            difference.is_nan() || difference > tolerance * expected.abs()
+        };
+        match values.iter().zip(expected).position(differs) {
+            None => Ok(true),
+            Some(i) => bad(format!("{name}[{i}] is {}, expected {} by the configuration", values[i], expected[i])),
+        }
     }
 
     /// The network for evaluation; with `ema`, with the averaged weights if there are any.
     ///
     /// # Errors
     /// As [`Self::network`] and [`Self::load`].
-    pub fn build(&self, input: InputRange, ema: bool, device: &Device) -> Result<Network> {
-        let fresh = Network::new(&self.network(input)?, &mut Stream::silent(), device)?;
+    pub fn build(&self, untold: impl Into<Untold>, ema: bool, device: &Device) -> Result<Network> {
+        let fresh = Network::new(&self.network(untold)?, &mut Stream::silent(), device)?;
         self.load(fresh, ema && self.has_ema())
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn prefix_len<'n>(tensors: impl Iterator<Item = (&'n str, &'n [usize]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Architecture, Network, params};
+    use crate::net::{Architecture, Dimensions, Network, params};
     use crate::noise::Noise;
 
     #[track_caller]
@@ -54,12 +54,14 @@ mod tests {
         for (architecture, width, size) in [
             (Architecture::Ncsn, 2, 8),
             (Architecture::Baseline, 2, 8),
+            (Architecture::NcsnV2, 2, 8),
+            (Architecture::NcsnV2Deepest, 2, 8),
             (Architecture::ResNetScore, 2, 8),
             (Architecture::UNetScore, 2, 16),
             (Architecture::UNetResScore, 2, 32),
             (Architecture::MlpScore, 1024, 10),
         ] {
-            let config = NetworkConfig { architecture, channels: 1, width, size, n_levels: 2, input: InputRange::Unit };
+            let config = architecture.network(Dimensions { channels: 1, width, size, n_levels: 2 });
             let device = burn::tensor::Device::flex();
             let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), &device).expect("a network");
             let own = params::to_host(&net).expect("values");

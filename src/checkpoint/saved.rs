@@ -11,7 +11,7 @@ use crate::data::Pixels;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::image::to_u8;
-use crate::net::{InputRange, Network, NetworkConfig};
+use crate::net::{InputRange, Network};
 use crate::noise::Noise;
 use crate::sample::{Chain, Images, Method, Streams, image_chain};
 use crate::score::Model;
@@ -61,13 +61,10 @@ impl Saved {
         let Some(config) = saved_config(&weights, config)? else {
             return Err(Error::format(path, "found weights without a configuration, expected one with --config FILE"));
         };
-        let (found, expected) = (weights.network(config.network().input)?, config.network());
-        if (NetworkConfig { size: found.size, ..expected.clone() }) != found {
-            let show = |NetworkConfig { architecture, channels, width, n_levels, .. }: NetworkConfig| {
-                let key = architecture.width_key();
-                format!("{architecture:?} with {channels} channels, {key} {width} and {n_levels} noise levels")
-            };
-            let message = format!("found weights of {}, but the configuration is of {}", show(found), show(expected));
+        let expected = config.network();
+        let found = weights.network(expected.untold())?;
+        if !found.has_weights_of(&expected) {
+            let message = format!("found weights of {found}, but the configuration is of {expected}");
             return Err(Error::format(path, message));
         }
         Ok(Self { config, weights })
@@ -88,7 +85,7 @@ impl Saved {
     /// # Errors
     /// When a tensor is missing or has another shape, or the file holds tensors that the network lacks.
     pub fn model(&self, which: Which, device: &Device) -> Result<Model<Network>> {
-        self.config.model(self.weights.build(self.config.network().input, which == Which::Averaged, device)?)
+        self.config.model(self.weights.build(self.config.network().untold(), which == Which::Averaged, device)?)
     }
 
     /// The chain of the images `numbers` of a seed, drawn as the configuration says; see [`image_chain`].
@@ -171,5 +168,5 @@ pub fn saved_config(weights: &Weights, given: Option<&str>) -> Result<Option<Con
 
 /// The runner that weights come from: the published files do not name the network.
 fn runner(weights: &Weights) -> Option<Runner> {
-    weights.network(InputRange::Unit).ok().map(|network| Runner::of(network.architecture))
+    weights.network(InputRange::Unit).ok().map(|network| Runner::of(network.architecture()))
 }

@@ -133,22 +133,31 @@ impl TensorFile {
         Ok(Some(HostTensor { shape: shape.clone(), values }))
     }
 
-    /// `module` with the tensors `PREFIX…NAME` as its parameters, of which there must be `n_tensors`, those with the prefix.
+    /// `module` with the tensors `PREFIX…NAME` as its parameters and buffers, of which there must be `n_tensors`, those with the
+    /// prefix. Buffers that are not there with the prefix are those without it: averages have none.
     ///
     /// # Errors
-    /// When one is missing or has another shape or type, or there are more of them than the module has parameters.
+    /// When one is missing or has another shape or type, or there are more of them than the module has parameters and buffers.
     pub(crate) fn load<M: Module>(&self, module: M, prefix: &str, n_tensors: usize) -> Result<M> {
         let bad = |message| Error::format(&self.path, message);
+        let values = |key: &str, expected: &[usize]| {
+            let missing = || bad(format!("found no tensor {key}"));
+            let HostTensor { shape: found, values } = self.get(key)?.ok_or_else(missing)?;
+            if found != expected {
+                return Err(bad(format!("{key} has shape {}, expected {expected:?}", shown_shape(&found))));
+            }
+            Ok(values)
+        };
         let mut n_used = 0;
         let module = params::from_host(module, |name, shape| {
-            let key = format!("{prefix}{name}");
-            let HostTensor { shape: found, values } =
-                self.get(&key)?.ok_or_else(|| bad(format!("found no tensor {key}")))?;
-            if found != shape {
-                return Err(bad(format!("{key} has shape {}, expected {shape:?}", shown_shape(&found))));
-            }
             n_used += 1;
-            Ok(values)
+            values(&format!("{prefix}{name}"), shape)
+        })?;
+        let module = params::buffers_from_host(module, |name, shape| {
+            let own = format!("{prefix}{name}");
+            let is_own = self.entries.contains_key(&own);
+            n_used += usize::from(is_own);
+            values(if is_own { &own } else { name }, shape)
         })?;
         if n_tensors != n_used {
             return Err(bad(format!("found {n_tensors} tensors, expected {n_used}: the weights of another network")));

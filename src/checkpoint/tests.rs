@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::net::Architecture;
+use crate::net::{Architecture, Dimensions};
 use crate::noise::Noise;
 use crate::score::Model;
 use crate::sde::NoiseLevels;
@@ -14,14 +14,7 @@ const RULE: Rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
 /// A run that has made `step` steps, all of whose numbers depend on `seed`.
 fn trainer(seed: u64, step: u64) -> Trainer<Network> {
     let device = Device::flex();
-    let config = NetworkConfig {
-        architecture: Architecture::ResNetScore,
-        channels: 1,
-        width: 2,
-        size: 4,
-        n_levels: 1,
-        input: InputRange::Unit,
-    };
+    let config = Architecture::ResNetScore.network(Dimensions { channels: 1, width: 2, size: 4, n_levels: 1 });
     let net = Network::new(&config, &mut Noise::new(seed).stream("init", 0), &device).unwrap();
     let weights: BTreeMap<_, _> = params::to_host(&net).unwrap().into_iter().collect();
     let momentum = |key: &str| weights.get(key.split_once('.')?.1).cloned();

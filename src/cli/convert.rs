@@ -105,7 +105,7 @@ fn ours(path: &Path, ema: bool) -> Result<Parts> {
     let net: Network = weights.build(InputRange::Unit, ema, &DeviceKind::Cpu.open()?)?;
     // In the order of registration, by which PyTorch's optimisers number the parameters.
     let network = to_host(&net)?;
-    let of_runner = Runner::of(config.architecture).prefix();
+    let of_runner = Runner::of(config.architecture()).prefix();
     let found = Some(weights.prefix()).filter(|prefix| !prefix.is_empty());
     let prefix = Some(weights.metadata(PREFIX).or(found).unwrap_or(of_runner).to_string());
     let left_out = (weights.has_ema() && !ema).then_some(LEFT_OUT);

@@ -9,7 +9,7 @@ use ncsn::Result;
 use ncsn::checkpoint::pth::Members;
 use ncsn::checkpoint::{Weights, newest, saved_config};
 use ncsn::device::DeviceKind;
-use ncsn::net::{InputRange, NetworkConfig, params};
+use ncsn::net::params;
 use ncsn::sde::Process;
 
 use super::{Common, RunFolders, say};
@@ -62,16 +62,11 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
 
 fn describe(weights: &Weights) -> Result<()> {
     let saved = saved_config(weights, None)?;
-    let logit = saved.as_ref().is_some_and(|config| config.data.logit_transform);
-    let input = if logit { InputRange::Logit } else { InputRange::Unit };
-    let net = weights.build(input, false, &DeviceKind::Cpu.open()?)?;
+    let untold = saved.as_ref().map(|config| config.network().untold()).unwrap_or_default();
+    let net = weights.build(untold, false, &DeviceKind::Cpu.open()?)?;
     let n_parameters = params::count(&net);
-    let NetworkConfig { architecture, channels, width, n_levels, .. } = weights.network(input)?;
     say(format!("checkpoint   {}", weights.path().display()));
-    say(format!(
-        "network      {architecture:?}: {channels} channels, {} {width}, {n_levels} noise levels",
-        architecture.width_key()
-    ));
+    say(format!("network      {}", weights.network(untold)?));
     say(format!("parameters   {n_parameters}{}", if weights.has_ema() { ", and their moving average" } else { "" }));
     if let Some(Members { weights, ema, .. }) = weights.members() {
         say(format!("weights      {weights}"));

@@ -17,7 +17,8 @@ use super::Common;
 pub fn check_training(config: &Config, loss: Loss, rule: Rule, common: &Common) -> Result<()> {
     let Some(available) = memory_of(common) else { return Ok(()) };
     let (training, has_ema) = (&config.training, config.training.ema_rate.is_some());
-    let estimate = |net: &NetworkConfig| Estimate::of_training(net, loss, rule, has_ema);
+    let size = config.data.image_size;
+    let estimate = |net: &NetworkConfig| Estimate::of_training(net, size, loss, rule, has_ema);
     let flag = |batch: usize| format!("--set training.batch_size={batch}");
     check("training", &config.network(), estimate, training.batch_size, available, flag)
 }
@@ -29,7 +30,8 @@ pub fn check_training(config: &Config, loss: Loss, rule: Rule, common: &Common) 
 pub fn check_sampling(config: &Config, batch: u64, flag: &str, common: &Common) -> Result<()> {
     let Some(available) = memory_of(common) else { return Ok(()) };
     let batch = usize::try_from(batch).unwrap_or(usize::MAX);
-    check("sampling", &config.network(), Estimate::of_sampling, batch, available, |batch| {
+    let estimate = |net: &NetworkConfig| Estimate::of_sampling(net, config.data.image_size);
+    check("sampling", &config.network(), estimate, batch, available, |batch| {
         let joint = if flag.starts_with("--set") { '=' } else { ' ' };
         format!("{flag}{joint}{batch}")
     })
@@ -56,15 +58,14 @@ fn check(
     let (needed, there) = (gib(found.bytes(batch)), gib(available as f64));
     let lower = match found.largest_batch(available) {
         0 => {
-            let key = net.architecture.width_key();
-            let multiple = net.architecture.width_multiple();
+            let (key, multiple) = (net.architecture().width_key(), net.architecture().width_multiple());
             let narrower = |width: &usize| -> Option<bool> {
                 let width = width.next_multiple_of(multiple);
-                Some(estimate(&NetworkConfig { width, ..net.clone() }).ok()?.largest_batch(available) > 0)
+                Some(estimate(&net.clone().with_width(width)).ok()?.largest_batch(available) > 0)
             };
-            let widths = std::iter::successors(Some(net.width / 2), |width| Some(width / 2));
+            let widths = std::iter::successors(Some(net.width() / 2), |width| Some(width / 2));
             let width = widths.take_while(|&width| width >= 2).find(|width| narrower(width) == Some(true));
-            match width.filter(|_| what == "training" && net.architecture != Architecture::MlpScore) {
+            match width.filter(|_| what == "training" && net.architecture() != Architecture::MlpScore) {
                 Some(width) => {
                     let set = format!("--set model.{key}={}", width.next_multiple_of(multiple));
                     format!("lower it with {} {set}", flag(1))
@@ -81,27 +82,20 @@ fn check(
 
 #[cfg(test)]
 mod tests {
-    use ncsn::net::InputRange;
+    use ncsn::net::RefineNetConfig;
 
     use super::*;
 
     fn refused(net: &NetworkConfig, batch: usize, available: u64) -> Option<String> {
         let rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
-        let estimate = |net: &NetworkConfig| Estimate::of_training(net, Loss::Denoising, rule, true);
+        let estimate = |net: &NetworkConfig| Estimate::of_training(net, 32, Loss::Denoising, rule, true);
         let flag = |batch: usize| format!("--set training.batch_size={batch}");
         check("training", net, estimate, batch, available, flag).err().map(|error| error.to_string())
     }
 
     #[test]
     fn what_does_not_fit_is_refused_with_a_value_that_does() {
-        let net = NetworkConfig {
-            architecture: Architecture::Ncsn,
-            channels: 3,
-            width: 128,
-            size: 32,
-            n_levels: 10,
-            input: InputRange::Unit,
-        };
+        let net = NetworkConfig::RefineNet(RefineNetConfig::ncsn(3, 128, 10));
         assert_eq!(refused(&net, 128, 16 << 30), None);
         for batch in [1000, usize::MAX] {
             let message = refused(&net, batch, 8 << 30).expect("more than there is");
@@ -115,6 +109,6 @@ mod tests {
         let message = refused(&net, 16, 300 << 20).expect("more than there is");
         let (_, width) = message.split_once("--set training.batch_size=1 --set model.ngf=").expect("what to lower");
         let width = width.parse().expect("a number");
-        assert!(refused(&NetworkConfig { width, ..net }, 1, 300 << 20).is_none(), "{message}");
+        assert!(refused(&net.with_width(width), 1, 300 << 20).is_none(), "{message}");
     }
 }

@@ -67,22 +67,24 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
         return Err(bad(format!("x has shape {:?}, expected [batch, channels, height, width]", x.shape)));
     };
     let sizes = config.sizes();
-    if channels != config.channels || !sizes.contains(height) || !sizes.contains(width) {
+    if channels != config.channels() || !sizes.contains(height) || !sizes.contains(width) {
         return Err(bad(format!(
             "x has shape {:?}, expected {} channels and each side {sizes}",
-            x.shape, config.channels
+            x.shape,
+            config.channels()
         )));
     }
     let (labels_shape, labels) = match labels {
-        _ if !config.architecture.is_conditional() => (vec![n], vec![0; n]),
+        _ if config.levels().is_none() => (vec![n], vec![0; n]),
         Some(labels) => labels,
         None => return Err(bad("found no tensor labels".into())),
     };
     if labels_shape != [n] {
         return Err(bad(format!("labels has shape {labels_shape:?}, expected [{n}]")));
     }
-    if let Some(label) = labels.iter().find(|label| !(0..config.n_levels as i64).contains(label)) {
-        return Err(bad(format!("found label {label}, expected 0 to {}", config.n_levels - 1)));
+    let n_levels = config.levels().unwrap_or(1);
+    if let Some(label) = labels.iter().find(|label| !(0..n_levels as i64).contains(label)) {
+        return Err(bad(format!("found label {label}, expected 0 to {}", n_levels - 1)));
     }
 
     let image_len = channels * height * width;

@@ -5,7 +5,7 @@ use super::{Algo, Config, Optim, Optimizer, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
 use crate::error::Result;
 use crate::loss::{Loss, Objective, Times, Weight};
-use crate::net::{Architecture, InputRange, MLP_WIDTH, NetworkConfig};
+use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig};
 use crate::sample::{AnnealedLangevin, Renewal, Sampler};
 use crate::score::Model;
 use crate::sde::NoiseLevels;
@@ -15,14 +15,14 @@ impl Config {
     /// What the network is built from.
     pub fn network(&self) -> NetworkConfig {
         let Self { model, data, .. } = self;
-        NetworkConfig {
-            architecture: model.architecture,
+        let dimensions = Dimensions {
             channels: data.channels,
             width: if model.architecture == Architecture::MlpScore { MLP_WIDTH } else { model.width() },
             size: data.image_size,
-            n_levels: if model.architecture.is_conditional() { model.num_classes } else { 1 },
-            input: if data.logit_transform { InputRange::Logit } else { InputRange::Unit },
-        }
+            n_levels: model.num_classes,
+        };
+        let input = if data.logit_transform { InputRange::Logit } else { InputRange::Unit };
+        model.architecture.network(dimensions).with_input(input)
     }
 
     /// The noise levels σ₁ > … > σ_L; a single one for a network that is not given the level.
@@ -147,7 +147,7 @@ mod tests {
         let sigmas = |architecture| {
             let config = of(architecture, Algo::Ssm);
             let levels = config.noise_levels().expect("valid");
-            assert_eq!(config.network().n_levels, levels.n_levels(), "{architecture:?}");
+            assert_eq!(config.network().levels().unwrap_or(1), levels.n_levels(), "{architecture:?}");
             [levels.sigmas()[0], levels.sigma_min()]
         };
         assert_eq!(sigmas(Architecture::Baseline), [0.01; 2]);
@@ -198,7 +198,7 @@ mod tests {
             (Architecture::MlpScore, MLP_WIDTH),
         ] {
             config.model.architecture = architecture;
-            assert_eq!(config.network().width, width, "{architecture:?}");
+            assert_eq!(config.network().width(), width, "{architecture:?}");
         }
     }
 

@@ -62,10 +62,13 @@ impl Section for Model {
 }
 
 /// The names of the networks.
-pub(super) const ARCHITECTURES: [(&str, Architecture); 10] = [
+pub(super) const ARCHITECTURES: [(&str, Architecture); 13] = [
     ("ncsn", Architecture::Ncsn),
     ("deeper", Architecture::Deeper),
     ("baseline", Architecture::Baseline),
+    ("ncsnv2", Architecture::NcsnV2),
+    ("ncsnv2_deeper", Architecture::NcsnV2Deeper),
+    ("ncsnv2_deepest", Architecture::NcsnV2Deepest),
     ("resscore", Architecture::ResScore),
     ("resnetscore", Architecture::ResNetScore),
     ("unetscore", Architecture::UNetScore),

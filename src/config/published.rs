@@ -4,6 +4,7 @@
 //! NCSN's files leave the network and much of the loss to the runner on the command line. A program whose files differ adds
 //! its values to [`defaults`], its keys that nothing reads to [`Unused`], and what it refuses to [`check`].
 
+use std::fmt;
 use std::str::FromStr;
 
 use super::fields::{Fields, Flag, Number, OrNone};
@@ -11,7 +12,7 @@ use super::model::ARCHITECTURES;
 use super::reader::Reader;
 use super::{Config, Model};
 use crate::error::{Error, Result};
-use crate::net::Architecture;
+use crate::net::{Architecture, Dimensions, NetworkConfig};
 
 /// A family of experiments of NCSN's program, which names the network and the loss that a file leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,11 @@ impl Runner {
     /// The runner that trains such a network.
     pub fn of(architecture: Architecture) -> Self {
         match architecture {
-            Architecture::Ncsn | Architecture::Deeper => Self::Anneal,
+            Architecture::Ncsn
+            | Architecture::Deeper
+            | Architecture::NcsnV2
+            | Architecture::NcsnV2Deeper
+            | Architecture::NcsnV2Deepest => Self::Anneal,
             Architecture::Baseline => Self::Baseline,
             _ => Self::ScoreNet,
         }
@@ -142,6 +147,27 @@ impl Architecture {
     /// The key that gives the network's width.
     pub fn width_key(self) -> &'static str {
         if matches!(self, Self::ResScore | Self::Score | Self::SmallScore) { "nef" } else { "ngf" }
+    }
+}
+
+impl fmt::Display for NetworkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (architecture, channels, width) = (self.architecture(), self.channels(), self.width());
+        write!(f, "{architecture:?}: {channels} channels, {} {width}", architecture.width_key())?;
+        if let Some(n_levels) = self.levels() {
+            write!(f, ", {n_levels} noise levels")?;
+        }
+        if let (Self::RefineNet(own), Self::RefineNet(published)) =
+            (self, architecture.network(Dimensions { channels, width, size: 0, n_levels: self.levels().unwrap_or(1) }))
+        {
+            if own.norm != published.norm {
+                write!(f, ", {:?}", own.norm)?;
+            }
+            if own.activation != published.activation {
+                write!(f, ", {:?}", own.activation)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,17 +1,25 @@
-//! What a network is built from, given or read off its parameters' shapes.
+//! What a network is built from.
 
-use super::params::shown_shape;
+use std::fmt;
+
+use super::{Activation, NormKind, Pool, Untold};
 use crate::error::{Error, Result};
 
-/// Which network.
+/// Which network, as files of configuration name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
-    /// Four stages, instance norm++: the network of the paper's results.
+    /// Four stages, instance norm++: the network of the paper's results (Song & Ermon 2019).
     Ncsn,
     /// Five stages, plain conditional instance norm: for larger images.
     Deeper,
     /// As [`Self::Ncsn`], for one noise level: the norms have no table.
     Baseline,
+    /// Four stages, not given the noise level: for images up to 64 pixels (Song & Ermon 2020).
+    NcsnV2,
+    /// Five stages: for 96 to 128 pixels.
+    NcsnV2Deeper,
+    /// Six stages: for 256 pixels.
+    NcsnV2Deepest,
     /// An encoder and a decoder with group norm, for one noise level and three channels. This and those below are networks of
     /// the sliced-score-matching experiments.
     ResScore,
@@ -28,6 +36,74 @@ pub enum Architecture {
     /// Four linear layers, for 10 pixels.
     MlpScore,
 }
+
+/// The stages of a RefineNet: how many there are, and how often they halve the size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Four, one of which halves the size.
+    Ncsn,
+    /// Five, two of which do.
+    Deeper,
+    /// Six, three of which do.
+    Deepest,
+}
+
+/// One of the networks of the sliced-score-matching experiments; they are not given the noise level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see Architecture, which has the same names")]
+pub enum ScoreNet {
+    ResScore,
+    ResNetScore,
+    UNetScore,
+    UNetResScore,
+    Score,
+    SmallScore,
+    MlpScore,
+}
+
+/// What an [`Architecture`] stands for.
+#[derive(Clone, Copy)]
+enum Family {
+    RefineNet { form: Form, is_conditional: bool, norm: NormKind, pool: Pool },
+    ScoreNet(ScoreNet),
+}
+
+/// An architecture: what it is, the sides of its images ([`Sizes`]), and what its width is a multiple of.
+struct Row {
+    architecture: Architecture,
+    family: Family,
+    sizes: [usize; 3],
+    width_multiple: usize,
+}
+
+/// Each halving needs an even size, and linear layers one size.
+const ROWS: [Row; 13] = {
+    use {Architecture as A, Family as F, Form::*, NormKind::*, Pool::*, ScoreNet as S};
+    const fn net(form: Form, is_conditional: bool, norm: NormKind, pool: Pool) -> Family {
+        Family::RefineNet { form, is_conditional, norm, pool }
+    }
+    const fn row(architecture: A, family: F, sizes: [usize; 3], width_multiple: usize) -> Row {
+        Row { architecture, family, sizes, width_multiple }
+    }
+    const MANY: usize = usize::MAX;
+    [
+        row(A::Ncsn, net(Ncsn, true, InstanceNormPlus, Mean), [2, 2, MANY], 1),
+        row(A::Deeper, net(Deeper, true, InstanceNorm, Mean), [4, 4, MANY], 1),
+        row(A::Baseline, net(Ncsn, false, InstanceNormPlus, Mean), [2, 2, MANY], 1),
+        row(A::NcsnV2, net(Ncsn, false, InstanceNormPlus, Max), [2, 2, MANY], 1),
+        row(A::NcsnV2Deeper, net(Deeper, false, InstanceNormPlus, Max), [4, 4, MANY], 1),
+        row(A::NcsnV2Deepest, net(Deepest, false, InstanceNormPlus, Max), [8, 8, MANY], 1),
+        row(A::ResScore, F::ScoreNet(S::ResScore), [4, 4, MANY], 8),
+        // Borders of three pixels are mirrored.
+        row(A::ResNetScore, F::ScoreNet(S::ResNetScore), [2, 4, MANY], 1),
+        row(A::UNetScore, F::ScoreNet(S::UNetScore), [16, 16, 32], 1),
+        // As are borders of one pixel, where 16 pixels would be one.
+        row(A::UNetResScore, F::ScoreNet(S::UNetResScore), [16, 32, MANY], 1),
+        row(A::Score, F::ScoreNet(S::Score), [28, 28, 28], 4),
+        row(A::SmallScore, F::ScoreNet(S::SmallScore), [10, 10, 10], 1),
+        row(A::MlpScore, F::ScoreNet(S::MlpScore), [10, 10, 10], 1),
+    ]
+};
 
 /// The sides that images may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +123,8 @@ impl Sizes {
     }
 }
 
-impl std::fmt::Display for Sizes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { multiple, smallest, largest } = self;
         match (smallest, largest) {
             _ if smallest == largest => write!(f, "{smallest}"),
@@ -60,213 +136,293 @@ impl std::fmt::Display for Sizes {
 }
 
 impl Architecture {
-    /// The sides that its images may have: each halving needs an even size, and linear layers one size.
+    fn row(self) -> &'static Row {
+        ROWS.iter().find(|row| row.architecture == self).expect("every architecture has a row")
+    }
+
+    /// The sides that its images may have.
     pub fn sizes(self) -> Sizes {
-        let (multiple, smallest, largest) = match self {
-            Self::Ncsn | Self::Baseline => (2, 2, usize::MAX),
-            Self::Deeper | Self::ResScore => (4, 4, usize::MAX),
-            // Borders of three pixels are mirrored.
-            Self::ResNetScore => (2, 4, usize::MAX),
-            Self::UNetScore => (16, 16, 32),
-            // As are borders of one pixel, where 16 pixels would be one.
-            Self::UNetResScore => (16, 32, usize::MAX),
-            Self::Score => (28, 28, 28),
-            Self::SmallScore | Self::MlpScore => (10, 10, 10),
-        };
+        let [multiple, smallest, largest] = self.row().sizes;
         Sizes { multiple, smallest, largest }
     }
 
     /// What the width must be a multiple of, for groups of channels.
     pub fn width_multiple(self) -> usize {
-        match self {
-            Self::ResScore => 8,
-            Self::Score => 4,
-            _ => 1,
-        }
+        self.row().width_multiple
     }
 
-    /// Whether the network is given the noise level; one that is not knows a single level.
+    /// Whether the network is given the noise level.
     pub fn is_conditional(self) -> bool {
-        matches!(self, Architecture::Ncsn | Architecture::Deeper)
+        matches!(self.row().family, Family::RefineNet { is_conditional: true, .. })
+    }
+
+    /// The network of these dimensions, with the options that the published one has.
+    pub fn network(self, dimensions: Dimensions) -> NetworkConfig {
+        let Dimensions { channels, width, size, n_levels } = dimensions;
+        match self.row().family {
+            Family::RefineNet { form, is_conditional, norm, pool } => NetworkConfig::RefineNet(RefineNetConfig {
+                form,
+                channels,
+                width,
+                levels: is_conditional.then_some(n_levels),
+                norm,
+                activation: Activation::Elu,
+                pool,
+                input: InputRange::Unit,
+            }),
+            Family::ScoreNet(net) => NetworkConfig::ScoreNet(ScoreNetConfig { net, channels, width, size }),
+        }
     }
 }
 
 /// The range of the network's input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum InputRange {
     /// Pixels in [0, 1], which the network maps to 2x − 1.
+    #[default]
     Unit,
-    /// Logits, used as they are.
+    /// Logits, or pixels in [−1, 1], used as they are.
     Logit,
 }
 
-/// Everything that determines a network's parameters and its output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkConfig {
-    /// Which network.
-    pub architecture: Architecture,
+/// What all networks have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dimensions {
     /// Channels of the images.
     pub channels: usize,
-    /// What the numbers of features of all stages are multiples of: [`Architecture::width_key`] in the published program.
+    /// What the numbers of features of all stages are multiples of: `ngf` or `nef` in the published program.
     /// MLPScore's are fixed.
     pub width: usize,
     /// The side of the images, which UNetScore is built for; the others take what [`Architecture::sizes`] allows.
     pub size: usize,
-    /// Noise levels; `num_classes` in the published program.
+    /// Noise levels, of a network that is given them; `num_classes` in the published program.
     pub n_levels: usize,
+}
+
+/// A RefineNet with dilated residual blocks: NCSN, its deeper form and its baseline (Song & Ermon 2019, appendix A), and the three
+/// networks of NCSNv2 (Song & Ermon 2020, appendix B).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefineNetConfig {
+    /// Its stages.
+    pub form: Form,
+    /// Channels of the images.
+    pub channels: usize,
+    /// Features of the first stage; `ngf` in the published programs.
+    pub width: usize,
+    /// How many noise levels its norms have scales for; `None` for a network that is not given the level.
+    pub levels: Option<usize>,
+    /// Its normalisation.
+    pub norm: NormKind,
+    /// Its activation.
+    pub activation: Activation,
+    /// Chained residual pooling. A network that pools by means has norms in its refine blocks (NCSN), one that pools by maxima has
+    /// none there (NCSNv2).
+    pub pool: Pool,
     /// The range of its input.
     pub input: InputRange,
 }
 
-impl NetworkConfig {
-    /// The sides that its images may have.
-    pub fn sizes(&self) -> Sizes {
-        match self.architecture {
-            Architecture::UNetScore => Sizes { smallest: self.size, largest: self.size, ..self.architecture.sizes() },
-            other => other.sizes(),
+/// A network of the sliced-score-matching experiments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScoreNetConfig {
+    /// Which of them.
+    pub net: ScoreNet,
+    /// Channels of the images.
+    pub channels: usize,
+    /// Features of the first stage, see [`Dimensions::width`].
+    pub width: usize,
+    /// The side of the images.
+    pub size: usize,
+}
+
+/// Everything that determines a network's parameters and its output, a variant a family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkConfig {
+    /// NCSN and NCSNv2.
+    RefineNet(RefineNetConfig),
+    /// The networks of the sliced-score-matching experiments.
+    ScoreNet(ScoreNetConfig),
+}
+
+impl RefineNetConfig {
+    /// NCSN's network (Song & Ermon 2019) for `n_levels` noise levels.
+    pub fn ncsn(channels: usize, width: usize, n_levels: usize) -> Self {
+        let (form, norm, activation) = (Form::Ncsn, NormKind::InstanceNormPlus, Activation::Elu);
+        let (levels, input) = (Some(n_levels), InputRange::Unit);
+        Self { form, channels, width, levels, norm, activation, pool: Pool::Mean, input }
+    }
+
+    /// NCSNv2's network (Song & Ermon 2020) of the given form.
+    pub fn ncsnv2(form: Form, channels: usize, width: usize) -> Self {
+        Self { form, levels: None, pool: Pool::Max, ..Self::ncsn(channels, width, 1) }
+    }
+
+    /// The normalisation of its refine blocks.
+    pub(super) fn refine_norm(&self) -> NormKind {
+        match self.pool {
+            Pool::Mean => self.norm,
+            Pool::Max => NormKind::NoNorm,
         }
     }
 
     /// Whether such a network can be built.
     ///
     /// # Errors
-    /// On zero channels or levels, a width below 2 (instance norm++ takes the variance over channels), or what the
-    /// architecture cannot do.
+    /// On zero channels or levels, a width below 2 (instance norm++ takes the variance over channels), or a form that has no name.
     pub fn check(&self) -> Result<()> {
-        let Self { channels, width, n_levels, .. } = self;
-        if *channels == 0 || *n_levels == 0 || *width < 2 {
+        let Self { form, channels, width, levels, pool, .. } = self;
+        if *channels == 0 || *levels == Some(0) || *width < 2 {
+            let n_levels = levels.unwrap_or(1);
             return Err(Error::Usage(format!(
                 "a network needs channels ≥ 1, levels ≥ 1 and width ≥ 2, found {channels}, {n_levels} and {width}"
             )));
         }
-        if self.architecture == Architecture::ResScore && *channels != 3 {
-            return Err(Error::Usage(format!("ResScore needs 3 channels, found {channels}")));
-        }
-        let multiple = self.architecture.width_multiple();
-        if !width.is_multiple_of(multiple) {
-            let name = self.architecture;
-            return Err(Error::Usage(format!(
-                "{name:?} needs a width that is a multiple of {multiple}, found {width}"
-            )));
-        }
-        if self.architecture == Architecture::UNetScore && !self.architecture.sizes().contains(self.size) {
-            return Err(Error::Usage(format!("UNetScore needs images of 16 or 32 pixels, found {}", self.size)));
+        if self.architecture().is_none() {
+            let levels = if levels.is_some() { "with" } else { "without" };
+            let message = format!(
+                "found a RefineNet of the form {form:?} {levels} levels that pools by {pool:?}, expected NCSN's (with levels, Ncsn or \
+                 Deeper, Mean), its baseline's (without, Ncsn, Mean) or NCSNv2's (without, any, Max)"
+            );
+            return Err(Error::Usage(message));
         }
         Ok(())
     }
 
-    /// Reads the configuration off the shapes of a network's parameters, under their published names.
+    /// What it is called; `None` for what no program has published.
+    fn architecture(&self) -> Option<Architecture> {
+        let is_this = |row: &&Row| match row.family {
+            Family::RefineNet { form, is_conditional, pool, .. } => {
+                (form, is_conditional, pool) == (self.form, self.levels.is_some(), self.pool)
+            }
+            Family::ScoreNet(_) => false,
+        };
+        Some(ROWS.iter().find(is_this)?.architecture)
+    }
+}
+
+impl ScoreNetConfig {
+    /// Whether such a network can be built.
     ///
     /// # Errors
-    /// When a parameter that tells it is missing or has an impossible shape.
-    pub fn from_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>, input: InputRange) -> Result<Self> {
-        let wanted = |name: &str, rank: usize| match shape(name) {
-            Some(dims) if dims.len() == rank => Ok(dims),
-            Some(dims) => {
-                Err(Error::Usage(format!("{name} has shape {}, expected {rank} dimensions", shown_shape(&dims))))
-            }
-            None => Err(Error::Usage(format!("found no tensor {name}: these are not the weights of an NCSN"))),
-        };
-        if shape("deconvs.5.weight").is_some() {
-            let width = wanted("convs.0.weight", 4)?[0];
-            // The largest of its tensors bounds what the network will take.
-            let (name, expected) = ("convs.5.main.0.weight", [width.saturating_mul(4); 2].to_vec());
-            let found = wanted(name, 4)?;
-            if found[..2] != expected {
-                return Err(Error::Usage(format!("{name} has shape {found:?}, expected {expected:?} channels")));
-            }
-            let architecture = Architecture::ResScore;
-            let config =
-                Self { architecture, channels: 3, width, size: architecture.sizes().smallest, n_levels: 1, input };
-            config.check()?;
-            return Ok(config);
+    /// On zero channels, a width below 2, or what the architecture cannot do.
+    pub fn check(&self) -> Result<()> {
+        let Self { net, channels, width, size } = self;
+        if *channels == 0 || *width < 2 {
+            return Err(Error::Usage(format!(
+                "a network needs channels ≥ 1 and width ≥ 2, found {channels} and {width}"
+            )));
         }
-        if let Some(config) = Self::from_shapes_of_sequences(&shape, input)? {
-            return Ok(config);
+        if *net == ScoreNet::ResScore && *channels != 3 {
+            return Err(Error::Usage(format!("ResScore needs 3 channels, found {channels}")));
         }
-        let begin = wanted("begin_conv.weight", 4)?;
-        let [width, channels] = [begin[0], begin[1]];
-        let (architecture, n_levels, scales) = if shape("normalizer.gamma").is_some() {
-            (Architecture::Baseline, 1, ("normalizer.gamma", vec![width]))
-        } else {
-            let n_levels = wanted("normalizer.embed.weight", 2)?[0];
-            let (architecture, columns) = match shape("res5.0.conv1.weight") {
-                Some(_) => (Architecture::Deeper, 2),
-                None => (Architecture::Ncsn, 3),
-            };
-            (architecture, n_levels, ("normalizer.embed.weight", vec![n_levels, width.saturating_mul(columns)]))
-        };
-        let config = Self { architecture, channels, width, size: architecture.sizes().smallest, n_levels, input };
-        // A network is about a hundred of each of these two: what they claim and hold bounds what it will take.
-        for (name, expected) in [("res1.0.conv1.weight", vec![width, width, 3, 3]), scales] {
-            let found = wanted(name, expected.len())?;
-            if found != expected {
-                return Err(Error::Usage(format!("{name} has shape {found:?}, expected {expected:?}")));
-            }
+        let multiple = self.architecture().width_multiple();
+        if !width.is_multiple_of(multiple) {
+            return Err(Error::Usage(format!("{net:?} needs a width that is a multiple of {multiple}, found {width}")));
         }
-        config.check()?;
-        Ok(config)
+        if *net == ScoreNet::UNetScore && !self.architecture().sizes().contains(*size) {
+            return Err(Error::Usage(format!("UNetScore needs images of 16 or 32 pixels, found {size}")));
+        }
+        Ok(())
     }
 
-    /// [`Self::from_shapes`] for the networks whose parameters are numbered members of sequences; `None` for others.
-    fn from_shapes_of_sequences(
-        shape: &impl Fn(&str) -> Option<Vec<usize>>,
-        input: InputRange,
-    ) -> Result<Option<Self>> {
-        let rank = |name: &str, rank: usize| shape(name).filter(|dims| dims.len() == rank);
-        let below = |level: &str| shape(&format!("{level}.model.1.weight")).is_some();
-        // The name tells the architecture; the first weight's output features are so many times the width.
-        let (architecture, name, factor) = if shape("model.17.weight").is_some() {
-            (Architecture::ResNetScore, "model.1.weight", 2)
-        } else if shape("model.model.8.conv_block.5.weight").is_some() {
-            (Architecture::UNetResScore, "model.model.0.weight", 2)
-        } else if below("model.model.1") {
-            (Architecture::UNetScore, "model.model.0.weight", 2)
-        } else if shape("u_net.15.weight").is_some() {
-            (Architecture::Score, "u_net.0.weight", 1)
-        } else if shape("u_net.9.weight").is_some() {
-            (Architecture::SmallScore, "u_net.0.weight", 4)
-        } else if shape("main.9.weight").is_some() {
-            let dims = rank("main.0.weight", 2).filter(|dims| dims[1].is_multiple_of(100));
-            let dims = dims.ok_or_else(|| Error::Usage("main.0.weight is not that of an MLPScore".into()))?;
-            let (architecture, channels) = (Architecture::MlpScore, dims[1] / 100);
-            let config = Self { architecture, channels, width: MLP_WIDTH, size: 10, n_levels: 1, input };
-            config.check()?;
-            return Ok(Some(config));
-        } else {
-            return Ok(None);
-        };
-        let dims = rank(name, 4).filter(|dims| dims[0].is_multiple_of(factor));
-        let dims = dims.ok_or_else(|| Error::Usage(format!("{name} is not that of a network we know")))?;
-        let deep = below("model.model.1.model.3.model.3.model.3");
-        let size = if deep { 32 } else { architecture.sizes().smallest };
-        let config = Self { architecture, channels: dims[1], width: dims[0] / factor, size, n_levels: 1, input };
-        // The largest tensor bounds what the network will take.
-        let Self { width, channels, .. } = config;
-        let times = |n: usize| width.saturating_mul(n);
-        let pixels = |side: usize| channels.saturating_mul(side * side);
-        let (name, expected) = match architecture {
-            Architecture::ResNetScore => ("model.7.conv_block.1.weight", vec![times(4), times(4), 3, 3]),
-            Architecture::UNetScore => ("model.model.1.model.3.model.5.weight", vec![times(16), times(4), 4, 4]),
-            Architecture::UNetResScore => ("model.model.4.model.5.model.7.weight", vec![times(16), times(4), 4, 4]),
-            Architecture::SmallScore => ("fc.0.weight", vec![256, pixels(10)]),
-            _ => ("fc.0.weight", vec![1024, pixels(28)]),
-        };
-        match shape(name) {
-            Some(found) if found == expected => {}
-            found => {
-                let found = found.map_or("no such tensor".to_string(), |found| shown_shape(&found));
-                return Err(Error::Usage(format!("{name}: found {found}, expected {expected:?}")));
+    fn architecture(&self) -> Architecture {
+        let is_this = |row: &&Row| matches!(row.family, Family::ScoreNet(net) if net == self.net);
+        ROWS.iter().find(is_this).expect("every network has a row").architecture
+    }
+}
+
+impl NetworkConfig {
+    /// What it is called.
+    ///
+    /// # Panics
+    /// If it is not one that [`Self::check`] lets pass.
+    pub fn architecture(&self) -> Architecture {
+        match self {
+            Self::RefineNet(config) => config.architecture().expect("a network that was checked"),
+            Self::ScoreNet(config) => config.architecture(),
+        }
+    }
+
+    /// Channels of the images.
+    pub fn channels(&self) -> usize {
+        match self {
+            Self::RefineNet(config) => config.channels,
+            Self::ScoreNet(config) => config.channels,
+        }
+    }
+
+    /// See [`Dimensions::width`].
+    pub fn width(&self) -> usize {
+        match self {
+            Self::RefineNet(config) => config.width,
+            Self::ScoreNet(config) => config.width,
+        }
+    }
+
+    /// The same network with another width.
+    pub fn with_width(self, width: usize) -> Self {
+        match self {
+            Self::RefineNet(config) => Self::RefineNet(RefineNetConfig { width, ..config }),
+            Self::ScoreNet(config) => Self::ScoreNet(ScoreNetConfig { width, ..config }),
+        }
+    }
+
+    /// The same network with another range of its input; those of the sliced-score-matching experiments have one that is fixed.
+    pub fn with_input(self, input: InputRange) -> Self {
+        match self {
+            Self::RefineNet(config) => Self::RefineNet(RefineNetConfig { input, ..config }),
+            Self::ScoreNet(_) => self,
+        }
+    }
+
+    /// How many noise levels it is given; `None` for a network that is not given the level.
+    pub fn levels(&self) -> Option<usize> {
+        match self {
+            Self::RefineNet(config) => config.levels,
+            Self::ScoreNet(_) => None,
+        }
+    }
+
+    /// The sides that its images may have.
+    pub fn sizes(&self) -> Sizes {
+        let sizes = self.architecture().sizes();
+        match self {
+            Self::ScoreNet(ScoreNetConfig { net: ScoreNet::UNetScore, size, .. }) => {
+                Sizes { smallest: *size, largest: *size, ..sizes }
             }
+            _ => sizes,
         }
-        if architecture == Architecture::SmallScore && rank("u_net.3.weight", 4).is_none_or(|d| d[0] != times(8)) {
-            return Err(Error::Usage("u_net.3.weight is not that of a SmallScore".into()));
+    }
+
+    /// What the shapes of its weights do not tell.
+    pub fn untold(&self) -> Untold {
+        match self {
+            Self::RefineNet(RefineNetConfig { norm, activation, input, .. }) => {
+                Untold { norm: *norm, activation: *activation, input: *input }
+            }
+            Self::ScoreNet(_) => Untold::default(),
         }
-        if architecture == Architecture::Score && rank("u_net.6.weight", 4).is_none_or(|d| d[0] != times(4)) {
-            return Err(Error::Usage("u_net.6.weight is not that of a Score".into()));
+    }
+
+    /// Whether the weights of `other` are those of this network. Most take images of any size.
+    pub fn has_weights_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::ScoreNet(own), Self::ScoreNet(other)) => {
+                ScoreNetConfig { size: other.size, ..own.clone() } == *other
+            }
+            _ => self == other,
         }
-        config.check()?;
-        Ok(Some(config))
+    }
+
+    /// Whether such a network can be built.
+    ///
+    /// # Errors
+    /// As [`RefineNetConfig::check`] and [`ScoreNetConfig::check`].
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::RefineNet(config) => config.check(),
+            Self::ScoreNet(config) => config.check(),
+        }
     }
 }
 

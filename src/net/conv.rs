@@ -1,12 +1,12 @@
-//! Convolutions, alone and followed by a mean over 2×2 cells.
+//! Convolutions, alone and followed by a mean over 2×2 cells, and transposed convolutions.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use ncsn_kernels::filter::Filter;
-use ncsn_kernels::ops::conv::{Conv, conv2d};
+use ncsn_kernels::ops::conv::{Conv, conv_transpose2d, conv2d};
 use ncsn_kernels::ops::pixels::separable;
 
-use super::{Dual, uniform};
+use super::{Dual, Work, uniform};
 use crate::device::upload;
 use crate::noise::Stream;
 
@@ -85,6 +85,15 @@ impl Conv2d {
         };
         Dual { value: conv2d(x.value, weight, self.bias.as_ref().map(Param::val), residual, conv), tangent }
     }
+
+    /// What it does for one image; `side` is that of the input before, and of the output after.
+    pub(super) fn work(&self, side: &mut usize) -> Work {
+        let [n_out, n_in, kernel, _] = self.weight.dims();
+        let n_read = n_in * *side * *side;
+        *side = (*side + 2 * self.padding - self.dilation * (kernel - 1) - 1) / self.stride + 1;
+        let n_pixels = *side * *side;
+        Work { multiply_adds: n_out * n_in * kernel * kernel * n_pixels, numbers: n_read + n_out * n_pixels }
+    }
 }
 
 /// A convolution followed by the mean of each 2×2 cell, which halves the size.
@@ -104,9 +113,71 @@ impl MeanPoolConv {
             _ => self.conv.forward(x).linear(mean_of_cells),
         }
     }
+
+    /// What its convolution does for one image, at full size as it is published; `side` is halved.
+    pub(super) fn work(&self, side: &mut usize) -> Work {
+        let work = self.conv.work(side);
+        *side /= 2;
+        work
+    }
 }
 
 fn mean_of_cells(x: Tensor<4>) -> Tensor<4> {
     let [.., height, width] = x.dims();
     separable(x, Filter::cell_mean(height, 2), Filter::cell_mean(width, 2))
+}
+
+/// A transposed square convolution.
+#[derive(Module, Debug)]
+pub struct ConvTranspose2d {
+    /// `[in, out, k, k]`
+    pub weight: Param<Tensor<4>>,
+    /// `[out]`
+    pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    stride: usize,
+    #[module(skip)]
+    padding: usize,
+    #[module(skip)]
+    output_padding: usize,
+}
+
+impl ConvTranspose2d {
+    /// 3×3, which keeps the size (stride 1) or doubles it (stride 2).
+    pub fn new(n_in: usize, n_out: usize, stride: usize, noise: &mut Stream, device: &Device) -> Self {
+        Self::general(n_in, n_out, [3, stride, 1, stride - 1], noise, device)
+    }
+
+    /// Weights and bias from U(±1/√(k²·out)): PyTorch takes the second dimension for the fan-in.
+    pub fn general(
+        n_in: usize,
+        n_out: usize,
+        [kernel, stride, padding, output_padding]: [usize; 4],
+        noise: &mut Stream,
+        device: &Device,
+    ) -> Self {
+        let fan_in = kernel * kernel * n_out;
+        let weight = upload(uniform(n_in * fan_in, fan_in, noise), [n_in, n_out, kernel, kernel], device);
+        let bias = upload(uniform(n_out, fan_in, noise), [n_out], device);
+        let (weight, bias) = (Param::from_tensor(weight), Param::from_tensor(bias));
+        Self { weight, bias, stride, padding, output_padding }
+    }
+
+    /// # Shapes
+    /// `[batch, in, h, w]` → `[batch, out, …]`, each side stride·(h − 1) + k − 2·padding + output padding.
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        let weight = self.weight.val();
+        let conv = Conv { stride: self.stride, padding: [self.padding; 2], dilation: 1 };
+        let tangent = x.tangent.map(|t| conv_transpose2d(t, weight.clone(), None, conv, self.output_padding));
+        Dual { value: conv_transpose2d(x.value, weight, Some(self.bias.val()), conv, self.output_padding), tangent }
+    }
+
+    /// What it does for one image; `side` is that of the input before, and of the output after.
+    pub(super) fn work(&self, side: &mut usize) -> Work {
+        let [n_in, n_out, kernel, _] = self.weight.dims();
+        let n_pixels = *side * *side;
+        *side = self.stride * (*side - 1) + kernel + self.output_padding - 2 * self.padding;
+        let multiply_adds = n_in * n_out * kernel * kernel * n_pixels;
+        Work { multiply_adds, numbers: n_in * n_pixels + n_out * *side * *side }
+    }
 }

@@ -1,41 +1,10 @@
 //! A multi-layer perceptron, for points in the plane.
 
-use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, activation};
-use ncsn_kernels::ops::conv::linear;
+use burn::module::Module;
+use burn::tensor::{Device, activation};
 
-use super::{Dual, uniform};
-use crate::device::upload;
+use super::{Dual, Linear, Work};
 use crate::noise::Stream;
-
-/// x·Wᵀ + b.
-#[derive(Module, Debug)]
-pub struct Linear {
-    /// `[out, in]`
-    pub weight: Param<Tensor<2>>,
-    /// `[out]`
-    pub bias: Param<Tensor<1>>,
-}
-
-impl Linear {
-    /// Weights and bias from U(±1/√in), PyTorch's default.
-    pub fn new(n_in: usize, n_out: usize, noise: &mut Stream, device: &Device) -> Self {
-        let weight = uniform(n_in * n_out, n_in, noise);
-        let bias = uniform(n_out, n_in, noise);
-        Self {
-            weight: Param::from_tensor(upload(weight, [n_out, n_in], device)),
-            bias: Param::from_tensor(upload(bias, [n_out], device)),
-        }
-    }
-
-    /// # Shapes
-    /// `[batch, in]` → `[batch, out]`
-    pub fn forward(&self, x: Dual<2>) -> Dual<2> {
-        let weight = self.weight.val();
-        let bias = self.bias.val().reshape([1, -1]);
-        x.linear(|x| linear(x, weight.clone())) + Dual::from(bias)
-    }
-}
 
 /// Linear layers with softplus between them; published as a sequence, in which a softplus takes a number too.
 #[derive(Module, Debug)]
@@ -55,6 +24,19 @@ impl Mlp {
     pub fn forward(&self, x: Dual<2>) -> Dual<2> {
         let (last, hidden) = self.layers.split_last().expect("a perceptron has layers");
         last.forward(hidden.iter().fold(x, |h, layer| softplus(layer.forward(h))))
+    }
+
+    /// What its layers do for one point.
+    pub fn work(&self) -> Work {
+        self.layers.iter().map(Linear::work).sum()
+    }
+}
+
+/// `layers.1` → `2`: every other member of the published sequence is a softplus.
+pub(super) fn published(path: &[&str]) -> Option<(usize, String)> {
+    match path {
+        ["layers", layer, ..] => Some((2, (2 * layer.parse::<usize>().ok()?).to_string())),
+        _ => None,
     }
 }
 

@@ -3,32 +3,46 @@
 //! Field order is the published program's registration order, so that [`params::visit`] walks the parameters in the
 //! order of its `model.parameters()`, under its names.
 
+mod activation;
+mod buffer;
 mod config;
 mod conv;
 mod dual;
 mod inception;
+mod linear;
 mod mlp;
+mod names;
 mod network;
 mod norm;
 pub mod params;
+mod recognise;
 mod refine;
 mod refinenet;
 mod residual;
 mod resscore;
 mod scorenets;
+mod work;
 
-pub use config::{Architecture, InputRange, MLP_WIDTH, NetworkConfig, Sizes};
-pub use conv::{Conv2d, MeanPoolConv};
+pub use activation::{Activation, elu};
+pub use buffer::Buffer;
+pub use config::{
+    Architecture, Dimensions, Form, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig, ScoreNet, ScoreNetConfig,
+    Sizes,
+};
+pub use conv::{Conv2d, ConvTranspose2d, MeanPoolConv};
 pub use dual::Dual;
 pub use inception::{Inception, InceptionMaps, global_mean};
-pub use mlp::{Linear, Mlp, softplus};
+pub use linear::Linear;
+pub use mlp::{Mlp, softplus};
 pub use network::Network;
-pub use norm::{Norm, NormKind};
-pub use refine::{ChainedPool, Fusion, RefineBlock, ResidualConvUnit, average_pool_5};
+pub use norm::{GroupNorm, LayerNorm, Norm, NormKind};
+pub use recognise::Untold;
+pub use refine::{ChainedPool, Fusion, Pool, RefineBlock, ResidualConvUnit, average_pool_5, max_pool_5};
 pub use refinenet::RefineNet;
 pub use residual::{Resample, ResidualBlock};
-pub use resscore::{ConvTranspose2d, GroupNorm, GroupNormBlock, ResScore, Side};
-pub use scorenets::{DenseScore, LayerNorm, ResNetScore, UNetScore};
+pub use resscore::{GroupNormBlock, ResScore, Side};
+pub use scorenets::{DenseScore, ResNetScore, UNetScore};
+pub use work::Work;
 
 use burn::tensor::{Device, Tensor};
 
@@ -76,13 +90,19 @@ backbones! {
     Mlp: 2, |net, x, _| net.forward(x);
 }
 
-/// What every block of a network is made with.
+/// What every block of a RefineNet is made with.
 #[derive(Debug)]
 pub struct Parts<'a> {
-    /// The normalisation used everywhere.
+    /// The normalisation of the residual blocks, and of the network's end.
     pub norm: NormKind,
-    /// Rows of its table.
-    pub n_levels: usize,
+    /// That of the refine blocks.
+    pub refine_norm: NormKind,
+    /// Rows of its tables; `None` for scales without levels.
+    pub n_levels: Option<usize>,
+    /// The activation used everywhere.
+    pub activation: Activation,
+    /// What chained residual pooling takes of its windows.
+    pub pool: Pool,
     /// Where initial weights come from.
     pub noise: &'a mut Stream,
     /// Where they go to.
@@ -92,6 +112,10 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     fn norm(&mut self, n_features: usize) -> Norm {
         Norm::new(self.norm, n_features, self.n_levels, self.noise, self.device)
+    }
+
+    fn refine_norm(&mut self, n_features: usize) -> Norm {
+        Norm::new(self.refine_norm, n_features, self.n_levels, self.noise, self.device)
     }
 
     fn conv(&mut self, n_in: usize, n_out: usize, kernel: usize, dilation: usize, bias: bool) -> Conv2d {
@@ -106,10 +130,4 @@ fn uniform(n: usize, fan_in: usize, noise: &mut Stream) -> Vec<f32> {
     noise.uniform(&mut values);
     values.iter_mut().for_each(|u| *u = bound * (2.0 * *u - 1.0));
     values
-}
-
-/// ELU with α = 1: x for x > 0, eˣ − 1 otherwise.
-pub fn elu<const D: usize>(x: Dual<D>) -> Dual<D> {
-    // e^min(x, 0) is the derivative.
-    x.map(ncsn_kernels::ops::pixels::elu, |x, _| x.clamp_max(0.0).exp())
 }

@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{Architecture, DenseScore, Dual, NetworkConfig, RefineNet, ResNetScore, ResScore, UNetScore};
+use super::{
+    DenseScore, Dual, NetworkConfig, RefineNet, ResNetScore, ResScore, ScoreNet, ScoreNetConfig, UNetScore, Work,
+};
 use crate::error::Result;
 use crate::noise::Stream;
 
@@ -11,11 +13,11 @@ use crate::noise::Stream;
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "a program has a few of them")]
 pub enum Network {
-    /// Conditional on the noise level, or the baseline.
+    /// The networks of NCSN and NCSNv2.
     RefineNet(RefineNet),
-    /// Of the sliced-score-matching experiments.
+    /// ResScore; this and those below are of the sliced-score-matching experiments.
     ResScore(ResScore),
-    /// Of those too.
+    /// ResNetScore.
     ResNetScore(ResNetScore),
     /// UNetScore and UNetResScore.
     UNetScore(UNetScore),
@@ -30,28 +32,26 @@ impl Network {
     /// When the configuration is impossible, see [`NetworkConfig::check`].
     pub fn new(config: &NetworkConfig, noise: &mut Stream, device: &Device) -> Result<Self> {
         config.check()?;
-        let NetworkConfig { architecture, channels, width, size, .. } = *config;
-        Ok(match architecture {
-            Architecture::Ncsn | Architecture::Deeper | Architecture::Baseline => {
-                Self::RefineNet(RefineNet::new(config, noise, device)?)
-            }
-            Architecture::ResScore => Self::ResScore(ResScore::new(width, noise, device)),
-            Architecture::ResNetScore => Self::ResNetScore(ResNetScore::new(channels, width, noise, device)),
-            Architecture::UNetScore => {
+        let &ScoreNetConfig { net, channels, width, size } = match config {
+            NetworkConfig::RefineNet(config) => return RefineNet::new(config, noise, device).map(Self::RefineNet),
+            NetworkConfig::ScoreNet(config) => config,
+        };
+        Ok(match net {
+            ScoreNet::ResScore => Self::ResScore(ResScore::new(width, noise, device)),
+            ScoreNet::ResNetScore => Self::ResNetScore(ResNetScore::new(channels, width, noise, device)),
+            ScoreNet::UNetScore => {
                 Self::UNetScore(UNetScore::new(channels, width, size.ilog2() as usize, noise, device))
             }
-            Architecture::UNetResScore => {
-                Self::UNetScore(UNetScore::with_residual_blocks(channels, width, noise, device))
-            }
-            Architecture::Score => Self::DenseScore(DenseScore::score(channels, width, noise, device)),
-            Architecture::SmallScore => Self::DenseScore(DenseScore::small_score(channels, width, noise, device)),
-            Architecture::MlpScore => Self::DenseScore(DenseScore::mlp_score(channels, noise, device)),
+            ScoreNet::UNetResScore => Self::UNetScore(UNetScore::with_residual_blocks(channels, width, noise, device)),
+            ScoreNet::Score => Self::DenseScore(DenseScore::score(channels, width, noise, device)),
+            ScoreNet::SmallScore => Self::DenseScore(DenseScore::small_score(channels, width, noise, device)),
+            ScoreNet::MlpScore => Self::DenseScore(DenseScore::mlp_score(channels, noise, device)),
         })
     }
 
     /// # Shapes
     /// `x`: `[batch, channels, height, width]`; `labels`: `[batch]`, level indices, which unconditional networks ignore →
-    /// the score, as `x`.
+    /// the network's output, as `x`: the score, or of NCSNv2 the score times σ.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
         match self {
             Self::RefineNet(net) => net.forward(x, labels),
@@ -59,6 +59,17 @@ impl Network {
             Self::ResNetScore(net) => net.forward(x),
             Self::UNetScore(net) => net.forward(x),
             Self::DenseScore(net) => net.forward(x),
+        }
+    }
+
+    /// What its convolutions and linear layers do for one image of `side` × `side` pixels.
+    pub fn work(&self, side: usize) -> Work {
+        match self {
+            Self::RefineNet(net) => net.work(side),
+            Self::ResScore(net) => net.work(side),
+            Self::ResNetScore(net) => net.work(side),
+            Self::UNetScore(net) => net.work(side),
+            Self::DenseScore(net) => net.work(side),
         }
     }
 }

@@ -1,23 +1,27 @@
-//! Instance normalisation, plain and ++, with scales by noise level or without (Song & Ermon 2019, appendix A.1).
+//! Normalisations: of instances, plain and ++, with scales by noise level or without (Song & Ermon 2019, appendix A.1); of groups
+//! of channels; of layers.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use ncsn_kernels::ops::has_kernels;
-use ncsn_kernels::ops::norm::{Activation, instance_norm};
+use ncsn_kernels::ops::norm::{Activation as Fused, instance_norm};
 
-use super::{Dual, elu};
+use super::{Activation, Dual};
 use crate::device::upload;
 use crate::noise::Stream;
 
-/// Which normalisation a network uses everywhere.
+/// A normalisation of each channel of each image, without its scales. With levels, its scales are rows of a table; without, they are
+/// the same for all images (Song & Ermon 2019, appendix A.1; 2020, appendix B).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// Conditional instance norm++, which keeps the channels' means: table rows (γ, α, β).
-    ConditionalPlus,
-    /// Conditional instance norm: table rows (γ, β).
-    Conditional,
-    /// Instance norm++ with one γ, α and β for all levels.
-    Plus,
+    /// Instance norm++, which keeps the channels' means: γ·(h + α·μ̂) + β.
+    InstanceNormPlus,
+    /// Instance norm: h has mean 0 and (biased) variance 1 over the pixels. With levels γ·h + β, without h alone.
+    InstanceNorm,
+    /// Division by the (unbiased) standard deviation over the pixels; the mean stays. α·x/√(v + 1e-5).
+    VarianceNorm,
+    /// No normalisation. With levels γ·x + β, without x alone.
+    NoNorm,
 }
 
 /// A table with one row a noise level.
@@ -27,31 +31,19 @@ pub struct Embedding {
     pub weight: Param<Tensor<2>>,
 }
 
-/// Scales and shifts by noise level.
+/// A normalisation with its scales: a table with one row a level, or the entries that its kind has without levels.
 #[derive(Module, Debug)]
-pub struct ByLevel {
-    /// Rows (γ, α, β) or (γ, β).
-    pub embed: Embedding,
-}
-
-/// The same scales and shifts at every level, each `[features]`.
-#[derive(Module, Debug)]
-pub struct ForAll {
-    /// Of the channels' means.
-    pub alpha: Param<Tensor<1>>,
-    /// Of everything but the shift.
-    pub gamma: Param<Tensor<1>>,
-    /// Shift.
-    pub beta: Param<Tensor<1>>,
-}
-
-/// Instance normalisation.
-#[derive(Module, Debug)]
-pub enum Norm {
-    /// Conditional.
-    ByLevel(ByLevel),
-    /// Unconditional.
-    ForAll(ForAll),
+pub struct Norm {
+    /// Rows (γ, α, β), (γ, β) or γ.
+    embed: Option<Embedding>,
+    /// `[features]`
+    alpha: Option<Param<Tensor<1>>>,
+    /// `[features]`
+    gamma: Option<Param<Tensor<1>>>,
+    /// `[features]`
+    beta: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    kind: NormKind,
 }
 
 /// Added to variances before the square root, as in PyTorch.
@@ -64,122 +56,244 @@ pub(super) fn standardised<const D: usize>(x: Dual<D>, dim: usize) -> Dual<D> {
     centred * scale
 }
 
+impl NormKind {
+    /// The columns of a table, in units of the features, and how many of them do not start at 0.
+    pub(super) fn columns(self) -> [usize; 2] {
+        match self {
+            Self::InstanceNormPlus => [3, 2],
+            Self::InstanceNorm | Self::NoNorm => [2, 1],
+            Self::VarianceNorm => [1, 1],
+        }
+    }
+}
+
 impl Norm {
-    /// For `n_features` channels and `n_levels` levels. Instance norm++ starts with γ, α ~ N(1, 0.02²) and β = 0;
-    /// plain instance norm with γ ~ U[0, 1) and β = 0.
-    pub fn new(kind: NormKind, n_features: usize, n_levels: usize, noise: &mut Stream, device: &Device) -> Self {
+    /// For `n_features` channels, with a table for so many levels or without. Of instance norm++ and variance norm γ and α start at
+    /// N(1, 0.02²), of the others γ at U[0, 1); β starts at 0.
+    pub fn new(
+        kind: NormKind,
+        n_features: usize,
+        n_levels: Option<usize>,
+        noise: &mut Stream,
+        device: &Device,
+    ) -> Self {
         let near_one = |noise: &mut Stream, values: &mut [f32]| {
             noise.normal(values);
             values.iter_mut().for_each(|z| *z = 1.0 + 0.02 * *z);
         };
-        let (n_random, n_columns) = match kind {
-            NormKind::ConditionalPlus => (2 * n_features, 3 * n_features),
-            NormKind::Conditional => (n_features, 2 * n_features),
-            NormKind::Plus => {
-                let param = |values| Param::from_tensor(upload(values, [n_features], device));
-                let mut random = || {
-                    let mut values = vec![0.0; n_features];
-                    near_one(noise, &mut values);
-                    param(values)
-                };
-                let (alpha, gamma) = (random(), random());
-                return Self::ForAll(ForAll { alpha, gamma, beta: param(vec![0.0; n_features]) });
+        let mut norm = Self { embed: None, alpha: None, gamma: None, beta: None, kind };
+        let Some(n_levels) = n_levels else {
+            let param = |values| Some(Param::from_tensor(upload(values, [n_features], device)));
+            let mut random = || {
+                let mut values = vec![0.0; n_features];
+                near_one(noise, &mut values);
+                param(values)
+            };
+            if matches!(kind, NormKind::InstanceNormPlus | NormKind::VarianceNorm) {
+                norm.alpha = random();
             }
+            if kind == NormKind::InstanceNormPlus {
+                norm.gamma = random();
+                norm.beta = param(vec![0.0; n_features]);
+            }
+            return norm;
         };
+        let [n_columns, n_random] = kind.columns().map(|n| n * n_features);
         let mut table = vec![0.0; n_levels * n_columns];
         for row in table.chunks_mut(n_columns) {
             let scales = &mut row[..n_random];
-            if kind == NormKind::ConditionalPlus { near_one(noise, scales) } else { noise.uniform(scales) }
+            match kind {
+                NormKind::InstanceNormPlus | NormKind::VarianceNorm => near_one(noise, scales),
+                NormKind::InstanceNorm | NormKind::NoNorm => noise.uniform(scales),
+            }
         }
         let weight = Param::from_tensor(upload(table, [n_levels, n_columns], device));
-        Self::ByLevel(ByLevel { embed: Embedding { weight } })
+        norm.embed = Some(Embedding { weight });
+        norm
     }
 
-    /// Instance norm++: out = γ·(h + α·μ̂) + β, where h has mean 0 and variance 1 over each channel's pixels (biased
-    /// variance) and μ̂ are the channels' means, themselves normalised over the channels (unbiased variance). The
-    /// paper adds α·μ̂ beside γ·h; the published program, which we follow, multiplies it by γ too. Without α it is
-    /// instance norm.
+    /// The normalised `x`. Of instance norm++ it is γ·(h + α·μ̂) + β, where h has mean 0 and variance 1 over each channel's pixels
+    /// (biased variance) and μ̂ are the channels' means, themselves normalised over the channels (unbiased variance). The
+    /// paper adds α·μ̂ beside γ·h; the published program, which we follow, multiplies it by γ too.
     ///
     /// # Shapes
     /// `x`: `[batch, features, height, width]`; `labels`: `[batch]`, level indices; result as `x`.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        self.forward_keeping(Activation::None, x, labels).0
+        self.forward_keeping(None, x, labels).0
     }
 
-    /// [`Self::forward`], then ELU, in one pass.
+    /// [`Self::forward`], then the activation; with ELU in one pass.
     ///
     /// # Shapes
     /// As [`Self::forward`].
-    pub fn forward_elu(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        self.forward_keeping(Activation::Elu, x, labels).0
+    pub fn forward_then(&self, activation: Activation, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
+        self.forward_keeping(Some(activation), x, labels).0
     }
 
-    /// The normalised x, and x itself for the way around a block: the gradients of both are then added in one pass.
+    /// The normalised x, and x itself for the way around a block: the gradients of both are then added in one pass. Whoever uses
+    /// the second must use the first too.
     ///
     /// # Shapes
     /// As [`Self::forward`].
     pub(super) fn forward_keeping(
         &self,
-        activation: Activation,
+        activation: Option<Activation>,
         x: Dual<4>,
         labels: &Tensor<1, Int>,
     ) -> (Dual<4>, Dual<4>) {
         let [n, c, ..] = x.dims();
-        if x.tangent.is_none() && has_kernels(&x.value) {
-            let (table, rows) = self.table(n, labels);
-            let [out, x] = instance_norm(x.value, table, rows, activation);
-            return (out.into(), x.into());
+        let is_instance_norm = matches!(self.kind, NormKind::InstanceNormPlus | NormKind::InstanceNorm);
+        if is_instance_norm && x.tangent.is_none() && has_kernels(&x.value) {
+            let (table, rows) = self.table([n, c], labels, &x.value.device());
+            let fused = activation.map_or(Some(Fused::None), Activation::fused);
+            let [out, x] = instance_norm(x.value, table, rows, fused.unwrap_or(Fused::None));
+            let out = match activation.filter(|_| fused.is_none()) {
+                Some(activation) => activation.forward(out.into()),
+                None => out.into(),
+            };
+            return (out, x.into());
         }
-        let (gamma, alpha, beta) = self.scales([n, c], labels);
-        let out = normalised(x.clone(), gamma, alpha, beta);
-        (if activation == Activation::Elu { elu(out) } else { out }, x)
+        let [x, same] = x.twice();
+        let scales = self.scales([n, c], labels);
+        let out = match self.kind {
+            NormKind::InstanceNormPlus | NormKind::InstanceNorm => instance_normalised(x, scales),
+            NormKind::VarianceNorm => variance_normalised(x, scales),
+            NormKind::NoNorm => scaled(x, scales),
+        };
+        (activation.into_iter().fold(out, |out, activation| activation.forward(out)), same)
     }
 
-    /// Rows (γ, α, β) or (γ, β), and that of each of `n` examples.
-    fn table(&self, n: usize, labels: &Tensor<1, Int>) -> (Tensor<2>, Tensor<1, Int>) {
-        match self {
-            Self::ByLevel(ByLevel { embed }) => (embed.weight.val(), labels.clone()),
-            Self::ForAll(ForAll { alpha, gamma, beta }) => {
-                let table = Tensor::cat(vec![gamma.val(), alpha.val(), beta.val()], 0).unsqueeze();
-                (table, Tensor::zeros([n], &labels.device()))
-            }
-        }
+    /// For instance norms: rows (γ, α, β) or (γ, β), and the number of that of each of `n` images.
+    fn table(&self, [n, c]: [usize; 2], labels: &Tensor<1, Int>, device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
+        let Self { embed, alpha, gamma, beta, .. } = self;
+        let table = match (embed, alpha, gamma, beta) {
+            (Some(embed), ..) => return (embed.weight.val(), labels.clone()),
+            (None, Some(alpha), Some(gamma), Some(beta)) => Tensor::cat(vec![gamma.val(), alpha.val(), beta.val()], 0),
+            _ => Tensor::cat(vec![Tensor::ones([c], device), Tensor::zeros([c], device)], 0),
+        };
+        (table.unsqueeze(), Tensor::zeros([n], device))
     }
 
-    /// γ, α (`None` for instance norm) and β of each example: `[batch, features]`.
-    fn scales(&self, [n, c]: [usize; 2], labels: &Tensor<1, Int>) -> (Tensor<2>, Option<Tensor<2>>, Tensor<2>) {
-        match self {
-            Self::ByLevel(ByLevel { embed }) => {
-                let row = embed.weight.val().select(0, labels.clone());
-                let part = |i: usize| row.clone().slice([0..n, i * c..(i + 1) * c]);
-                if row.dims()[1] == 3 * c { (part(0), Some(part(1)), part(2)) } else { (part(0), None, part(1)) }
-            }
-            Self::ForAll(ForAll { alpha, gamma, beta }) => {
-                let all = |values: &Param<Tensor<1>>| values.val().reshape([1, c]).expand([n, c]);
-                (all(gamma), Some(all(alpha)), all(beta))
-            }
+    /// The scales of each of `n` images.
+    fn scales(&self, [n, c]: [usize; 2], labels: &Tensor<1, Int>) -> Scales {
+        if let Some(embed) = &self.embed {
+            let row = embed.weight.val().select(0, labels.clone());
+            let part = |i: usize| Some(row.clone().slice([0..n, i * c..(i + 1) * c]));
+            return match self.kind {
+                NormKind::InstanceNormPlus => Scales { gamma: part(0), alpha: part(1), beta: part(2) },
+                NormKind::InstanceNorm | NormKind::NoNorm => Scales { gamma: part(0), alpha: None, beta: part(1) },
+                NormKind::VarianceNorm => Scales { gamma: part(0), alpha: None, beta: None },
+            };
         }
+        let all = |values: &Option<Param<Tensor<1>>>| Some(values.as_ref()?.val().reshape([1, c]).expand([n, c]));
+        let [alpha, gamma, beta] = [&self.alpha, &self.gamma, &self.beta].map(all);
+        // The one scale of variance norm is published as alpha.
+        if self.kind == NormKind::VarianceNorm {
+            return Scales { gamma: alpha, alpha: None, beta: None };
+        }
+        Scales { gamma, alpha, beta }
     }
 }
 
-/// [`Norm::forward`] made of operations that also carry a tangent.
-fn normalised(x: Dual<4>, gamma: Tensor<2>, alpha: Option<Tensor<2>>, beta: Tensor<2>) -> Dual<4> {
+/// γ, α and β of each image, `[batch, features]`; `None` for 1, 0 and 0.
+struct Scales {
+    gamma: Option<Tensor<2>>,
+    alpha: Option<Tensor<2>>,
+    beta: Option<Tensor<2>>,
+}
+
+/// Instance norms made of operations that also carry a tangent.
+fn instance_normalised(x: Dual<4>, Scales { gamma, alpha, beta }: Scales) -> Dual<4> {
     let [n, c, h, w] = x.dims();
     let x = x.reshape([n, c, h * w]);
     let mu = x.clone().mean_dim(2);
     let centred = x - mu.clone();
     let h_scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
-    let shift: Dual<2> = match alpha {
-        None => beta.into(),
-        Some(alpha) => {
-            let mu = mu.reshape([n, c]);
-            let centred = mu.clone() - mu.mean_dim(1);
-            let variance = centred.clone().square().linear(|s| s.sum_dim(1) / (c as f64 - 1.0));
-            let mu_hat = centred * (variance + EPSILON).rsqrt();
-            Dual::from(gamma.clone() * alpha) * mu_hat + Dual::from(beta)
-        }
-    };
+    let Some(gamma) = gamma else { return (centred * h_scale).reshape([n, c, h, w]) };
+    let mut shift = beta.map(Dual::from);
+    if let Some(alpha) = alpha {
+        let mu = mu.reshape([n, c]);
+        let centred = mu.clone() - mu.mean_dim(1);
+        let variance = centred.clone().square().linear(|s| s.sum_dim(1) / (c as f64 - 1.0));
+        let mu_hat = centred * (variance + EPSILON).rsqrt();
+        let of_means = Dual::from(gamma.clone() * alpha) * mu_hat;
+        shift = Some(shift.into_iter().fold(of_means, |of_means, beta| of_means + beta));
+    }
     // γ·h + shift as one product and one sum over the pixels.
-    let scale = Dual::from(gamma.reshape([n, c, 1])) * h_scale;
-    (centred * scale + shift.reshape([n, c, 1])).reshape([n, c, h, w])
+    let scaled = centred * (Dual::from(gamma.reshape([n, c, 1])) * h_scale);
+    let out = shift.into_iter().fold(scaled, |scaled, shift| scaled + shift.reshape([n, c, 1]));
+    out.reshape([n, c, h, w])
+}
+
+/// γ·x/√(v + 1e-5), v the unbiased variance over the pixels.
+fn variance_normalised(x: Dual<4>, Scales { gamma, .. }: Scales) -> Dual<4> {
+    let [n, c, h, w] = x.dims();
+    let x = x.reshape([n, c, h * w]);
+    let centred = x.clone() - x.clone().mean_dim(2);
+    let n_pixels = (h * w) as f64;
+    let variance = centred.square().linear(|s| s.sum_dim(2) / (n_pixels - 1.0));
+    let scale = (variance + EPSILON).rsqrt();
+    let scale = gamma.into_iter().fold(scale, |scale, gamma| Dual::from(gamma.reshape([n, c, 1])) * scale);
+    (x * scale).reshape([n, c, h, w])
+}
+
+/// γ·x + β
+fn scaled(x: Dual<4>, Scales { gamma, beta, .. }: Scales) -> Dual<4> {
+    let [n, c, ..] = x.dims();
+    let x = gamma.into_iter().fold(x, |x, gamma| x * Dual::from(gamma.reshape([n, c, 1, 1])));
+    beta.into_iter().fold(x, |x, beta| x + Dual::from(beta.reshape([n, c, 1, 1])))
+}
+
+/// Group normalisation (Wu & He 2018): mean 0 and variance 1 over each group's channels and pixels, then a scale and a shift
+/// for each channel.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// `[features]`
+    pub weight: Param<Tensor<1>>,
+    /// `[features]`
+    pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    n_groups: usize,
+}
+
+impl GroupNorm {
+    /// Scales 1, shifts 0. `n_features` is a multiple of `n_groups`.
+    pub fn new(n_features: usize, n_groups: usize, device: &Device) -> Self {
+        assert!(n_features.is_multiple_of(n_groups), "{n_features} channels in {n_groups} groups");
+        let param = |value| Param::from_tensor(upload(vec![value; n_features], [n_features], device));
+        Self { weight: param(1.0), bias: param(0.0), n_groups }
+    }
+
+    /// # Shapes
+    /// `[batch, features, height, width]`, unchanged.
+    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        let [n, c, h, w] = x.dims();
+        let x = x.reshape([n, self.n_groups, c / self.n_groups * h * w]);
+        let by_channel = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, c, 1, 1]));
+        standardised(x, 2).reshape([n, c, h, w]) * by_channel(&self.weight) + by_channel(&self.bias)
+    }
+}
+
+/// Layer normalisation (Ba et al. 2016): mean 0 and variance 1 over the features, then a scale and a shift for each.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[features]`
+    pub weight: Param<Tensor<1>>,
+    /// `[features]`
+    pub bias: Param<Tensor<1>>,
+}
+
+impl LayerNorm {
+    /// Scales 1, shifts 0.
+    pub fn new(n_features: usize, device: &Device) -> Self {
+        let param = |value| Param::from_tensor(upload(vec![value; n_features], [n_features], device));
+        Self { weight: param(1.0), bias: param(0.0) }
+    }
+
+    /// # Shapes
+    /// `[batch, features]`, unchanged.
+    pub fn forward(&self, x: Dual<2>) -> Dual<2> {
+        let row = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, -1]));
+        standardised(x, 1) * row(&self.weight) + row(&self.bias)
+    }
 }

@@ -1,8 +1,9 @@
-//! A network's parameters by their published names: listed, read, replaced.
+//! A network's parameters, and its buffers, by their published names: listed, read, replaced.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Shape, Tensor};
 
+use super::names::Path;
 use crate::device::{self, upload};
 use crate::error::Result;
 
@@ -21,129 +22,121 @@ pub(crate) fn shown_shape(shape: &[usize]) -> String {
     if shape.len() <= N_SHOWN { format!("{shape:?}") } else { format!("of {} dimensions", shape.len()) }
 }
 
-/// The path of modules down to a parameter: fields, a dot behind each, and where each module's begins. Variants of an enum
-/// (`"Enum:…"`) are not part of a name.
-#[derive(Default)]
-struct Path(String, Vec<usize>);
+/// Which of a network's tensors.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Parameter,
+    Buffer,
+}
 
-impl Path {
-    fn enter(&mut self, name: &str, container: &str) {
-        self.1.push(self.0.len());
-        if !container.starts_with("Enum:") {
-            self.0.extend([name, "."]);
+/// A [`Path`] that tells the tensors of one kind.
+struct Of(Kind, Path);
+
+impl Of {
+    fn new(kind: Kind) -> Self {
+        Self(kind, Path::default())
+    }
+
+    /// Whether the tensor here is one.
+    fn is_here(&self) -> bool {
+        self.1.is_buffer() == (self.0 == Kind::Buffer)
+    }
+}
+
+/// The steps of a visitor or mapper whose first field is [`Of`].
+macro_rules! walk {
+    () => {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.1.enter(name, container);
         }
-    }
-
-    fn exit(&mut self) {
-        self.0.truncate(self.1.pop().expect("a module was entered"));
-    }
-
-    fn name(&self) -> String {
-        let parts: Vec<&str> = self.0.split_terminator('.').collect();
-        published_name(&parts)
-    }
-}
-
-/// Field names to published names: `res.0.1` → `res1.1`, `refine.2` → `refine3`, and an RCU's `blocks.0.1.norm` →
-/// `1_2_norm`, which is no Rust identifier; a perceptron's `layers.1` → `2`; `main_3` →
-/// `main.3`.
-fn published_name(parts: &[&str]) -> String {
-    let count = |i: usize| parts.get(i).and_then(|p| p.parse::<usize>().ok()).map(|p| p + 1);
-    let mut name: Vec<String> = Vec::with_capacity(parts.len());
-    let mut i = 0;
-    while i < parts.len() {
-        match (parts[i], count(i + 1), count(i + 2)) {
-            (stage @ ("res" | "refine"), Some(k), _) => {
-                name.push(format!("{stage}{k}"));
-                i += 2;
-            }
-            ("blocks", Some(block), Some(stage)) if i + 3 < parts.len() => {
-                name.push(format!("{block}_{stage}_{}", parts[i + 3]));
-                i += 4;
-            }
-            // A sequence in which every other member is an activation.
-            ("layers", Some(k), _) => {
-                name.push((2 * (k - 1)).to_string());
-                i += 2;
-            }
-            (part, ..) => {
-                name.push(member_of_sequence(part).unwrap_or_else(|| part.to_string()));
-                i += 1;
-            }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.1.exit();
         }
-    }
-    name.join(".")
+    };
 }
 
-/// `main_3` → `main.3`: a field that is a numbered member of a published sequence.
-fn member_of_sequence(field: &str) -> Option<String> {
-    let (sequence, number) = field.rsplit_once('_')?;
-    number.parse::<usize>().ok().map(|_| format!("{sequence}.{number}"))
-}
-
-/// Calls `f` with each parameter's name and value, flattened to `[n]`, and its shape, in registration order.
-pub fn visit<M: Module>(module: &M, f: impl FnMut(&str, &[usize], Tensor<1>)) {
-    struct Visitor<F>(Path, F);
+fn visit_all<M: Module>(module: &M, kind: Kind, f: impl FnMut(&str, &[usize], Tensor<1>)) {
+    struct Visitor<F>(Of, F);
     impl<F: FnMut(&str, &[usize], Tensor<1>)> ModuleVisitor for Visitor<F> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.0.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.exit();
-        }
+        walk!();
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let value = param.val();
-            let shape = value.dims();
-            self.1(&self.0.name(), &shape, value.reshape([-1]));
+            if self.0.is_here() {
+                let value = param.val();
+                let shape = value.dims();
+                self.1(&self.0.1.name(), &shape, value.reshape([-1]));
+            }
         }
     }
-    module.visit(&mut Visitor(Path::default(), f));
+    module.visit(&mut Visitor(Of::new(kind), f));
 }
 
-/// The names of all parameters, in registration order.
-pub fn names<M: Module>(module: &M) -> Vec<String> {
-    #[derive(Default)]
-    struct Collect(Path, Vec<String>);
+fn names_of<M: Module>(module: &M, kind: Kind) -> Vec<String> {
+    struct Collect(Of, Vec<String>);
     impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.0.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.exit();
-        }
+        walk!();
         fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
-            self.1.push(self.0.name());
+            if self.0.is_here() {
+                self.1.push(self.0.1.name());
+            }
         }
     }
-    let mut collect = Collect::default();
+    let mut collect = Collect(Of::new(kind), Vec::new());
     module.visit(&mut collect);
     collect.1
 }
 
-/// Replaces every parameter by what `f` gives for its index in registration order and the parameter itself.
-pub fn replace<M: Module, F: Replace>(module: M, f: F) -> (M, F) {
-    struct Mapper<F>(usize, F);
+fn replace_all<M: Module, F: Replace>(module: M, kind: Kind, f: F) -> (M, F) {
+    struct Mapper<F>(Of, usize, F);
     impl<F: Replace> ModuleMapper for Mapper<F> {
+        walk!();
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if !self.0.is_here() {
+                return param;
+            }
             let (id, value, _) = param.consume();
             let require_grad = value.is_require_grad();
-            let value = self.1.replace(self.0, value);
-            self.0 += 1;
+            let value = self.2.replace(self.1, value);
+            self.1 += 1;
             Param::initialized(id, value.set_require_grad(require_grad))
         }
     }
-    let mut mapper = Mapper(0, f);
+    let mut mapper = Mapper(Of::new(kind), 0, f);
     let module = module.map(&mut mapper);
-    (module, mapper.1)
+    (module, mapper.2)
+}
+
+/// Calls `f` with each parameter's name and value, flattened to `[n]`, and its shape, in registration order.
+pub fn visit<M: Module>(module: &M, f: impl FnMut(&str, &[usize], Tensor<1>)) {
+    visit_all(module, Kind::Parameter, f);
+}
+
+/// The names of all parameters, in registration order.
+pub fn names<M: Module>(module: &M) -> Vec<String> {
+    names_of(module, Kind::Parameter)
+}
+
+/// The names of all [buffers](super::Buffer), in registration order.
+pub fn buffers<M: Module>(module: &M) -> Vec<String> {
+    names_of(module, Kind::Buffer)
+}
+
+/// Replaces every parameter by what `f` gives for its index in registration order and the parameter itself.
+pub fn replace<M: Module, F: Replace>(module: M, f: F) -> (M, F) {
+    replace_all(module, Kind::Parameter, f)
+}
+
+/// Replaces every buffer, as [`replace`] does the parameters.
+pub fn replace_buffers<M: Module, F: Replace>(module: M, f: F) -> (M, F) {
+    replace_all(module, Kind::Buffer, f)
 }
 
 /// How [`replace`] makes a new value of an old one, of any rank.
 pub trait Replace {
-    /// The new value of parameter `index`: a leaf of the same shape and device.
+    /// The new value of tensor `index`: a leaf of the same shape and device.
     fn replace<const D: usize>(&mut self, index: usize, value: Tensor<D>) -> Tensor<D>;
 }
 
-/// Replaces all values at once by what `f` makes of them. `f` is given plain tensors, without autodiff, each flattened to `[n]`, in
+/// Replaces the values of all parameters at once by what `f` makes of them. `f` is given plain tensors, without autodiff, each flattened to `[n]`, in
 /// registration order. While it runs the module is without them, so that values which nobody else holds can be changed in place.
 pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> Vec<Tensor<1>>) {
     /// A parameter without its value.
@@ -152,40 +145,53 @@ pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> V
         is_autodiff: bool,
         requires_grad: bool,
     }
-    #[derive(Default)]
-    struct Take {
-        places: Vec<Place>,
-        values: Vec<Tensor<1>>,
-    }
+    struct Take(Of, Vec<Place>, Vec<Tensor<1>>);
     impl ModuleMapper for Take {
+        walk!();
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if !self.0.is_here() {
+                return param;
+            }
             let (id, value, _) = param.consume();
             let (shape, device, requires_grad) = (value.shape(), value.device(), value.is_require_grad());
-            self.places.push(Place { shape: shape.clone(), is_autodiff: device.is_autodiff(), requires_grad });
-            self.values.push(value.inner().reshape([-1]));
+            self.1.push(Place { shape: shape.clone(), is_autodiff: device.is_autodiff(), requires_grad });
+            self.2.push(value.inner().reshape([-1]));
             // An empty tensor would do too, but takes ten times as many allocations.
             let nothing = |_: &Device, _| unreachable!("a parameter is read while its value is elsewhere");
             Param::uninitialized(id, nothing, device, requires_grad, shape)
         }
     }
-    struct Put(std::iter::Zip<std::vec::IntoIter<Place>, std::vec::IntoIter<Tensor<1>>>);
+    struct Put(Of, std::iter::Zip<std::vec::IntoIter<Place>, std::vec::IntoIter<Tensor<1>>>);
     impl ModuleMapper for Put {
+        walk!();
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if !self.0.is_here() {
+                return param;
+            }
             let (Place { shape, is_autodiff, requires_grad }, value) =
-                self.0.next().expect("a value for each parameter");
+                self.1.next().expect("a value for each parameter");
             // A leaf, whatever it was computed from.
             let value = value.inner().reshape(shape);
             let value = if is_autodiff { Tensor::from_inner(value).set_require_grad(requires_grad) } else { value };
             Param::initialized(param.id, value)
         }
     }
-    let mut take = Take::default();
+    let mut take = Take(Of::new(Kind::Parameter), Vec::new(), Vec::new());
     let hollow = module.clone().map(&mut take);
     *module = hollow.clone();
-    let Take { places, values } = take;
+    let Take(_, places, values) = take;
     let values = f(values);
     assert_eq!(values.len(), places.len(), "values of as many parameters");
-    *module = hollow.map(&mut Put(places.into_iter().zip(values)));
+    *module = hollow.map(&mut Put(Of::new(Kind::Parameter), places.into_iter().zip(values)));
+}
+
+fn all_to_host<M: Module>(module: &M, kind: Kind) -> Result<Vec<(String, HostTensor)>> {
+    let mut out = Vec::new();
+    visit_all(module, kind, |name, shape, value| {
+        let values = device::values(value);
+        out.push(values.map(|values| (name.to_string(), HostTensor { shape: shape.to_vec(), values })));
+    });
+    out.into_iter().collect()
 }
 
 /// Every parameter with its name, copied to the host.
@@ -193,19 +199,18 @@ pub fn map_values<M: Module>(module: &mut M, f: impl FnOnce(Vec<Tensor<1>>) -> V
 /// # Errors
 /// [`Error::Device`](crate::Error::Device) when a device cannot give them.
 pub fn to_host<M: Module>(module: &M) -> Result<Vec<(String, HostTensor)>> {
-    let mut out = Vec::new();
-    visit(module, |name, shape, value| {
-        let values = device::values(value);
-        out.push(values.map(|values| (name.to_string(), HostTensor { shape: shape.to_vec(), values })));
-    });
-    out.into_iter().collect()
+    all_to_host(module, Kind::Parameter)
 }
 
-/// The module with the parameters that `get` gives for each name and shape.
+/// Every [buffer](super::Buffer) with its name, copied to the host.
 ///
 /// # Errors
-/// The first one that `get` returns.
-pub fn from_host<M: Module>(module: M, get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<M> {
+/// As [`to_host`].
+pub fn buffers_to_host<M: Module>(module: &M) -> Result<Vec<(String, HostTensor)>> {
+    all_to_host(module, Kind::Buffer)
+}
+
+fn all_from_host<M: Module>(module: M, kind: Kind, get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<M> {
     struct Load<G>(Vec<String>, G, Result<()>);
     impl<G: FnMut(&str, &[usize]) -> Result<Vec<f32>>> Replace for Load<G> {
         fn replace<const D: usize>(&mut self, index: usize, value: Tensor<D>) -> Tensor<D> {
@@ -222,27 +227,57 @@ pub fn from_host<M: Module>(module: M, get: impl FnMut(&str, &[usize]) -> Result
             }
         }
     }
-    let names = names(&module);
-    let (module, load) = replace(module, Load(names, get, Ok(())));
+    let names = names_of(&module, kind);
+    let (module, load) = replace_all(module, kind, Load(names, get, Ok(())));
     load.2.map(|()| module)
+}
+
+/// The module with the parameters that `get` gives for each name and shape.
+///
+/// # Errors
+/// The first one that `get` returns.
+pub fn from_host<M: Module>(module: M, get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<M> {
+    all_from_host(module, Kind::Parameter, get)
+}
+
+/// The module with the [buffers](super::Buffer) that `get` gives for each name and shape.
+///
+/// # Errors
+/// The first one that `get` returns.
+pub fn buffers_from_host<M: Module>(module: M, get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<M> {
+    all_from_host(module, Kind::Buffer, get)
 }
 
 /// The gradient of each parameter in registration order, flattened to `[n]`; `None` where the loss does not depend on it.
 pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> Vec<Option<Tensor<1>>> {
-    struct Collect<'a>(&'a Gradients, Vec<Option<Tensor<1>>>);
+    struct Collect<'a>(Of, &'a Gradients, Vec<Option<Tensor<1>>>);
     impl ModuleVisitor for Collect<'_> {
+        walk!();
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.1.push(param.val().grad(self.0).map(|gradient| gradient.reshape([-1])));
+            if self.0.is_here() {
+                self.2.push(param.val().grad(self.1).map(|gradient| gradient.reshape([-1])));
+            }
         }
     }
-    let mut collect = Collect(gradients, Vec::new());
+    let mut collect = Collect(Of::new(Kind::Parameter), gradients, Vec::new());
     module.visit(&mut collect);
-    collect.1
+    collect.2
 }
 
 /// How many numbers the parameters hold.
 pub fn count<M: Module>(module: &M) -> usize {
-    module.num_params()
+    struct Count(Of, usize);
+    impl ModuleVisitor for Count {
+        walk!();
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.0.is_here() {
+                self.1 += param.shape().num_elements();
+            }
+        }
+    }
+    let mut count = Count(Of::new(Kind::Parameter), 0);
+    module.visit(&mut count);
+    count.1
 }
 
 #[cfg(test)]
@@ -252,7 +287,7 @@ mod tests {
     use ncsn_kernels::optimizer::{Rule, Step};
 
     use super::*;
-    use crate::net::Mlp;
+    use crate::net::{Buffer, Mlp};
     use crate::noise::Noise;
 
     #[test]
@@ -306,17 +341,39 @@ mod tests {
     }
 
     #[test]
-    fn field_names_become_published_names() {
-        for (path, name) in [
-            ("begin_conv.weight", "begin_conv.weight"),
-            ("res.0.1.normalize2.embed.weight", "res1.1.normalize2.embed.weight"),
-            ("refine.3.adapt_convs.1.blocks.0.1.norm.embed.weight", "refine4.adapt_convs.1.1_2_norm.embed.weight"),
-            ("refine.0.output_convs.blocks.2.0.conv.weight", "refine1.output_convs.3_1_conv.weight"),
-            ("layers.2.bias", "4.bias"),
-            ("convs.1.main_3.weight", "convs.1.main.3.weight"),
-            ("refine.0.crp.convs.1.weight", "refine1.crp.convs.1.weight"),
-        ] {
-            assert_eq!(published_name(&path.split('.').collect::<Vec<_>>()), name);
+    fn a_buffer_has_a_name_and_a_value_but_is_no_parameter() {
+        #[derive(Module, Debug)]
+        struct Spectral {
+            weight_orig: Param<Tensor<2>>,
+            weight_u: Buffer<1>,
         }
+        #[derive(Module, Debug)]
+        struct Net {
+            conv: Spectral,
+        }
+        let device = Device::flex().autodiff();
+        let param = Param::from_tensor(Tensor::ones([2, 3], &device));
+        let conv = Spectral { weight_orig: param, weight_u: Buffer::new(Tensor::zeros([2], &device)) };
+        let mut net = Net { conv };
+        assert_eq!((names(&net), count(&net)), (vec!["conv.weight_orig".to_string()], 6));
+        assert_eq!(buffers(&net), ["conv.weight_u"]);
+        net = buffers_from_host(net, |name, shape| {
+            assert_eq!((name, shape), ("conv.weight_u", &[2][..]));
+            Ok(vec![3.0, 4.0])
+        })
+        .expect("a value");
+        // What moves parameters passes it by.
+        map_values(&mut net, |values| {
+            assert_eq!(values.len(), 1);
+            values.into_iter().map(|value| value * 2.0).collect()
+        });
+        let loss = (net.conv.weight_orig.val().sum_dim(1).reshape([2]) * net.conv.weight_u.val()).sum();
+        assert_eq!(gradients(&net, &loss.backward()).len(), 1);
+        let expected = HostTensor { shape: vec![2], values: vec![3.0, 4.0] };
+        for net in [net.clone(), net.valid(), net.valid().train()] {
+            assert_eq!(buffers_to_host(&net).expect("values"), [("conv.weight_u".to_string(), expected.clone())]);
+            assert!(!net.conv.weight_u.val().is_require_grad());
+        }
+        assert_eq!(to_host(&net).expect("values")[0].1.values, [2.0; 6]);
     }
 }

@@ -1,74 +1,71 @@
-//! The networks of NCSN: a RefineNet with dilated residual blocks, conditional on the noise level, its deeper variant, and
-//! the baseline without noise levels (Song & Ermon 2019, appendix A).
+//! RefineNets with dilated residual blocks: the networks of NCSN, conditional on the noise level, its deeper variant and its
+//! baseline (Song & Ermon 2019, appendix A), and those of NCSNv2 (Song & Ermon 2020, appendix B).
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use ncsn_kernels::ops::pixels::channels_last;
 
-use super::{
-    Architecture, Conv2d, Dual, InputRange, NetworkConfig, Norm, NormKind, Parts, RefineBlock, Resample, ResidualBlock,
-};
-use crate::error::{Error, Result};
+use super::{Conv2d, Dual, Form, InputRange, Norm, Parts, RefineBlock, RefineNetConfig, Resample, ResidualBlock, Work};
+use crate::error::Result;
 use crate::noise::Stream;
 
-/// s(x, i): an image to an image, given the index of its noise level.
+/// F(x, i): an image to an image, given the index of its noise level if the network is conditional. It is the score of NCSN, and of
+/// NCSNv2 the score times σ.
 ///
-/// `res` and `refine` hold the published `res1, res2, …` and `refine1, refine2, …`.
+/// Fields are the published program's, in its order. The four stages that every form has come with those that some lack: `res31` and
+/// `refine31` are Deepest's alone, `res5` and `refine5` not Ncsn's.
 #[derive(Module, Debug)]
 pub struct RefineNet {
     begin_conv: Conv2d,
     normalizer: Norm,
     end_conv: Conv2d,
-    res: Vec<Vec<ResidualBlock>>,
-    refine: Vec<RefineBlock>,
+    res1: Vec<ResidualBlock>,
+    res2: Vec<ResidualBlock>,
+    res3: Vec<ResidualBlock>,
+    res31: Option<Vec<ResidualBlock>>,
+    res4: Vec<ResidualBlock>,
+    res5: Option<Vec<ResidualBlock>>,
+    refine1: RefineBlock,
+    refine2: RefineBlock,
+    refine3: RefineBlock,
+    refine31: Option<RefineBlock>,
+    refine4: RefineBlock,
+    refine5: Option<RefineBlock>,
     #[module(skip)]
-    config: NetworkConfig,
+    config: RefineNetConfig,
 }
 
 /// One resolution's two residual blocks: channels out, and what the first and the second do to the size.
 type StageSpec = (usize, Resample, Resample);
 
+/// The stages of a form, from the image down.
+fn stages(form: Form, width: usize) -> Vec<StageSpec> {
+    let plain = Resample::Keep { dilation: 1 };
+    let keep = |n_out| (n_out, plain, plain);
+    let halve = |n_out| (n_out, Resample::Halve, plain);
+    let dilate = |dilation, n_out| (n_out, Resample::Dilate { dilation }, Resample::Keep { dilation });
+    let (w, w2, w4) = (width, 2 * width, 4 * width);
+    match form {
+        Form::Ncsn => vec![keep(w), halve(w2), dilate(2, w2), dilate(4, w2)],
+        Form::Deeper => vec![keep(w), halve(w2), halve(w2), dilate(2, w4), dilate(4, w4)],
+        Form::Deepest => vec![keep(w), halve(w2), halve(w2), halve(w2), dilate(2, w4), dilate(4, w4)],
+    }
+}
+
 impl RefineNet {
     /// A network with fresh weights drawn from `noise`.
     ///
     /// # Errors
-    /// When the configuration is impossible, see [`NetworkConfig::check`].
-    pub fn new(config: &NetworkConfig, noise: &mut Stream, device: &Device) -> Result<Self> {
+    /// When the configuration is impossible, see [`RefineNetConfig::check`].
+    pub fn new(config: &RefineNetConfig, noise: &mut Stream, device: &Device) -> Result<Self> {
         config.check()?;
-        let width = config.width;
-        let plain = Resample::Keep { dilation: 1 };
-        let dilated = |dilation| (Resample::Dilate { dilation }, Resample::Keep { dilation });
-        let (d2, d4) = (dilated(2), dilated(4));
-        let (norm, stages): (_, Vec<StageSpec>) = match config.architecture {
-            Architecture::Ncsn | Architecture::Baseline => (
-                if config.architecture == Architecture::Baseline { NormKind::Plus } else { NormKind::ConditionalPlus },
-                vec![
-                    (width, plain, plain),
-                    (2 * width, Resample::Halve, plain),
-                    (2 * width, d2.0, d2.1),
-                    (2 * width, d4.0, d4.1),
-                ],
-            ),
-            Architecture::Deeper => (
-                NormKind::Conditional,
-                vec![
-                    (width, plain, plain),
-                    (2 * width, Resample::Halve, plain),
-                    (2 * width, Resample::Halve, plain),
-                    (4 * width, d2.0, d2.1),
-                    (4 * width, d4.0, d4.1),
-                ],
-            ),
-            other => {
-                return Err(Error::Usage(format!(
-                    "found the configuration of {other:?}, expected that of a RefineNet"
-                )));
-            }
-        };
-        let parts = &mut Parts { norm, n_levels: config.n_levels, noise, device };
-        let begin_conv = parts.conv(config.channels, width, 3, 1, true);
+        let RefineNetConfig { form, channels, width, levels, norm, activation, pool, .. } = *config;
+        let refine_norm = config.refine_norm();
+        let parts = &mut Parts { norm, refine_norm, n_levels: levels, activation, pool, noise, device };
+        let begin_conv = parts.conv(channels, width, 3, 1, true);
         let normalizer = parts.norm(width);
-        let end_conv = parts.conv(width, config.channels, 3, 1, true);
+        let end_conv = parts.conv(width, channels, 3, 1, true);
+        let stages = stages(form, width);
         let mut n_in = width;
         let mut res = Vec::new();
         for &(n_out, first, second) in &stages {
@@ -90,18 +87,58 @@ impl RefineNet {
             refine.push(RefineBlock::new(&n_in, n_out, if i == 0 { 3 } else { 1 }, parts));
             below = Some(n_out);
         }
-        Ok(Self { begin_conv, normalizer, end_conv, res, refine, config: config.clone() })
+        let (mut res, mut refine) = (res.into_iter(), refine.into_iter());
+        let (has_31, has_5) = (form == Form::Deepest, form != Form::Ncsn);
+        let mut stage = || res.next().expect("every form has four stages");
+        let (res1, res2, res3) = (stage(), stage(), stage());
+        let res31 = has_31.then(&mut stage);
+        let (res4, res5) = (stage(), has_5.then(&mut stage));
+        let mut block = || refine.next().expect("a block for each stage");
+        let (refine1, refine2) = (block(), block());
+        let refine31 = has_31.then(&mut block);
+        let (refine3, refine4, refine5) = (block(), block(), has_5.then(&mut block));
+        Ok(Self {
+            begin_conv,
+            normalizer,
+            end_conv,
+            res1,
+            res2,
+            res3,
+            res31,
+            res4,
+            res5,
+            refine1,
+            refine2,
+            refine3,
+            refine31,
+            refine4,
+            refine5,
+            config: config.clone(),
+        })
     }
 
     /// What this network was built from.
-    pub fn config(&self) -> &NetworkConfig {
+    pub fn config(&self) -> &RefineNetConfig {
         &self.config
     }
 
+    /// The stages, from the image down.
+    fn encoder(&self) -> impl Iterator<Item = &Vec<ResidualBlock>> {
+        let Self { res1, res2, res3, res31, res4, res5, .. } = self;
+        [Some(res1), Some(res2), Some(res3), res31.as_ref(), Some(res4), res5.as_ref()].into_iter().flatten()
+    }
+
+    /// The refine blocks, from the deepest stage up: `refine31` comes before `refine3`.
+    fn decoder(&self) -> impl Iterator<Item = &RefineBlock> {
+        let Self { refine1, refine2, refine3, refine31, refine4, refine5, .. } = self;
+        let blocks = [Some(refine1), Some(refine2), refine31.as_ref(), Some(refine3), Some(refine4), refine5.as_ref()];
+        blocks.into_iter().flatten()
+    }
+
     /// # Shapes
-    /// `x`: `[batch, channels, height, width]`, sides of [`Architecture::sizes`]; `labels`: `[batch]`,
-    /// level indices → the score, as `x`. It is the score with respect to `x` as given: no chain-rule factor for the
-    /// 2x − 1 inside.
+    /// `x`: `[batch, channels, height, width]`, sides of [`Architecture::sizes`](super::Architecture::sizes); `labels`: `[batch]`,
+    /// level indices, which an unconditional network does not look at → F, as `x`. It is with respect to `x` as given: no
+    /// chain-rule factor for the 2x − 1 inside.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
         let x = match self.config.input {
             InputRange::Unit => x * 2.0 + -1.0,
@@ -109,8 +146,8 @@ impl RefineNet {
         };
         // All that follows is made of kernels.
         let mut h = self.begin_conv.forward(x.linear(channels_last));
-        let mut layers = Vec::with_capacity(self.res.len());
-        for (i, blocks) in self.res.iter().enumerate() {
+        let mut layers = Vec::new();
+        for (i, blocks) in self.encoder().enumerate() {
             if i > 0 {
                 let [next, layer] = h.twice();
                 layers.push(layer);
@@ -120,12 +157,59 @@ impl RefineNet {
         }
         layers.push(h);
         let mut below = None;
-        for (block, layer) in self.refine.iter().zip(layers.into_iter().rev()) {
+        for (block, layer) in self.decoder().zip(layers.into_iter().rev()) {
             let [_, _, height, width] = layer.dims();
             let inputs = std::iter::once(layer).chain(below).collect();
             below = Some(block.forward(inputs, labels, [height, width]));
         }
         let h = below.expect("a network has refine blocks");
-        self.end_conv.forward(self.normalizer.forward_elu(h, labels))
+        self.end_conv.forward(self.normalizer.forward_then(self.config.activation, h, labels))
+    }
+
+    /// What its convolutions do for one image of `side` × `side` pixels.
+    pub fn work(&self, side: usize) -> Work {
+        let mut work = self.begin_conv.work(&mut { side }) + self.end_conv.work(&mut { side });
+        let mut at = side;
+        let mut sides = Vec::new();
+        for blocks in self.encoder() {
+            work += blocks.iter().map(|block| block.work(&mut at)).sum();
+            sides.push(at);
+        }
+        let mut below = None;
+        for (block, &side) in self.decoder().zip(sides.iter().rev()) {
+            let inputs: Vec<usize> = std::iter::once(side).chain(below).collect();
+            work += block.work(&inputs);
+            below = Some(side);
+        }
+        work
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::params;
+    use crate::noise::Noise;
+
+    /// The table of `RefineNetConfig`s of the published sizes: parameters, and GFLOP of a forward pass.
+    #[test]
+    fn the_published_networks_have_as_many_parameters_and_do_as_much_work_as_the_table_says() {
+        let deeper = RefineNetConfig { form: Form::Deeper, ..RefineNetConfig::ncsn(3, 128, 10) };
+        let v2 = |form| RefineNetConfig::ncsnv2(form, 3, 128);
+        for (config, n_parameters, work) in [
+            (v2(Form::Ncsn), 29_694_083, vec![(32, 19.8), (64, 79.1)]),
+            (v2(Form::Deeper), 83_445_379, vec![(96, 169.9), (128, 302.0)]),
+            (v2(Form::Deepest), 94_132_611, vec![(256, 839.0)]),
+            (RefineNetConfig::ncsn(3, 128, 10), 30_117_635, vec![(32, 19.8)]),
+            (deeper, 84_183_811, vec![(64, 75.5)]),
+        ] {
+            let net =
+                RefineNet::new(&config, &mut Noise::new(0).stream("init", 0), &Device::flex()).expect("a network");
+            assert_eq!(params::count(&net), n_parameters, "{config:?}");
+            for (side, gflop) in work {
+                let found = 2.0 * net.work(side).multiply_adds as f64 / 1e9;
+                assert!((found - gflop).abs() < 0.051, "{config:?} at {side}: {found} GFLOP, expected {gflop}");
+            }
+        }
     }
 }

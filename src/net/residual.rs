@@ -1,10 +1,9 @@
-//! The residual block: norm → ELU → convolution, twice, plus a shortcut.
+//! The residual block: norm → activation → convolution, twice, plus a shortcut.
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
-use ncsn_kernels::ops::norm::Activation;
 
-use super::{Conv2d, Dual, MeanPoolConv, Norm, Parts};
+use super::{Activation, Conv2d, Dual, MeanPoolConv, Norm, Parts, Work};
 
 /// What a residual block does to the size of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +45,16 @@ impl Conv {
             Conv::Pooled(conv) => conv.forward(x) + residual,
         }
     }
+
+    fn work(&self, side: &mut usize) -> Work {
+        match self {
+            Conv::Same(conv) => conv.work(side),
+            Conv::Pooled(conv) => conv.work(side),
+        }
+    }
 }
 
-/// shortcut(x) + conv2(elu(normalize2(conv1(elu(normalize1(x)))))).
+/// shortcut(x) + conv2(act(normalize2(conv1(act(normalize1(x)))))).
 #[derive(Module, Debug)]
 pub struct ResidualBlock {
     /// First convolution.
@@ -61,6 +67,8 @@ pub struct ResidualBlock {
     pub shortcut: Option<Conv>,
     /// Before the first convolution.
     pub normalize1: Norm,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl ResidualBlock {
@@ -82,22 +90,32 @@ impl ResidualBlock {
         let shortcut = match resample {
             Resample::Halve => Some(conv(n_in, 1)),
             Resample::Keep { .. } if n_in == n_out => None,
+            Resample::Keep { dilation: 1 } => Some(conv(n_in, 1)),
             Resample::Keep { .. } | Resample::Dilate { .. } => Some(conv(n_in, 3)),
         };
         let normalize1 = parts.norm(n_in);
-        Self { conv1, normalize2, conv2, shortcut, normalize1 }
+        Self { conv1, normalize2, conv2, shortcut, normalize1, activation: parts.activation }
     }
 
     /// # Shapes
     /// `x`: `[batch, in, height, width]`, `labels`: `[batch]` → `[batch, out, height, width]`, or half of both.
     pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        let (h, x) = self.normalize1.forward_keeping(Activation::Elu, x, labels);
+        let (h, x) = self.normalize1.forward_keeping(Some(self.activation), x, labels);
         let h = self.conv1.forward(h);
-        let h = self.normalize2.forward_elu(h, labels);
+        let h = self.normalize2.forward_then(self.activation, h, labels);
         let shortcut = match &self.shortcut {
             Some(conv) => conv.forward(x),
             None => x,
         };
         self.conv2.forward_plus(h, shortcut)
+    }
+
+    /// What its convolutions do for one image; `side` is that of the input before, and of the output after.
+    pub(super) fn work(&self, side: &mut usize) -> Work {
+        let input_side = *side;
+        let mut work = self.conv1.work(side);
+        let mut shortcut_side = input_side;
+        work += self.shortcut.as_ref().map_or(Work::default(), |conv| conv.work(&mut shortcut_side));
+        work + self.conv2.work(side)
     }
 }

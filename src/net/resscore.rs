@@ -1,93 +1,14 @@
 //! ResScore, the network of the sliced-score-matching experiments (Song & Ermon 2019, figure 1): an encoder and a decoder of
 //! residual blocks with group norm.
 
-use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
-use ncsn_kernels::ops::conv::{Conv, conv_transpose2d};
+use burn::module::Module;
+use burn::tensor::Device;
 
-use super::norm::standardised;
-use super::{Conv2d, Dual, elu, uniform};
-use crate::device::upload;
+use super::{Conv2d, ConvTranspose2d, Dual, GroupNorm, Work, elu};
 use crate::noise::Stream;
 
 /// Of ResScore.
 const N_GROUPS: usize = 8;
-
-/// Group normalisation (Wu & He 2018): mean 0 and variance 1 over each group's channels and pixels, then a scale and a shift
-/// for each channel.
-#[derive(Module, Debug)]
-pub struct GroupNorm {
-    /// `[features]`
-    pub weight: Param<Tensor<1>>,
-    /// `[features]`
-    pub bias: Param<Tensor<1>>,
-    #[module(skip)]
-    n_groups: usize,
-}
-
-impl GroupNorm {
-    /// Scales 1, shifts 0. `n_features` is a multiple of `n_groups`.
-    pub fn new(n_features: usize, n_groups: usize, device: &Device) -> Self {
-        assert!(n_features.is_multiple_of(n_groups), "{n_features} channels in {n_groups} groups");
-        let param = |value| Param::from_tensor(upload(vec![value; n_features], [n_features], device));
-        Self { weight: param(1.0), bias: param(0.0), n_groups }
-    }
-
-    /// # Shapes
-    /// `[batch, features, height, width]`, unchanged.
-    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
-        let [n, c, h, w] = x.dims();
-        let x = x.reshape([n, self.n_groups, c / self.n_groups * h * w]);
-        let by_channel = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, c, 1, 1]));
-        standardised(x, 2).reshape([n, c, h, w]) * by_channel(&self.weight) + by_channel(&self.bias)
-    }
-}
-
-/// A transposed square convolution.
-#[derive(Module, Debug)]
-pub struct ConvTranspose2d {
-    /// `[in, out, k, k]`
-    pub weight: Param<Tensor<4>>,
-    /// `[out]`
-    pub bias: Param<Tensor<1>>,
-    #[module(skip)]
-    stride: usize,
-    #[module(skip)]
-    padding: usize,
-    #[module(skip)]
-    output_padding: usize,
-}
-
-impl ConvTranspose2d {
-    /// 3×3, which keeps the size (stride 1) or doubles it (stride 2).
-    pub fn new(n_in: usize, n_out: usize, stride: usize, noise: &mut Stream, device: &Device) -> Self {
-        Self::general(n_in, n_out, [3, stride, 1, stride - 1], noise, device)
-    }
-
-    /// Weights and bias from U(±1/√(k²·out)): PyTorch takes the second dimension for the fan-in.
-    pub fn general(
-        n_in: usize,
-        n_out: usize,
-        [kernel, stride, padding, output_padding]: [usize; 4],
-        noise: &mut Stream,
-        device: &Device,
-    ) -> Self {
-        let fan_in = kernel * kernel * n_out;
-        let weight = upload(uniform(n_in * fan_in, fan_in, noise), [n_in, n_out, kernel, kernel], device);
-        let bias = upload(uniform(n_out, fan_in, noise), [n_out], device);
-        let (weight, bias) = (Param::from_tensor(weight), Param::from_tensor(bias));
-        Self { weight, bias, stride, padding, output_padding }
-    }
-
-    /// # Shapes
-    /// `[batch, in, h, w]` → `[batch, out, …]`, each side stride·(h − 1) + k − 2·padding + output padding.
-    pub fn forward(&self, x: Dual<4>) -> Dual<4> {
-        let weight = self.weight.val();
-        let conv = Conv { stride: self.stride, padding: [self.padding; 2], dilation: 1 };
-        let tangent = x.tangent.map(|t| conv_transpose2d(t, weight.clone(), None, conv, self.output_padding));
-        Dual { value: conv_transpose2d(x.value, weight, Some(self.bias.val()), conv, self.output_padding), tangent }
-    }
-}
 
 /// A convolution of the encoder or of the decoder.
 #[derive(Module, Debug)]
@@ -105,6 +26,13 @@ impl AnyConv {
             Self::Up(conv) => conv.forward(x),
         }
     }
+
+    fn work(&self, side: &mut usize) -> Work {
+        match self {
+            Self::Down(conv) => conv.work(side),
+            Self::Up(conv) => conv.work(side),
+        }
+    }
 }
 
 /// elu(norm(conv(elu(norm(conv(x))))) + residual(x)).
@@ -116,6 +44,12 @@ pub struct GroupNormBlock {
     main_4: GroupNorm,
     /// `None` is the identity.
     residual: Option<AnyConv>,
+}
+
+/// `main_3` → `main.3`: a numbered member of a published sequence.
+pub(super) fn published(path: &[&str]) -> Option<(usize, String)> {
+    let number = path.first()?.strip_prefix("main_")?;
+    Some((1, format!("main.{number}")))
 }
 
 /// Whether a block belongs to the encoder or the decoder, and whether it changes the size.
@@ -164,6 +98,12 @@ impl GroupNormBlock {
         let h = self.main_4.forward(self.main_3.forward(h));
         elu(h + self.residual.as_ref().map_or(x.clone(), |conv| conv.forward(x)))
     }
+
+    fn work(&self, side: &mut usize) -> Work {
+        let mut residual_side = *side;
+        let residual = self.residual.as_ref().map_or(Work::default(), |conv| conv.work(&mut residual_side));
+        self.main_0.work(side) + self.main_3.work(side) + residual
+    }
 }
 
 /// A member of the encoder or the decoder.
@@ -181,6 +121,13 @@ impl Layer {
         match self {
             Self::Conv(conv) => conv.forward(x),
             Self::Block(block) => block.forward(x),
+        }
+    }
+
+    fn work(&self, side: &mut usize) -> Work {
+        match self {
+            Self::Conv(conv) => conv.work(side),
+            Self::Block(block) => block.work(side),
         }
     }
 }
@@ -225,5 +172,10 @@ impl ResScore {
     /// `[batch, 3, height, width]` in [0, 1] → the score, of the same shape.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         self.convs.iter().chain(&self.deconvs).fold(x * 2.0 + -1.0, |h, layer| layer.forward(h))
+    }
+
+    /// What its convolutions do for one image of `side` × `side` pixels.
+    pub fn work(&self, mut side: usize) -> Work {
+        self.convs.iter().chain(&self.deconvs).map(|layer| layer.work(&mut side)).sum()
     }
 }

@@ -3,14 +3,12 @@
 //! Their parameters are published under their places in sequences of layers. So layers without parameters take a place here
 //! too. All are unconditional, with ELU everywhere.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, Tensor};
 
 use super::norm::standardised;
-use super::resscore::{ConvTranspose2d, GroupNorm};
-use super::{Conv2d, Dual, Linear, elu};
-use crate::device::upload;
+use super::{Conv2d, ConvTranspose2d, Dual, GroupNorm, LayerNorm, Linear, Work, elu};
 use crate::noise::Stream;
 
 /// A layer on images.
@@ -73,6 +71,22 @@ impl Layer {
             }
         }
     }
+
+    /// What its convolutions do for one image; `side` is that of the input before, and of the output after.
+    fn work(&self, side: &mut usize) -> Work {
+        match self {
+            Self::Conv(conv) => conv.work(side),
+            Self::ConvTranspose(conv) => conv.work(side),
+            Self::GroupNorm(_) => Work::default(),
+            Self::Fixed(Fixed { operation: Operation::Reflect(n) }) => {
+                *side += 2 * n;
+                Work::default()
+            }
+            Self::Fixed(_) => Work::default(),
+            Self::Residual(block) => work_of(&block.conv_block, side),
+            Self::Level(level) => work_of(&level.model, side),
+        }
+    }
 }
 
 impl Operation {
@@ -90,6 +104,10 @@ impl Operation {
 
 fn sequence(layers: &[Layer], x: Dual<4>) -> Dual<4> {
     layers.iter().fold(x, |h, layer| layer.forward(h))
+}
+
+fn work_of(layers: &[Layer], side: &mut usize) -> Work {
+    layers.iter().map(|layer| layer.work(side)).sum()
 }
 
 const ELU: Layer = Layer::Fixed(Fixed { operation: Operation::Elu });
@@ -155,6 +173,11 @@ impl ResNetScore {
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         sequence(&self.model, x * 2.0 + -1.0)
     }
+
+    /// What its convolutions do for one image of `side` × `side` pixels.
+    pub fn work(&self, mut side: usize) -> Work {
+        work_of(&self.model, &mut side)
+    }
 }
 
 /// UNetScore, which halves an image down to one pixel, and UNetResScore, which halves it four times and has residual blocks.
@@ -187,6 +210,11 @@ impl UNetScore {
     /// `[batch, channels, height, width]` in [0, 1] → the score, of the same shape.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         sequence(&self.model.model, x * 2.0 + -1.0)
+    }
+
+    /// What its convolutions do for one image of `side` × `side` pixels.
+    pub fn work(&self, mut side: usize) -> Work {
+        work_of(&self.model.model, &mut side)
     }
 }
 
@@ -225,27 +253,6 @@ pub enum DenseLayer {
     LayerNorm(LayerNorm),
     /// A layer without parameters.
     Fixed(Fixed),
-}
-
-/// Layer normalisation (Ba et al. 2016): mean 0 and variance 1 over the features, then a scale and a shift for each.
-#[derive(Module, Debug)]
-pub struct LayerNorm {
-    /// `[features]`
-    pub weight: Param<Tensor<1>>,
-    /// `[features]`
-    pub bias: Param<Tensor<1>>,
-}
-
-impl LayerNorm {
-    fn new(n_features: usize, device: &Device) -> Self {
-        let param = |value| Param::from_tensor(upload(vec![value; n_features], [n_features], device));
-        Self { weight: param(1.0), bias: param(0.0) }
-    }
-
-    fn forward(&self, x: Dual<2>) -> Dual<2> {
-        let row = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, -1]));
-        standardised(x, 1) * row(&self.weight) + row(&self.bias)
-    }
 }
 
 /// Score, SmallScore and MLPScore: linear layers on all pixels, in the first two behind an encoder and a decoder.
@@ -318,6 +325,15 @@ impl DenseScore {
             DenseLayer::Fixed(_) => elu(x),
         });
         rows.reshape([n, c, h, w])
+    }
+
+    /// What its convolutions and linear layers do for one image of `side` × `side` pixels.
+    pub fn work(&self, mut side: usize) -> Work {
+        let linear = self.fc.iter().chain(&self.main).map(|layer| match layer {
+            DenseLayer::Linear(linear) => linear.work(),
+            DenseLayer::LayerNorm(_) | DenseLayer::Fixed(_) => Work::default(),
+        });
+        linear.sum::<Work>() + work_of(&self.u_net, &mut side)
     }
 }
 

@@ -25,14 +25,14 @@ const PROGRAM: f64 = (16 << 20) as f64;
 const BYTES: f64 = size_of::<f32>() as f64;
 
 impl Estimate {
-    /// Of steps of training: weights, gradients, state of the optimiser, moving average, and the activations that are kept for
+    /// Of steps of training with images of `size` × `size` pixels: weights, gradients, state of the optimiser, moving average, and the activations that are kept for
     /// the gradients.
     ///
     /// # Errors
     /// When the configuration is impossible, see [`NetworkConfig::check`].
-    pub fn of_training(net: &NetworkConfig, loss: Loss, rule: Rule, has_ema: bool) -> Result<Self> {
+    pub fn of_training(net: &NetworkConfig, size: usize, loss: Loss, rule: Rule, has_ema: bool) -> Result<Self> {
         let per_parameter = 2.0 + rule.state_names().len() as f64 + if has_ema { 1.0 } else { 0.0 };
-        let factors = factors(net.architecture);
+        let factors = factors(net.architecture());
         let factor = match loss {
             Loss::Denoising => factors.denoising,
             Loss::Sliced { n_projections, slicing: Slicing::Exact } => factors.sliced * n_projections as f64,
@@ -40,22 +40,22 @@ impl Estimate {
                 2.0 * factors.denoising * n_projections as f64
             }
         };
-        Self::new(net, per_parameter, factor)
+        Self::new(net, size, per_parameter, factor)
     }
 
-    /// Of the network's evaluations without gradients, as samples are drawn: the weights, as they are read and as they are used,
+    /// Of the network's evaluations of `size` × `size` pixels without gradients, as samples are drawn: the weights, as they are read and as they are used,
     /// and the activations that there are at once.
     ///
     /// # Errors
     /// As [`Self::of_training`].
-    pub fn of_sampling(net: &NetworkConfig) -> Result<Self> {
-        Self::new(net, 2.0, factors(net.architecture).sampling)
+    pub fn of_sampling(net: &NetworkConfig, size: usize) -> Result<Self> {
+        Self::new(net, size, 2.0, factors(net.architecture()).sampling)
     }
 
-    fn new(net: &NetworkConfig, per_parameter: f64, factor: f64) -> Result<Self> {
+    fn new(net: &NetworkConfig, size: usize, per_parameter: f64, factor: f64) -> Result<Self> {
         let fixed = PROGRAM + BYTES * per_parameter * n_parameters(net)?;
-        let pixels = (net.size as f64).powi(2);
-        Ok(Self { fixed, per_image: BYTES * factor * net.width as f64 * pixels })
+        let pixels = (size as f64).powi(2);
+        Ok(Self { fixed, per_image: BYTES * factor * net.width() as f64 * pixels })
     }
 
     /// Bytes for a batch.
@@ -83,6 +83,8 @@ fn factors(architecture: Architecture) -> Factors {
     let [denoising, sliced, sampling] = match architecture {
         Architecture::Ncsn | Architecture::Baseline => [93.0, 372.0, 9.0],
         Architecture::Deeper => [79.0, 316.0, 9.0],
+        Architecture::NcsnV2 => [93.0, 372.0, 9.0],
+        Architecture::NcsnV2Deeper | Architecture::NcsnV2Deepest => [79.0, 316.0, 9.0],
         Architecture::ResScore => [41.0, 118.0, 9.0],
         Architecture::ResNetScore => [89.0, 195.0, 18.0],
         Architecture::UNetScore => [11.0, 26.0, 6.0],
@@ -101,17 +103,17 @@ fn factors(architecture: Architecture) -> Factors {
 /// When the configuration is impossible, see [`NetworkConfig::check`].
 fn n_parameters(config: &NetworkConfig) -> Result<f64> {
     config.check()?;
-    let step = 8.max(config.architecture.width_multiple());
+    let step = 8.max(config.architecture().width_multiple());
     let count = |width: usize| -> Result<f64> {
-        let narrow = NetworkConfig { width, ..config.clone() };
+        let narrow = config.clone().with_width(width);
         Ok(params::count(&Network::new(&narrow, &mut Noise::new(0).stream("init", 0), &Device::flex())?) as f64)
     };
-    if config.architecture == Architecture::MlpScore || config.width <= 3 * step {
-        return count(config.width);
+    if config.architecture() == Architecture::MlpScore || config.width() <= 3 * step {
+        return count(config.width());
     }
     let [a, b, c] = [count(step)?, count(2 * step)?, count(3 * step)?];
     // Newton's interpolation.
-    let x = config.width as f64 / step as f64 - 1.0;
+    let x = config.width() as f64 / step as f64 - 1.0;
     Ok(a + x * (b - a) + x * (x - 1.0) / 2.0 * (c - 2.0 * b + a))
 }
 
@@ -148,11 +150,11 @@ fn available_by(proc: &Path, cgroups: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{InputRange, MLP_WIDTH};
+    use crate::net::{Dimensions, MLP_WIDTH};
 
     fn config(architecture: Architecture, width: usize, size: usize, channels: usize) -> NetworkConfig {
         let n_levels = if architecture.is_conditional() { 10 } else { 1 };
-        NetworkConfig { architecture, channels, width, size, n_levels, input: InputRange::Unit }
+        architecture.network(Dimensions { channels, width, size, n_levels })
     }
 
     #[test]
@@ -161,6 +163,9 @@ mod tests {
             config(Architecture::Ncsn, 40, 28, 1),
             config(Architecture::Deeper, 33, 16, 3),
             config(Architecture::Baseline, 7, 16, 1),
+            config(Architecture::NcsnV2, 40, 16, 1),
+            config(Architecture::NcsnV2Deeper, 40, 16, 3),
+            config(Architecture::NcsnV2Deepest, 27, 16, 3),
             config(Architecture::ResScore, 48, 16, 3),
             config(Architecture::ResNetScore, 30, 16, 1),
             config(Architecture::UNetScore, 28, 16, 3),
@@ -179,7 +184,7 @@ mod tests {
         let rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
         let net = config(Architecture::Ncsn, 64, 28, 1);
         for loss in [Loss::Denoising, Loss::Sliced { n_projections: usize::MAX, slicing: Slicing::Exact }] {
-            let estimate = Estimate::of_training(&net, loss, rule, true).expect("a network");
+            let estimate = Estimate::of_training(&net, 28, loss, rule, true).expect("a network");
             assert!(estimate.bytes(usize::MAX).is_finite() && estimate.bytes(usize::MAX) > 1e20);
             assert_eq!(estimate.largest_batch(0), 0);
             for available in [8 << 30, u64::MAX] {

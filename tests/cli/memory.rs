@@ -2,7 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use ncsn::loss::{Loss, Slicing};
-use ncsn::net::{Architecture, InputRange, NetworkConfig};
+use ncsn::net::{Architecture, Dimensions, NetworkConfig};
 use ncsn::train::Rule;
 use ncsn::train::memory::Estimate;
 
@@ -13,9 +13,9 @@ const SGD: Rule = Rule::Sgd { lr: 1e-3, momentum: 0.9, weight_decay: 0.0 };
 const SLICED: Loss = Loss::Sliced { n_projections: 1, slicing: Slicing::Exact };
 
 /// MiB that two steps of training took at the most.
-fn measured(runner: &str, net: &NetworkConfig, batch: usize, sliced: bool, optimizer: &str) -> f64 {
+fn measured(runner: &str, net: &NetworkConfig, size: usize, batch: usize, sliced: bool, optimizer: &str) -> f64 {
     let folder = scratch();
-    let NetworkConfig { width, size, channels, .. } = net;
+    let (width, channels) = (net.width(), net.channels());
     let algo = if sliced { "ssm" } else { "dsm" };
     let config = format!(
         "training: {{batch_size: {batch}, n_iters: 2, snapshot_freq: 100, ema_rate: 0.9, log_freq: 1, algo: {algo}}}\n\
@@ -35,9 +35,9 @@ fn measured(runner: &str, net: &NetworkConfig, batch: usize, sliced: bool, optim
 fn what_training_takes_is_foreseen_to_30_percent() {
     let net = |architecture: Architecture, width, size, channels| {
         let n_levels = if architecture.is_conditional() { 10 } else { 1 };
-        NetworkConfig { architecture, channels, width, size, n_levels, input: InputRange::Unit }
+        (architecture.network(Dimensions { channels, width, size, n_levels }), size)
     };
-    for (runner, net, batch, objective, rule) in [
+    for (runner, (net, size), batch, objective, rule) in [
         ("anneal", net(Architecture::Ncsn, 16, 16, 1), 64, Loss::Denoising, ADAM),
         ("anneal", net(Architecture::Ncsn, 16, 16, 1), 16, SLICED, SGD),
         ("anneal", net(Architecture::Ncsn, 40, 8, 3), 16, Loss::Denoising, ADAM),
@@ -47,8 +47,8 @@ fn what_training_takes_is_foreseen_to_30_percent() {
         ("scorenet", net(Architecture::ResScore, 16, 16, 3), 64, SLICED, ADAM),
     ] {
         let optimizer = if rule == SGD { "SGD" } else { "Adam" };
-        let found = measured(runner, &net, batch, objective == SLICED, optimizer);
-        let estimate = Estimate::of_training(&net, objective, rule, true).unwrap().bytes(batch) / 1_048_576.0;
+        let found = measured(runner, &net, size, batch, objective == SLICED, optimizer);
+        let estimate = Estimate::of_training(&net, size, objective, rule, true).unwrap().bytes(batch) / 1_048_576.0;
         println!("{net:?}, {batch} images, {objective:?}, {optimizer}: {found:.0} MiB, foreseen {estimate:.0}");
         assert!((estimate / found - 1.0).abs() <= 0.3, "{net:?}, {batch}: {found} MiB, foreseen {estimate}");
     }

@@ -93,7 +93,7 @@ fn checkpoints_are_converted_there_and_back_and_give_the_same_score() {
     succeeds(folder.path(), &[&sample[..], &["--config", "plain.yml"]].concat());
     let message = fails(folder.path(), &["sample", "--checkpoint", "c.pth", "-o", "t", "--config", "anneal.yml"]);
     assert!(
-        message.contains("ngf 2 and 3 noise levels, but the configuration is of Ncsn with 1 channels, ngf 64"),
+        message.contains("ngf 2, 3 noise levels, but the configuration is of Ncsn: 1 channels, ngf 64"),
         "{message}"
     );
 

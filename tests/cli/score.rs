@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Device;
 use ncsn::checkpoint::{TensorFile, write_tensors};
 use ncsn::net::params::{self, HostTensor};
-use ncsn::net::{Architecture, InputRange, NetworkConfig, RefineNet};
+use ncsn::net::{RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
 
 use crate::{TRAIN, fails, ncsn, scratch, succeeds};
@@ -57,14 +57,7 @@ fn a_network_is_evaluated_on_given_tensors() {
 fn a_score_that_is_not_finite_is_said_or_refused() {
     let folder = scratch();
     let at = folder.path();
-    let net = NetworkConfig {
-        architecture: Architecture::Ncsn,
-        channels: 1,
-        width: 2,
-        size: 8,
-        n_levels: 3,
-        input: InputRange::Unit,
-    };
+    let net = RefineNetConfig::ncsn(1, 2, 3);
     let net = RefineNet::new(&net, &mut Noise::new(1).stream("init", 0), &Device::flex()).unwrap();
     let mut tensors = params::to_host(&net).unwrap();
     write_tensors(&at.join("good.safetensors"), &tensors, &BTreeMap::new()).unwrap();
@@ -121,14 +114,7 @@ fn weights_alone_can_be_described() {
         write_tensors(&folder.path().join("w.safetensors"), tensors, &BTreeMap::new()).unwrap();
         ["info", "--checkpoint", "w.safetensors"]
     };
-    let net = NetworkConfig {
-        architecture: Architecture::Ncsn,
-        channels: 1,
-        width: 2,
-        size: 8,
-        n_levels: 3,
-        input: InputRange::Unit,
-    };
+    let net = RefineNetConfig::ncsn(1, 2, 3);
     let mut tensors =
         params::to_host(&RefineNet::new(&net, &mut Noise::new(1).stream("init", 0), &Device::flex()).unwrap()).unwrap();
     let described = succeeds(folder.path(), &info(&tensors));

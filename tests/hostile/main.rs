@@ -27,7 +27,7 @@ use ncsn::eval::{
     ImageSet, ReadOptions, SmallClassifier, Statistics, StatisticsFile, read_statistics, write_statistics,
 };
 use ncsn::image::write_png;
-use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
+use ncsn::net::{InputRange, Network, NetworkConfig, RefineNetConfig, params};
 use ncsn::noise::Noise;
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
@@ -186,14 +186,7 @@ const STEP: u64 = 3;
 
 /// A run of a tiny network before its first step.
 fn fresh() -> Trainer<Network> {
-    let config = NetworkConfig {
-        architecture: Architecture::Ncsn,
-        channels: 1,
-        width: 2,
-        size: 8,
-        n_levels: 1,
-        input: InputRange::Unit,
-    };
+    let config = NetworkConfig::RefineNet(RefineNetConfig::ncsn(1, 2, 1));
     // It takes no step. (Of networks that could, and are dropped before one, Burn's graph keeps the memory.)
     let device = Device::flex();
     let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), &device).unwrap();

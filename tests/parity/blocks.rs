@@ -3,8 +3,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use ncsn::net::{
-    ChainedPool, Conv2d, Dual, Fusion, GroupNormBlock, MeanPoolConv, Norm, NormKind, Parts, RefineBlock, Resample,
-    ResidualBlock, ResidualConvUnit, Side, params,
+    Activation, ChainedPool, Conv2d, Dual, Fusion, GroupNormBlock, MeanPoolConv, Norm, NormKind, Parts, Pool,
+    RefineBlock, Resample, ResidualBlock, ResidualConvUnit, Side, params,
 };
 use ncsn::noise::{Noise, Stream};
 
@@ -18,16 +18,26 @@ fn autodiff() -> Device {
     fixture::device().autodiff()
 }
 
+/// A block's fixture, and what the block is made with.
+#[derive(Clone)]
+pub struct Block {
+    pub file: String,
+    pub norm: NormKind,
+    pub refine_norm: NormKind,
+    pub n_levels: Option<usize>,
+    pub pool: Pool,
+}
+
 fn check<M: Module>(
-    name: &str,
+    block: &Block,
     build: impl Fn(&mut Parts<'_>) -> M,
     forward: impl Fn(&M, Vec<Dual<4>>, &Tensor<1, Int>) -> Dual<4>,
 ) {
     let device = autodiff();
-    let case = open(&format!("ncsn/blocks/{name}.safetensors"));
-    let mut noise: Stream = Noise::new(0).stream("init", 0);
-    let norm = if name.contains("InstanceNorm2d_") { NormKind::Conditional } else { NormKind::ConditionalPlus };
-    let module = build(&mut Parts { norm, n_levels: 10, noise: &mut noise, device: &device });
+    let &Block { file: ref name, norm, refine_norm, n_levels, pool } = block;
+    let case = open(name);
+    let (noise, activation): (&mut Stream, _) = (&mut Noise::new(0).stream("init", 0), Activation::Elu);
+    let module = build(&mut Parts { norm, refine_norm, n_levels, activation, pool, noise, device: &device });
     let n_params = case.tensors.keys().filter(|key| key.starts_with("param.")).count();
     assert_eq!(params::to_host(&module).unwrap().len(), n_params, "{name}: number of parameters");
     let module = case.load(module, "param.");
@@ -60,29 +70,47 @@ fn check<M: Module>(
     }
 }
 
-fn one(mut xs: Vec<Dual<4>>) -> Dual<4> {
+/// The only input of a block.
+pub fn one(mut xs: Vec<Dual<4>>) -> Dual<4> {
     assert_eq!(xs.len(), 1);
     xs.remove(0)
 }
 
-/// A question about one block, which needs the fixture of that name.
+impl Block {
+    /// The question about the block, which needs its fixture.
+    pub fn case<M: Module>(
+        self,
+        build: impl Fn(&mut Parts<'_>) -> M + Send + 'static,
+        forward: impl Fn(&M, Vec<Dual<4>>, &Tensor<1, Int>) -> Dual<4> + Send + 'static,
+    ) -> Case {
+        let name = self.file.trim_end_matches(".safetensors").replace("/blocks/", " block ");
+        let file = self.file.clone();
+        Case::new(format!("{name}, with all gradients"), &[&file], move || check(&self, &build, &forward))
+    }
+}
+
+/// A question about one of NCSN's blocks.
 fn case<M: Module>(
     name: &str,
     build: impl Fn(&mut Parts<'_>) -> M + Send + 'static,
     forward: impl Fn(&M, Vec<Dual<4>>, &Tensor<1, Int>) -> Dual<4> + Send + 'static,
 ) -> Case {
-    let name = name.to_string();
+    let norm = if name.contains("InstanceNorm2d_") { NormKind::InstanceNorm } else { NormKind::InstanceNormPlus };
     let file = format!("ncsn/blocks/{name}.safetensors");
-    Case::new(format!("block {name}, with all gradients"), &[&file], move || check(&name, &build, &forward))
+    Block { file, norm, refine_norm: norm, n_levels: Some(10), pool: Pool::Mean }.case(build, forward)
 }
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for name in ["ConditionalInstanceNorm2dPlus_bias", "ConditionalInstanceNorm2d_bias"] {
-        cases.push(case(name, |p| Norm::new(p.norm, 4, 10, p.noise, p.device), |norm, x, y| norm.forward(one(x), y)));
+        cases.push(case(
+            name,
+            |p| Norm::new(p.norm, 4, p.n_levels, p.noise, p.device),
+            |norm, x, y| norm.forward(one(x), y),
+        ));
     }
-    let plus = |p: &mut Parts<'_>| Norm::new(NormKind::Plus, 4, 10, p.noise, p.device);
+    let plus = |p: &mut Parts<'_>| Norm::new(p.norm, 4, None, p.noise, p.device);
     cases.push(case("InstanceNorm2dPlus_bias", plus, |norm, x, y| norm.forward(one(x), y)));
     for (name, channels, side) in [
         ("ConvResBlock_elu", [8, 8], Side::Encoder { resize: false }),

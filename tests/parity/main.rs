@@ -10,6 +10,7 @@ mod fixture;
 mod inception;
 mod langevin;
 mod metrics;
+mod ncsnv2;
 mod network;
 mod optimizers;
 mod pixels;
@@ -44,7 +45,7 @@ fn main() {
     // A GPU tries its kernels before it takes one, which lasts minutes on a program that acts as one; `tests/gpu.rs` has that.
     if !conclusion.has_failed() && is_cpu(&fixture::device()) {
         Precision::High.set_current();
-        conclusion = run_all(network::cases());
+        conclusion = run_all(network::cases().into_iter().chain(ncsnv2::networks()).collect());
     }
     conclusion.exit();
 }
@@ -58,6 +59,7 @@ fn cases() -> Vec<Case> {
         network::cases(),
         langevin::cases(),
         metrics::cases(),
+        ncsnv2::cases(),
         optimizers::cases(),
         sliced::cases(),
         pixels::cases(),

@@ -64,7 +64,7 @@ fn outputs_agree(name: &str) {
         }
         let model = model(&params, input, &device);
         let shape = |name: &str| params.tensors.get(name).map(|(shape, _)| shape.clone());
-        assert_eq!(NetworkConfig::from_shapes(shape, input).unwrap().architecture, architecture);
+        assert_eq!(NetworkConfig::from_shapes(shape, input).unwrap().architecture(), architecture);
         let x = forward.tensor(x, &device);
         let t = if forward.has(labels) { forward.times(labels, &*model.process) } else { vec![1.0; x.dims()[0]] };
         let found = model.score(x, &t);

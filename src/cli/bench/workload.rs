@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use ncsn::Result;
 use ncsn::data::{Batch, Range};
 use ncsn::device::{self, DeviceKind, Precision, instructions};
-use ncsn::net::{Architecture, InputRange, Network, NetworkConfig, params};
+use ncsn::net::{RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
 use ncsn::sample::{Images, PlainLangevin, image_chain};
 use ncsn::score::Model;
@@ -163,13 +163,13 @@ pub fn name(value: impl ValueEnum) -> String {
 }
 
 impl Net {
-    fn config(self) -> NetworkConfig {
+    /// The network, and the side of its images.
+    fn config(self) -> (RefineNetConfig, usize) {
         let (channels, size, width) = match self {
             Net::Mnist => (1, 28, 64),
             Net::Cifar => (3, 32, 128),
         };
-        let architecture = Architecture::Ncsn;
-        NetworkConfig { architecture, channels, width, size, n_levels: N_LEVELS, input: InputRange::Unit }
+        (RefineNetConfig::ncsn(channels, width, N_LEVELS), size)
     }
 }
 
@@ -178,9 +178,9 @@ impl Workload {
     pub fn measure(&self, n_steps: u64, count: bool, device: DeviceKind) -> Result<Measurement> {
         let Self { what, net, batch, precision } = *self;
         precision.set_current();
-        let config = net.config();
+        let (config, size) = net.config();
         let noise = Noise::new(DEFAULT_SEED);
-        let new_net = |device: &Device| Network::new(&config, &mut noise.stream("init", 0), device);
+        let new_net = |device: &Device| RefineNet::new(&config, &mut noise.stream("init", 0), device);
         let kind = device.chosen();
         let device = device.open()?;
         let (steps, work, passes) = match what {
@@ -189,26 +189,26 @@ impl Workload {
                 let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
                 let model = Model::new(new_net(&device.clone().autodiff())?, levels);
                 let mut trainer = Trainer::new(model, rule, TrainingOptions::default(), noise);
-                let shape = [batch as usize, config.channels, config.size, config.size];
+                let shape = [batch as usize, config.channels, size, size];
                 let mut x = vec![0.0; shape.iter().product()];
                 noise.stream("bench/x", 0).uniform(&mut x);
                 let images = Batch { x, shape };
                 let steps =
                     counted_steps(n_steps, || trainer.step(images.clone()).and_then(|_| device::wait(&device)))?;
                 // The gradient of a convolution is two more: to its input, and to its weights.
-                (steps, work(trainer.net(), config.size), 3.0)
+                (steps, trainer.net().work(size), 3.0)
             }
             What::Sample => {
                 let model = Model::new(new_net(&device)?, NoiseLevels::geometric(1.0, 0.01, N_LEVELS)?);
                 let method = PlainLangevin { t: 1.0, n_steps: (N_WARM_UP + n_steps) as usize, alpha: 2e-5 };
-                let shape = [config.channels, config.size, config.size];
+                let shape = [config.channels, size, size];
                 let images = Images { numbers: 0..batch, shape, range: Range::Unit };
                 let mut chain = image_chain(&model, method, &images, noise, &device);
                 let mut update = || {
                     chain.next();
                     device::wait(&device)
                 };
-                (counted_steps(n_steps, &mut update)?, work(&model.net, config.size), 1.0)
+                (counted_steps(n_steps, &mut update)?, model.net.work(size), 1.0)
             }
         };
         let seconds = median_seconds(&steps);
@@ -251,33 +251,6 @@ fn median_seconds(sorted: &[Count]) -> f64 {
     (sorted[(n - 1) / 2].total + sorted[n / 2].total).as_secs_f64() / 2.0
 }
 
-/// What all convolutions do for one image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Work {
-    /// The weights of each, once for each pixel of its output.
-    multiply_adds: usize,
-    /// Numbers of inputs and outputs.
-    numbers: usize,
-}
-
-fn work(net: &Network, size: usize) -> Work {
-    // Names tell where a convolution is: behind the one halving, or (in the last refine block) before it is undone.
-    let halved = ["res2.1.", "res3.", "res4.", "refine1.", "refine2.", "refine3."];
-    let halved_in_refine4 = ["refine4.adapt_convs.1.", "refine4.msf.convs.1."];
-    let mut work = Work { multiply_adds: 0, numbers: 0 };
-    params::visit(net, |name, shape, _| {
-        let is_halved = halved.iter().chain(&halved_in_refine4).any(|place| name.starts_with(place));
-        let side = if is_halved { size / 2 } else { size };
-        if let [n_out, n_in, ..] = *shape
-            && shape.len() == 4
-        {
-            work.multiply_adds += shape.iter().product::<usize>() * side * side;
-            work.numbers += (n_in + n_out) * side * side;
-        }
-    });
-    work
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,10 +258,10 @@ mod tests {
     #[test]
     fn multiply_adds_are_those_counted_layer_by_layer_by_hand() {
         for (net, expected) in [(Net::Mnist, 1_893_140_480), (Net::Cifar, 9_893_052_416)] {
-            let config = net.config();
+            let (config, size) = net.config();
             let mut stream = Noise::new(1).stream("init", 0);
-            let network = Network::new(&config, &mut stream, &Device::flex()).expect("a network");
-            assert_eq!(work(&network, config.size).multiply_adds, expected, "{net:?}");
+            let network = RefineNet::new(&config, &mut stream, &Device::flex()).expect("a network");
+            assert_eq!(network.work(size).multiply_adds, expected, "{net:?}");
         }
     }
 

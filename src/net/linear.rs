@@ -1,0 +1,44 @@
+//! Linear layers.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use ncsn_kernels::ops::conv::linear;
+
+use super::{Dual, Work, uniform};
+use crate::device::upload;
+use crate::noise::Stream;
+
+/// x·Wᵀ + b.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Linear {
+    /// Weights and bias from U(±1/√in), PyTorch's default.
+    pub fn new(n_in: usize, n_out: usize, noise: &mut Stream, device: &Device) -> Self {
+        let weight = uniform(n_in * n_out, n_in, noise);
+        let bias = uniform(n_out, n_in, noise);
+        Self {
+            weight: Param::from_tensor(upload(weight, [n_out, n_in], device)),
+            bias: Param::from_tensor(upload(bias, [n_out], device)),
+        }
+    }
+
+    /// # Shapes
+    /// `[batch, in]` → `[batch, out]`
+    pub fn forward(&self, x: Dual<2>) -> Dual<2> {
+        let weight = self.weight.val();
+        let bias = self.bias.val().reshape([1, -1]);
+        x.linear(|x| linear(x, weight.clone())) + Dual::from(bias)
+    }
+
+    /// What it does for one row.
+    pub(super) fn work(&self) -> Work {
+        let [n_out, n_in] = self.weight.dims();
+        Work { multiply_adds: n_out * n_in, numbers: n_in + n_out }
+    }
+}
