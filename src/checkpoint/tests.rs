@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use burn::module::Param;
+use burn::tensor::Tensor;
+
 use super::*;
-use crate::net::{Architecture, Dimensions};
+use crate::net::{Architecture, Buffer, Dimensions};
 use crate::noise::Noise;
 use crate::score::Model;
 use crate::sde::NoiseLevels;
@@ -215,4 +218,41 @@ fn the_state_just_saved_stays_however_many_later_checkpoints_there_are() {
     checkpoints.open(6).unwrap();
     assert_eq!([2, 4, 6, 8, 12].map(has_state), [false, false, true, true, true]);
     assert_eq!(checkpoints.steps().unwrap(), [2, 4, 6, 8, 12]);
+}
+
+#[test]
+fn buffers_come_with_either_weights_and_what_follows_from_the_configuration_may_be_there() {
+    #[derive(Module, Debug)]
+    struct Net {
+        weight: Param<Tensor<1>>,
+        running_mean: Buffer<1>,
+    }
+    let device = Device::flex();
+    let net = || {
+        let zeros = || Tensor::zeros([2], &device);
+        Net { weight: Param::from_tensor(zeros()), running_mean: Buffer::new(zeros()) }
+    };
+    let weights = |more: &[&str]| {
+        let named = [("weight", 1.0), ("running_mean", 2.0), ("ema.weight", 3.0), ("sigmas", 4.0)];
+        let named = named.into_iter().chain(more.iter().map(|name| (*name, 5.0)));
+        let tensors = named.map(|(name, x)| (name.to_string(), HostTensor { shape: vec![2], values: vec![x; 2] }));
+        let file = TensorFile::of(Path::new("w"), tensors.collect());
+        Weights { file, header: None, prefix: String::new(), members: None }
+    };
+    let values = |net: &Net| {
+        let all = params::to_host(net).unwrap().into_iter().chain(params::buffers_to_host(net).unwrap());
+        all.map(|(name, tensor)| (name, tensor.values[0])).collect::<Vec<_>>()
+    };
+    let expected = |weight: f32, mean: f32| [("weight".to_string(), weight), ("running_mean".to_string(), mean)];
+    assert_eq!(values(&weights(&[]).load(net(), false).unwrap()), expected(1.0, 2.0));
+    assert_eq!(values(&weights(&[]).load(net(), true).unwrap()), expected(3.0, 2.0));
+    // An average may have buffers of its own, as copies of a whole network do.
+    assert_eq!(values(&weights(&["ema.running_mean", "ema.sigmas"]).load(net(), true).unwrap()), expected(3.0, 5.0));
+    let message = weights(&["other"]).load(net(), false).unwrap_err().to_string();
+    assert_eq!(message, "w: found 3 tensors, expected 2: the weights of another network");
+
+    assert!(weights(&[]).has_of_model("sigmas", &[4.0, 4.000_003], 1e-6).unwrap());
+    assert!(!weights(&[]).has_of_model("other", &[4.0], 1e-6).unwrap());
+    let message = weights(&[]).has_of_model("sigmas", &[4.0, 4.000_005], 1e-6).unwrap_err().to_string();
+    assert_eq!(message, "w: sigmas[1] is 4, expected 4.000005 by the configuration");
 }

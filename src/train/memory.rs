@@ -43,8 +43,8 @@ impl Estimate {
         Self::new(net, size, per_parameter, factor)
     }
 
-    /// Of the network's evaluations of `size` × `size` pixels without gradients, as samples are drawn: the weights, as they are read and as they are used,
-    /// and the activations that there are at once.
+    /// Of the network's evaluations of `size` × `size` pixels without gradients, as samples are drawn: the weights, as they are read
+    /// and as they are used, and the activations that there are at once.
     ///
     /// # Errors
     /// As [`Self::of_training`].
@@ -83,8 +83,9 @@ fn factors(architecture: Architecture) -> Factors {
     let [denoising, sliced, sampling] = match architecture {
         Architecture::Ncsn | Architecture::Baseline => [93.0, 372.0, 9.0],
         Architecture::Deeper => [79.0, 316.0, 9.0],
-        Architecture::NcsnV2 => [93.0, 372.0, 9.0],
-        Architecture::NcsnV2Deeper | Architecture::NcsnV2Deepest => [79.0, 316.0, 9.0],
+        Architecture::NcsnV2 => [73.0, 280.0, 9.0],
+        Architecture::NcsnV2Deeper => [63.0, 242.0, 9.0],
+        Architecture::NcsnV2Deepest => [56.0, 215.0, 9.0],
         Architecture::ResScore => [41.0, 118.0, 9.0],
         Architecture::ResNetScore => [89.0, 195.0, 18.0],
         Architecture::UNetScore => [11.0, 26.0, 6.0],
