@@ -1,6 +1,8 @@
 //! Configuration files: the published ones, saved ones, and what is refused.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+
 use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer, Runner};
 
 fn named(name: &str) -> Dataset {
@@ -141,11 +143,13 @@ fn a_configuration_written_out_reads_back_equal() {
 
 #[test]
 fn every_file_in_the_folder_of_configurations_loads_and_is_built_in() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/configs");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let list =
+        |folder: &Path| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let files = list(&folder).into_iter().flat_map(|path| if path.is_dir() { list(&path) } else { vec![path] });
     let mut n = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
+    for path in files {
+        let name = path.strip_prefix(&folder).unwrap().to_str().unwrap();
         let (by_path, _) = Config::load(path.to_str().unwrap(), &[], None).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(Config::parse(&text, name, &[], None).unwrap(), by_path);
@@ -154,7 +158,7 @@ fn every_file_in_the_folder_of_configurations_loads_and_is_built_in() {
         assert!(message.contains(name), "{name} is not built in: {message}");
         n += 1;
     }
-    assert_eq!(n, 6);
+    assert_eq!(n, 9);
 }
 
 #[test]
@@ -222,12 +226,18 @@ fn a_text_on_the_command_line_is_taken_as_it_stands() {
 fn an_unknown_key_is_suggested_once_and_from_the_section_where_it_belongs() {
     for (set, needle) in [
         ("training.sigma_begin=1", "; did you mean model.sigma_begin?"),
-        ("model.batchsize=1", "; did you mean training.batch_size?"),
+        (
+            "model.batchsize=1",
+            "; did you mean fast_fid.batch_size or sampling.batch_size or test.batch_size or training.batch_size?",
+        ),
         ("training.batchsize=1", "; did you mean training.batch_size?"),
         ("optim.path=1", "; did you mean data.path?"),
         ("model.n_particle=1", "; did you mean model.n_particles?"),
         ("sampling.ngf=1", "; did you mean model.ngf?"),
-        ("sampling.nonsensical=1", "; known are n_steps_each, step_lr, snapshot_images, final_images"),
+        (
+            "sampling.nonsensical=1",
+            "final_only, fid, num_samples4fid, inpainting, interpolation, n_interpolations, snapshot_images, final_images",
+        ),
     ] {
         let message = Config::load("anneal.yml", &[set.to_string()], None).unwrap_err().to_string();
         assert!(message.ends_with(needle), "{set}: {message}");
@@ -304,7 +314,12 @@ sampling:
   snapshot_images: 9
   final_images: 25
 ";
-    assert_eq!(config.to_yaml(), expected);
+    let File::Images(read) = Config::parse(expected, "earlier.yml", &[], None).unwrap() else { panic!() };
+    assert_eq!(*read, config);
+    // Keys keep their lines and their order; new ones may lie between.
+    let written = config.to_yaml();
+    let mut lines = written.lines();
+    assert!(expected.lines().all(|line| lines.any(|other| other == line)), "{written}");
 }
 
 #[test]
@@ -351,5 +366,43 @@ fn the_readme_says_where_the_files_of_every_data_set_are() {
     for set in &ncsn::data::SETS {
         let row = format!("\n| `{}` | ", set.name);
         assert!(include_str!("../README.md").contains(&row), "README.md lacks the row of {}", set.name);
+    }
+}
+
+#[test]
+fn files_of_ncsnv2_name_the_network_by_their_data_set_unless_they_say_it() {
+    let text = |data_set: &str, model: &str| {
+        format!(
+            "data: {{dataset: {data_set}, image_size: 32, channels: 3}}\nmodel: {{num_classes: 232, sigma_begin: 50, ema: true{model}}}"
+        )
+    };
+    let load = |data_set, model| match Config::parse(&text(data_set, model), "f.yml", &[], None).unwrap() {
+        File::Images(config) => *config,
+        File::Toy => panic!("a configuration of images"),
+    };
+    for (model, architecture) in [
+        (", sigma_dist: geometric", Architecture::NcsnV2),
+        (", normalization: VarianceNorm, nonlinearity: swish", Architecture::NcsnV2),
+        (", name: ncsn", Architecture::Ncsn),
+        (", name: ncsnv2_deeper", Architecture::NcsnV2Deeper),
+        (", name: ncsnv2_deepest, architecture: ncsnv2", Architecture::NcsnV2),
+        ("", Architecture::Ncsn),
+    ] {
+        let config = load("CIFAR10", model);
+        assert_eq!(config.model.architecture, architecture, "{model}");
+        let is_of_ncsnv2 = !model.is_empty() && !model.contains("architecture");
+        assert_eq!(config.data.uniform_dequantization, is_of_ncsnv2.then_some(false), "{model}");
+        // What a run keeps is what was read.
+        let File::Images(again) = Config::parse(&config.to_yaml(), "config.yml", &[], None).unwrap() else { panic!() };
+        assert_eq!(*again, config, "{model}");
+        assert_eq!(config.training_options().ema_rate, Some(0.999));
+    }
+    for (model, needle) in [
+        (", spec_norm: true", "spectral normalisation is not implemented"),
+        (", name: ncsnv3", "expected one of ncsn, ncsn_deeper, ncsnv2"),
+        (", sigma_dist: linear", "expected one of geometric, uniform"),
+    ] {
+        let message = Config::parse(&text("CIFAR10", model), "f.yml", &[], None).unwrap_err().to_string();
+        assert!(message.contains(needle), "{message}");
     }
 }

@@ -15,6 +15,7 @@ use crate::net::{InputRange, Network};
 use crate::noise::Noise;
 use crate::sample::{Chain, Images, Method, Streams, image_chain};
 use crate::score::Model;
+use crate::sde::Process;
 
 /// Which weights of a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +68,8 @@ impl Saved {
             let message = format!("found weights of {found}, but the configuration is of {expected}");
             return Err(Error::format(path, message));
         }
+        // Published files of NCSNv2 have the noise levels, too, in f32.
+        weights.has_of_model("sigmas", &config.noise_levels()?.stds(), 1e-6)?;
         Ok(Self { config, weights })
     }
 

@@ -1,6 +1,7 @@
 //! `data:`, the images.
 
 use super::fields::{Fields, Flag, Folder, OneOf, OrNone, Section};
+use super::published;
 pub use crate::data::Dataset;
 use crate::data::SETS;
 use crate::error::{Result, one_of};
@@ -18,6 +19,12 @@ pub struct Data {
     pub logit_transform: bool,
     /// Whether images are mirrored at random.
     pub random_flip: bool,
+    /// NCSNv2: whether uniform noise makes pixels continuous; as the program does if the file does not say it.
+    pub uniform_dequantization: Option<bool>,
+    /// NCSNv2: whether Gaussian noise does.
+    pub gaussian_dequantization: bool,
+    /// NCSNv2: whether the network is trained on pixels from −1 to 1.
+    pub rescaled: bool,
 }
 
 impl Default for Data {
@@ -29,6 +36,9 @@ impl Default for Data {
             channels: 1,
             logit_transform: false,
             random_flip: false,
+            uniform_dequantization: None,
+            gaussian_dequantization: false,
+            rescaled: false,
         }
     }
 }
@@ -58,7 +68,17 @@ impl Section for Data {
             format!("data.channels is {channels}, expected {expected} for {}", dataset.name())
         })?;
         f.key("logit_transform", &mut self.logit_transform, Flag)?;
-        f.key("random_flip", &mut self.random_flip, Flag)
+        f.key("random_flip", &mut self.random_flip, Flag)?;
+        f.key("uniform_dequantization", &mut self.uniform_dequantization, OrNone(Flag))?;
+        f.key("gaussian_dequantization", &mut self.gaussian_dequantization, Flag)?;
+        let both = self.gaussian_dequantization && self.uniform_dequantization == Some(true);
+        f.check("gaussian_dequantization", !both, || "found both ways to dequantise, expected one".into())?;
+        f.key("rescaled", &mut self.rescaled, Flag)?;
+        f.check("rescaled", !(self.rescaled && self.logit_transform), || {
+            "found data.rescaled and data.logit_transform, expected one: the published program undoes them differently"
+                .into()
+        })?;
+        published::data(f)
     }
 }
 

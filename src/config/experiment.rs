@@ -1,13 +1,14 @@
 //! What a configuration means: from its keys to what the library computes with.
 
+use super::model::SigmaDist;
 use super::published::Runner;
-use super::{Algo, Config, Optim, Optimizer, Training};
+use super::{Algo, Config, Optim, Optimizer, Sampling, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
 use crate::error::Result;
 use crate::loss::{Loss, Objective, Times, Weight};
-use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig};
+use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
 use crate::sample::{AnnealedLangevin, Renewal, Sampler};
-use crate::score::Model;
+use crate::score::{Model, Prediction};
 use crate::sde::NoiseLevels;
 use crate::train::{Rule, TrainingOptions};
 
@@ -21,8 +22,19 @@ impl Config {
             size: data.image_size,
             n_levels: model.num_classes,
         };
-        let input = if data.logit_transform { InputRange::Logit } else { InputRange::Unit };
-        model.architecture.network(dimensions).with_input(input)
+        let input = match data.logit_transform || data.rescaled {
+            true => InputRange::Logit,
+            false => InputRange::Unit,
+        };
+        let net = model.architecture.network(dimensions).with_input(input);
+        match net {
+            NetworkConfig::RefineNet(net) => NetworkConfig::RefineNet(RefineNetConfig {
+                norm: model.normalization.unwrap_or(net.norm),
+                activation: model.nonlinearity,
+                ..net
+            }),
+            other => other,
+        }
     }
 
     /// The noise levels σ₁ > … > σ_L; a single one for a network that is not given the level.
@@ -32,9 +44,10 @@ impl Config {
     pub fn noise_levels(&self) -> Result<NoiseLevels> {
         let Self { model, training, .. } = self;
         match Runner::of(model.architecture) {
-            Runner::Anneal | Runner::Toy => {
-                NoiseLevels::geometric(model.sigma_begin, model.sigma_end, model.num_classes)
-            }
+            Runner::Anneal | Runner::Toy | Runner::NcsnV2 => match model.sigma_dist {
+                SigmaDist::Geometric => NoiseLevels::geometric(model.sigma_begin, model.sigma_end, model.num_classes),
+                SigmaDist::Uniform => NoiseLevels::uniform(model.sigma_begin, model.sigma_end, model.num_classes),
+            },
             // The published program's baseline has 0.01, which is sigma_end of its file.
             Runner::Baseline => NoiseLevels::single(model.sigma_end),
             Runner::ScoreNet => NoiseLevels::single(training.noise_std),
@@ -46,14 +59,23 @@ impl Config {
     /// # Errors
     /// As [`Self::noise_levels`].
     pub fn model<N>(&self, net: N) -> Result<Model<N>> {
-        Ok(Model::new(net, self.noise_levels()?))
+        let prediction = match Runner::of(self.model.architecture) {
+            Runner::NcsnV2 => Prediction::ScaledScore,
+            _ => Prediction::Score,
+        };
+        Ok(Model { prediction, ..Model::new(net, self.noise_levels()?) })
+    }
+
+    /// Whether the network is trained on many noise levels.
+    fn has_levels(&self) -> bool {
+        matches!(Runner::of(self.model.architecture), Runner::Anneal | Runner::Toy | Runner::NcsnV2)
     }
 
     /// What training minimises.
     pub fn objective(&self) -> Objective {
         let Training { algo, n_particles, slicing, anneal_power, .. } = self.training;
         // One level needs no weight among others.
-        let power = if self.model.architecture.is_conditional() { anneal_power } else { 0.0 };
+        let power = if self.has_levels() { anneal_power } else { 0.0 };
         let loss = match algo {
             Algo::Dsm => Loss::Denoising,
             Algo::Ssm => Loss::Sliced { n_projections: n_particles, slicing },
@@ -65,7 +87,7 @@ impl Config {
     pub fn test_objective(&self) -> (Objective, &'static str) {
         let objective = self.objective();
         match objective.loss {
-            Loss::Sliced { .. } if !self.model.architecture.is_conditional() => (objective, "test_ssm_loss"),
+            Loss::Sliced { .. } if !self.has_levels() => (objective, "test_ssm_loss"),
             _ => (Objective { loss: Loss::Denoising, ..objective }, "test_dsm_loss"),
         }
     }
@@ -73,6 +95,7 @@ impl Config {
     /// What a step of training does.
     pub fn training_options(&self) -> TrainingOptions {
         let Training { grad_clip, ema_rate, .. } = self.training;
+        let ema_rate = ema_rate.or(self.model.ema.then_some(self.model.ema_rate));
         TrainingOptions { objective: self.objective(), grad_clip, ema_rate }
     }
 
@@ -89,11 +112,19 @@ impl Config {
 
     /// How images become input of the model.
     pub fn transform(&self) -> Transform {
-        let is_dequantised = Runner::of(self.model.architecture).dequantises();
-        Transform {
-            dequantise: if is_dequantised { Dequantise::Uniform } else { Dequantise::None },
-            range: if self.data.logit_transform { Range::Logit } else { Range::Unit },
-        }
+        let data = &self.data;
+        let of_program = || Runner::of(self.model.architecture).dequantises();
+        let dequantise = match data.uniform_dequantization.unwrap_or_else(of_program) {
+            _ if data.gaussian_dequantization => Dequantise::Gaussian,
+            true => Dequantise::Uniform,
+            false => Dequantise::None,
+        };
+        let range = match (data.logit_transform, data.rescaled) {
+            (true, _) => Range::Logit,
+            (_, true) => Range::Symmetric,
+            _ => Range::Unit,
+        };
+        Transform { dequantise, range }
     }
 
     /// How images become batches.
@@ -112,13 +143,16 @@ impl Config {
 
     /// How samples are drawn.
     pub fn sampler(&self) -> Sampler {
-        let (step_lr, n_steps_each) = (self.sampling.step_lr, self.sampling.n_steps_each);
-        Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise: false })
+        let Sampling { step_lr, n_steps_each, denoise, .. } = self.sampling;
+        Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise })
     }
 
     /// When the known pixels of an image that is completed are perturbed anew.
     pub fn renewal(&self) -> Renewal {
-        Renewal::OncePerTime
+        match Runner::of(self.model.architecture) {
+            Runner::NcsnV2 => Renewal::BeforeEachStage,
+            _ => Renewal::OncePerTime,
+        }
     }
 
     /// The steps of a whole run on `n_images` images: `n_iters`, or those of `n_epochs` if they are fewer.

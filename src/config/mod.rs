@@ -5,6 +5,7 @@
 //! `Section::fields`.
 
 mod data;
+mod evaluation;
 mod experiment;
 mod fields;
 mod model;
@@ -26,6 +27,7 @@ use writer::{Explainer, Writer};
 use crate::error::{Error, Result};
 use crate::file::read_at_most;
 pub use data::{Data, Dataset};
+pub use evaluation::{FastFid, Test};
 pub use model::{Architecture, Model};
 pub use optim::{Optim, Optimizer};
 pub use published::{Runner, Unused};
@@ -70,16 +72,23 @@ pub struct Config {
     pub optim: Optim,
     /// `sampling:` (ours)
     pub sampling: Sampling,
+    /// `fast_fid:` (NCSNv2)
+    pub fast_fid: FastFid,
+    /// `test:` (NCSNv2)
+    pub test: Test,
 }
 
 /// The files built into the program.
-const BUILT_IN: [(&str, &str); 6] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("quickstart.yml", include_str!("../../configs/quickstart.yml")),
     ("anneal.yml", include_str!("../../configs/anneal.yml")),
     ("cifar10.yml", include_str!("../../configs/cifar10.yml")),
     ("baseline.yml", include_str!("../../configs/baseline.yml")),
     ("scorenet.yml", include_str!("../../configs/scorenet.yml")),
     ("toy.yml", include_str!("../../configs/toy.yml")),
+    ("ncsnv2/cifar10.yml", include_str!("../../configs/ncsnv2/cifar10.yml")),
+    ("ncsnv2/celeba.yml", include_str!("../../configs/ncsnv2/celeba.yml")),
+    ("ncsnv2/ncsn_original.yml", include_str!("../../configs/ncsnv2/ncsn_original.yml")),
 ];
 
 impl Config {
@@ -133,6 +142,8 @@ impl Config {
         f.section(&mut self.model)?;
         f.section(&mut self.optim)?;
         f.section(&mut self.sampling)?;
+        f.section(&mut self.fast_fid)?;
+        f.section(&mut self.test)?;
         self.check(f)
     }
 

@@ -1,9 +1,11 @@
 //! `model:`, the network and its noise levels.
 
-use super::fields::{Fields, POSITIVE, Section, name_in};
+use super::fields::{Fields, Flag, OrNone, POSITIVE, Section, name_in};
 use super::published::{self, Unused};
+use super::training::EMA_RATE;
 use crate::error::Result;
 pub use crate::net::Architecture;
+use crate::net::{Activation, NormKind};
 
 /// The network and its noise levels.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +18,16 @@ pub struct Model {
     pub sigma_end: f64,
     /// L, the number of noise levels.
     pub num_classes: usize,
+    /// NCSNv2: the spacing of the noise levels.
+    pub sigma_dist: SigmaDist,
+    /// NCSNv2: the normalisation; the architecture's own if the file does not say it.
+    pub normalization: Option<NormKind>,
+    /// NCSNv2: the activation.
+    pub nonlinearity: Activation,
+    /// NCSNv2: whether there is an EMA of the weights.
+    pub ema: bool,
+    /// NCSNv2: rate of the EMA.
+    pub ema_rate: f64,
     /// Channels of the first stage.
     pub ngf: usize,
     /// ScoreNet's encoder channels.
@@ -33,6 +45,11 @@ impl Default for Model {
             sigma_begin: 1.0,
             sigma_end: 0.01,
             num_classes: 10,
+            sigma_dist: SigmaDist::Geometric,
+            normalization: None,
+            nonlinearity: Activation::Elu,
+            ema: false,
+            ema_rate: 0.999,
             ngf: 64,
             nef: 32,
             ndf: 32,
@@ -51,6 +68,12 @@ impl Section for Model {
         let (begin, end) = (self.sigma_begin, self.sigma_end);
         f.check("sigma_end", end < begin, || format!("sigma_end {end} must be below sigma_begin {begin}"))?;
         f.key("num_classes", &mut self.num_classes, 1..=10_000)?;
+        f.key("sigma_dist", &mut self.sigma_dist, &SIGMA_DISTS)?;
+        f.key("normalization", &mut self.normalization, OrNone(&NORMALIZATIONS))?;
+        f.key("nonlinearity", &mut self.nonlinearity, &NONLINEARITIES)?;
+        published::spec_norm(f)?;
+        f.key("ema", &mut self.ema, Flag)?;
+        f.key("ema_rate", &mut self.ema_rate, EMA_RATE)?;
         published::batch_norm(f)?;
         // One channel has no variance over channels, which instance norm++ takes.
         f.key("ngf", &mut self.ngf, 2..=1024)?;
@@ -60,6 +83,31 @@ impl Section for Model {
         published::check_widths(self, f)
     }
 }
+
+/// The spacing of noise levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SigmaDist {
+    /// Equal ratios.
+    Geometric,
+    /// Equal differences.
+    Uniform,
+}
+
+const SIGMA_DISTS: [(&str, SigmaDist); 2] = [("geometric", SigmaDist::Geometric), ("uniform", SigmaDist::Uniform)];
+
+const NORMALIZATIONS: [(&str, NormKind); 4] = [
+    ("InstanceNorm++", NormKind::InstanceNormPlus),
+    ("InstanceNorm", NormKind::InstanceNorm),
+    ("VarianceNorm", NormKind::VarianceNorm),
+    ("NoneNorm", NormKind::NoNorm),
+];
+
+const NONLINEARITIES: [(&str, Activation); 4] = [
+    ("elu", Activation::Elu),
+    ("relu", Activation::Relu),
+    ("lrelu", Activation::LeakyRelu),
+    ("swish", Activation::Swish),
+];
 
 /// The names of the networks.
 pub(super) const ARCHITECTURES: [(&str, Architecture); 13] = [

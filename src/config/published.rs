@@ -12,7 +12,7 @@ use super::model::ARCHITECTURES;
 use super::reader::Reader;
 use super::{Config, Model};
 use crate::error::{Error, Result};
-use crate::net::{Architecture, Dimensions, NetworkConfig};
+use crate::net::{Architecture, Dimensions, NetworkConfig, NormKind};
 
 /// A family of experiments of NCSN's program, which names the network and the loss that a file leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,13 +25,16 @@ pub enum Runner {
     ScoreNet,
     /// The 2-D toy experiments.
     Toy,
+    /// NCSNv2: one network for all noise levels, in a program of its own.
+    NcsnV2,
 }
 
-const RUNNERS: [(Runner, [&str; 2]); 4] = [
+const RUNNERS: [(Runner, [&str; 2]); 5] = [
     (Runner::Anneal, ["AnnealRunner", "anneal"]),
     (Runner::Baseline, ["BaselineRunner", "baseline"]),
     (Runner::ScoreNet, ["ScoreNetRunner", "scorenet"]),
     (Runner::Toy, ["ToyRunner", "toy"]),
+    (Runner::NcsnV2, ["NCSNRunner", "ncsnv2"]),
 ];
 
 impl FromStr for Runner {
@@ -55,12 +58,9 @@ impl Runner {
     /// The runner that trains such a network.
     pub fn of(architecture: Architecture) -> Self {
         match architecture {
-            Architecture::Ncsn
-            | Architecture::Deeper
-            | Architecture::NcsnV2
-            | Architecture::NcsnV2Deeper
-            | Architecture::NcsnV2Deepest => Self::Anneal,
+            Architecture::Ncsn | Architecture::Deeper => Self::Anneal,
             Architecture::Baseline => Self::Baseline,
+            Architecture::NcsnV2 | Architecture::NcsnV2Deeper | Architecture::NcsnV2Deepest => Self::NcsnV2,
             _ => Self::ScoreNet,
         }
     }
@@ -70,12 +70,17 @@ impl Runner {
             Self::Anneal | Self::Toy => Architecture::Ncsn,
             Self::Baseline => Architecture::Baseline,
             Self::ScoreNet => Architecture::ResScore,
+            Self::NcsnV2 => Architecture::NcsnV2,
         }
     }
 
     /// T, the steps of Langevin dynamics at each noise level, which the program fixes: of ten levels, or at the only one.
     fn n_steps_each(self) -> usize {
-        if self == Self::Anneal { 100 } else { 1000 }
+        match self {
+            Self::Anneal | Self::Toy => 100,
+            Self::Baseline | Self::ScoreNet => 1000,
+            Self::NcsnV2 => 5,
+        }
     }
 
     /// What stands before each parameter's name in a checkpoint: a network for several GPUs is wrapped in a module.
@@ -86,7 +91,7 @@ impl Runner {
     /// Whether the pixels of training images are dequantised. ScoreNet's runner adds Gaussian noise instead, or none: that is its
     /// experiment.
     pub(super) fn dequantises(self) -> bool {
-        self != Self::ScoreNet
+        !matches!(self, Self::ScoreNet | Self::NcsnV2)
     }
 }
 
@@ -100,10 +105,43 @@ pub(super) fn is_toy(file: &mut Reader<'_>) -> Result<bool> {
 /// The values of the keys that a file leaves open, by the program that it was written for.
 pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
     let mut config = Config::default();
-    let given = file.peek("model.architecture", &ARCHITECTURES);
-    config.model.architecture = given.unwrap_or(runner.unwrap_or(Runner::Anneal).default_architecture());
+    let given = file.peek("model.architecture", &ARCHITECTURES).or_else(|| file.peek("model.name", &NAMES));
+    let by_program = || match is_of_ncsnv2(file) {
+        true => by_data_set(file),
+        false => runner.unwrap_or(Runner::Anneal).default_architecture(),
+    };
+    config.model.architecture = given.unwrap_or_else(by_program);
+    if is_of_ncsnv2(file) {
+        // The published files say everything else.
+        config.model.normalization = Some(NormKind::InstanceNormPlus);
+        config.data.uniform_dequantization = Some(false);
+    }
     config.sampling.n_steps_each = Runner::of(config.model.architecture).n_steps_each();
     config
+}
+
+/// The names by which files of ours choose one of NCSNv2's networks.
+const NAMES: [(&str, Architecture); 5] = [
+    ("ncsn", Architecture::Ncsn),
+    ("ncsn_deeper", Architecture::Deeper),
+    ("ncsnv2", Architecture::NcsnV2),
+    ("ncsnv2_deeper", Architecture::NcsnV2Deeper),
+    ("ncsnv2_deepest", Architecture::NcsnV2Deepest),
+];
+
+/// Whether a file is one of NCSNv2's program, whose keys those of NCSN's lack.
+fn is_of_ncsnv2(file: &Reader<'_>) -> bool {
+    // A file that we wrote has all keys.
+    let is_ours = file.has("model.architecture");
+    !is_ours
+        && ["name", "sigma_dist", "normalization", "nonlinearity"].iter().any(|key| file.has(&format!("model.{key}")))
+}
+
+/// NCSNv2's program chooses the network by the data set, and by nothing else.
+fn by_data_set(file: &Reader<'_>) -> Architecture {
+    const DATA_SETS: [(&str, Architecture); 2] =
+        [("LSUN", Architecture::NcsnV2Deeper), ("FFHQ", Architecture::NcsnV2Deepest)];
+    file.peek("data.dataset", &DATA_SETS).unwrap_or(Architecture::NcsnV2)
 }
 
 /// Refuses a network that is not one of the runner's.
@@ -132,6 +170,21 @@ impl Unused {
         f.key("lam", &mut self.lam, OrNone(Number { expected: "a number", valid: |_| true }))?;
         f.key("z_dim", &mut self.z_dim, OrNone(1..=1_000_000))
     }
+}
+
+/// `spec_norm`, which NCSNv2's networks ignore.
+pub(super) fn spec_norm(f: &mut impl Fields) -> Result<()> {
+    let mut spec_norm = false;
+    f.key("spec_norm", &mut spec_norm, Flag)?;
+    f.check("spec_norm", !spec_norm, || {
+        "model.spec_norm is true, expected false: spectral normalisation is not implemented".into()
+    })?;
+    f.key("name", &mut None, OrNone(&NAMES))
+}
+
+/// Keys of NCSNv2's `data` that nothing reads.
+pub(super) fn data(f: &mut impl Fields) -> Result<()> {
+    f.key("num_workers", &mut None, OrNone(0..=4096usize))
 }
 
 /// `batch_norm`, a flag of every file that no network has a use for.

@@ -1,6 +1,6 @@
 //! `sampling:` (ours), Langevin dynamics.
 
-use super::fields::{Fields, POSITIVE, Section};
+use super::fields::{Fields, Flag, OrNone, POSITIVE, Section};
 use crate::error::Result;
 
 /// Langevin dynamics, whose constants the published program fixes.
@@ -10,6 +10,26 @@ pub struct Sampling {
     pub n_steps_each: usize,
     /// Step size at σ_L.
     pub step_lr: f64,
+    /// NCSNv2: whether a last step removes the noise that is left.
+    pub denoise: bool,
+    /// NCSNv2: images drawn at a time.
+    pub batch_size: Option<u64>,
+    /// NCSNv2: whether chains begin at perturbed training images.
+    pub data_init: bool,
+    /// NCSNv2: the step of the checkpoint to draw from; the newest if the file does not say it.
+    pub ckpt_id: Option<u64>,
+    /// NCSNv2: whether only the last states are kept.
+    pub final_only: bool,
+    /// NCSNv2: whether samples are for FID, an image a file.
+    pub fid: bool,
+    /// NCSNv2: how many of them.
+    pub num_samples4fid: u64,
+    /// NCSNv2: whether images are completed.
+    pub inpainting: bool,
+    /// NCSNv2: whether rows between two images are drawn.
+    pub interpolation: bool,
+    /// NCSNv2: images of such a row.
+    pub n_interpolations: u64,
     /// Samples drawn at each snapshot; 0 for none.
     pub snapshot_images: u64,
     /// Samples drawn when training is done.
@@ -18,7 +38,22 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { n_steps_each: 100, step_lr: 2e-5, snapshot_images: 9, final_images: 25 }
+        Self {
+            n_steps_each: 100,
+            step_lr: 2e-5,
+            denoise: false,
+            batch_size: None,
+            data_init: false,
+            ckpt_id: None,
+            final_only: false,
+            fid: false,
+            num_samples4fid: 10_000,
+            inpainting: false,
+            interpolation: false,
+            n_interpolations: 15,
+            snapshot_images: 9,
+            final_images: 25,
+        }
     }
 }
 
@@ -28,6 +63,16 @@ impl Section for Sampling {
     fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
         f.key("n_steps_each", &mut self.n_steps_each, 1..=1_000_000)?;
         f.key("step_lr", &mut self.step_lr, POSITIVE)?;
+        f.key("denoise", &mut self.denoise, Flag)?;
+        f.key("batch_size", &mut self.batch_size, OrNone(1..=65_536))?;
+        f.key("data_init", &mut self.data_init, Flag)?;
+        f.key("ckpt_id", &mut self.ckpt_id, OrNone(0..=u64::MAX))?;
+        f.key("final_only", &mut self.final_only, Flag)?;
+        f.key("fid", &mut self.fid, Flag)?;
+        f.key("num_samples4fid", &mut self.num_samples4fid, 1..=10_000_000)?;
+        f.key("inpainting", &mut self.inpainting, Flag)?;
+        f.key("interpolation", &mut self.interpolation, Flag)?;
+        f.key("n_interpolations", &mut self.n_interpolations, 2..=1000)?;
         f.key("snapshot_images", &mut self.snapshot_images, 0..=400)?;
         f.key("final_images", &mut self.final_images, 1..=400)
     }

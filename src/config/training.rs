@@ -1,6 +1,6 @@
 //! `training:`, how long a network is trained and on what loss.
 
-use super::fields::{Fields, NOT_NEGATIVE, Number, OrNone, POSITIVE, Section};
+use super::fields::{Fields, Flag, NOT_NEGATIVE, Number, OrNone, POSITIVE, Section};
 use crate::error::Result;
 pub use crate::loss::Slicing;
 
@@ -27,6 +27,10 @@ pub struct Training {
     pub anneal_power: f64,
     /// σ of the noise that ScoreNets are trained with.
     pub noise_std: f64,
+    /// NCSNv2: whether samples are drawn at each checkpoint.
+    pub snapshot_sampling: bool,
+    /// NCSNv2: whether the test loss of each noise level is recorded, too.
+    pub log_all_sigmas: bool,
     /// Ours: the seed of all randomness; the program's `--seed` comes first.
     pub seed: Option<u64>,
     /// Ours: rate of the EMA of the weights.
@@ -52,6 +56,8 @@ impl Default for Training {
             slicing: Slicing::Exact,
             anneal_power: 2.0,
             noise_std: 0.01,
+            snapshot_sampling: true,
+            log_all_sigmas: false,
             seed: None,
             ema_rate: None,
             grad_clip: None,
@@ -75,6 +81,8 @@ impl Section for Training {
         f.key("slicing", &mut self.slicing, &SLICINGS)?;
         f.key("anneal_power", &mut self.anneal_power, ANNEAL_POWER)?;
         f.key("noise_std", &mut self.noise_std, NOT_NEGATIVE)?;
+        f.key("snapshot_sampling", &mut self.snapshot_sampling, Flag)?;
+        f.key("log_all_sigmas", &mut self.log_all_sigmas, Flag)?;
         f.key("seed", &mut self.seed, OrNone(0..=u64::MAX))?;
         f.key("ema_rate", &mut self.ema_rate, OrNone(EMA_RATE))?;
         f.key("grad_clip", &mut self.grad_clip, OrNone(POSITIVE))?;
@@ -94,4 +102,4 @@ pub enum Algo {
 
 const SLICINGS: [(&str, Slicing); 2] = [("exact", Slicing::Exact), ("finite_difference", Slicing::FiniteDifference)];
 const ANNEAL_POWER: Number = Number { expected: "a number from -10 to 10", valid: |x| x.abs() <= 10.0 };
-const EMA_RATE: Number = Number { expected: "a number between 0 and 1", valid: |x| x > 0.0 && x < 1.0 };
+pub(super) const EMA_RATE: Number = Number { expected: "a number between 0 and 1", valid: |x| x > 0.0 && x < 1.0 };

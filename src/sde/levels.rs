@@ -32,6 +32,18 @@ impl NoiseLevels {
         Ok(Self { sigmas: (0..n).map(at).collect() })
     }
 
+    /// The arithmetic sequence `linspace(sigma_begin, sigma_end, n)` (`sigma_dist: uniform` of NCSNv2's program). With `n = 1` the
+    /// only level is `sigma_begin`.
+    ///
+    /// # Errors
+    /// As [`Self::geometric`].
+    pub fn uniform(sigma_begin: f64, sigma_end: f64, n: usize) -> Result<Self> {
+        let Self { mut sigmas } = Self::geometric(sigma_begin, sigma_end, n)?;
+        let step = (sigma_end - sigma_begin) / (n.max(2) - 1) as f64;
+        sigmas.iter_mut().enumerate().for_each(|(i, sigma)| *sigma = sigma_begin + step * i as f64);
+        Ok(Self { sigmas })
+    }
+
     /// A single level; 0 leaves the data as they are.
     ///
     /// # Errors

@@ -132,7 +132,7 @@ impl Set {
     pub fn data(&self, size: Option<usize>) -> Data {
         let dataset = self.dataset.clone();
         let (image_size, channels) = (size.unwrap_or(dataset.set.size), dataset.set.channels[0]);
-        Data { dataset, image_size, channels, logit_transform: false, random_flip: false }
+        Data { dataset, image_size, channels, ..Data::default() }
     }
 
     pub fn open(&self, size: Option<usize>, datasets: &Path, log: &mut Log) -> Result<ImageSet> {
