@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use clap::Args;
 
-use ncsn::checkpoint::{TensorFile, Weights, saved_config, write_tensors};
+use ncsn::checkpoint::{Saved, TensorFile, Weights, Which, saved_config, write_tensors};
+use ncsn::config::Runner;
 use ncsn::device::{self, upload};
 use ncsn::net::params::HostTensor;
-use ncsn::net::{Backbone, Condition, InputRange};
+use ncsn::net::{InputRange, Network, NetworkConfig};
+use ncsn::score::{Model, Score};
+use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
 
 use super::Common;
@@ -28,7 +31,11 @@ pub struct ScoreArgs {
     /// without noise levels needs none)
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// Where to write the tensor `score`, as `x`; of images that are not finite it is not finite, which a warning says
+    /// The configuration of weights that do not hold one: NCSNv2's do not tell their noise levels and activation
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+    /// Where to write the tensors `score` and `output` (what the published network returns), as `x`; of images that are not
+    /// finite they are not finite, which a warning says
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Replace the output whatever it is; scores are replaced anyhow
@@ -45,19 +52,18 @@ pub struct ScoreArgs {
 }
 
 pub fn run(args: ScoreArgs) -> Result<ExitCode> {
-    let is_score = |path: &Path| TensorFile::open(path).is_ok_and(|file| file.names().eq(["score"]));
+    // Earlier versions wrote the score alone.
+    let is_score = |path: &Path| {
+        TensorFile::open(path).is_ok_and(|file| file.names().eq(["output", "score"]) || file.names().eq(["score"]))
+    };
     expect_free(&args.output, args.overwrite, is_score)?;
     let weights = Weights::open(&args.checkpoint)?;
-    let saved = saved_config(&weights, None)?;
-    let logit = saved.map_or(args.logit_transform, |config| config.data.logit_transform);
-    let input = if logit { InputRange::Logit } else { InputRange::Unit };
     let device = args.common.open_device()?;
     if args.no_ema && weights.members().is_some_and(|members| members.only_average) {
         let message = "found no weights but a moving average of them, which --no-ema leaves out";
         return Err(Error::format(&args.checkpoint, message));
     }
-    let net = weights.build(input, !args.no_ema, &device)?;
-    let config = weights.network(input)?;
+    let (net, model) = model(weights, &args, &device)?;
 
     let file = TensorFile::open(&args.input)?;
     let bad = |message: String| Error::format(&args.input, message);
@@ -66,23 +72,23 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let [n, channels, height, width] = x.shape[..] else {
         return Err(bad(format!("x has shape {:?}, expected [batch, channels, height, width]", x.shape)));
     };
-    let sizes = config.sizes();
-    if channels != config.channels() || !sizes.contains(height) || !sizes.contains(width) {
+    let sizes = net.sizes();
+    if channels != net.channels() || !sizes.contains(height) || !sizes.contains(width) {
         return Err(bad(format!(
             "x has shape {:?}, expected {} channels and each side {sizes}",
             x.shape,
-            config.channels()
+            net.channels()
         )));
     }
+    let n_levels = model.process.n_levels();
     let (labels_shape, labels) = match labels {
-        _ if config.levels().is_none() => (vec![n], vec![0; n]),
+        _ if n_levels == 1 => (vec![n], vec![0; n]),
         Some(labels) => labels,
         None => return Err(bad("found no tensor labels".into())),
     };
     if labels_shape != [n] {
         return Err(bad(format!("labels has shape {labels_shape:?}, expected [{n}]")));
     }
-    let n_levels = config.levels().unwrap_or(1);
     if let Some(label) = labels.iter().find(|label| !(0..n_levels as i64).contains(label)) {
         return Err(bad(format!("found label {label}, expected 0 to {}", n_levels - 1)));
     }
@@ -94,8 +100,8 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let mut score = Vec::with_capacity(x.values.len());
     for (x, labels) in x.values.chunks(BATCH * image_len).zip(labels.chunks(BATCH)) {
         let x: Tensor<4> = upload(x.to_vec(), [labels.len(), channels, height, width], &device);
-        let label = upload(labels.iter().map(|&label| label as f32).collect(), [labels.len()], &device);
-        score.extend(device::values(Backbone::forward(&net, x.into(), &Condition { label }).value)?);
+        let t: Vec<f64> = labels.iter().map(|&label| model.process.time(label as usize)).collect();
+        score.extend(device::values(model.score(x, &t))?);
     }
     // An image is computed by itself: what is not finite in one says nothing of the others.
     let (of_x, of_score) = (not_finite(&x.values), not_finite(&score));
@@ -111,7 +117,28 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
         ));
     }
     let score = HostTensor { shape: x.shape, values: score };
-    write_tensors(&args.output, &[("score".into(), score)], &BTreeMap::new())?;
+    // The networks of both programs return the score itself.
+    write_tensors(&args.output, &[("score".into(), score.clone()), ("output".into(), score)], &BTreeMap::new())?;
     super::say(format!("score of {n} images in {}", args.output.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The network of the weights, and its model.
+fn model(weights: Weights, args: &ScoreArgs, device: &Device) -> Result<(NetworkConfig, Model<Network>)> {
+    let which = if args.no_ema { Which::Last } else { Which::Averaged };
+    if saved_config(&weights, args.config.as_deref())?.is_some() {
+        let saved = Saved::of(weights, args.config.as_deref())?;
+        return Ok((saved.config().network(), saved.model(which, device)?));
+    }
+    let input = if args.logit_transform { InputRange::Logit } else { InputRange::Unit };
+    let net = weights.network(input)?;
+    // What the network returns is the score at each of its levels, whatever these are.
+    let levels = NoiseLevels::geometric(1.0, 0.01, net.levels().unwrap_or(1))?;
+    if Runner::of(net.architecture()) == Runner::NcsnV2 {
+        let message = format!(
+            "found weights of {net} without a configuration, expected one with --config FILE: its score is divided by σ"
+        );
+        return Err(Error::format(&args.checkpoint, message));
+    }
+    Ok((net, Model::new(weights.build(input, which == Which::Averaged, device)?, levels)))
 }

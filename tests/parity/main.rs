@@ -11,6 +11,7 @@ mod inception;
 mod langevin;
 mod metrics;
 mod ncsnv2;
+mod ncsnv2_runs;
 mod network;
 mod optimizers;
 mod pixels;
@@ -60,6 +61,7 @@ fn cases() -> Vec<Case> {
         langevin::cases(),
         metrics::cases(),
         ncsnv2::cases(),
+        ncsnv2_runs::cases(),
         optimizers::cases(),
         sliced::cases(),
         pixels::cases(),

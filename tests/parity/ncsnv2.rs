@@ -29,7 +29,7 @@ const NETWORKS: [(&str, Architecture); 10] = [
 ];
 
 /// What a fixture says of itself.
-fn meta(name: &str) -> serde_json::Value {
+pub fn meta(name: &str) -> serde_json::Value {
     serde_json::from_slice(&fixture::read(&format!("ncsnv2/{name}/meta.json"))).unwrap()
 }
 
@@ -54,13 +54,15 @@ fn untold(meta: &serde_json::Value) -> Untold {
 }
 
 /// The network that a fixture's shapes and configuration stand for, with its parameters.
-fn network(meta: &serde_json::Value, params: &Fixture, device: &Device) -> (NetworkConfig, Network) {
+pub fn network(meta: &serde_json::Value, params: &Fixture, device: &Device) -> (NetworkConfig, Network) {
     let shape = |name: &str| params.tensors.get(name).map(|(shape, _)| shape.clone());
     let config = NetworkConfig::from_shapes(shape, untold(meta)).unwrap();
     assert_eq!(config.untold().norm, untold(meta).norm);
     let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), device).unwrap();
-    let order: Vec<String> = serde_json::from_value(meta["parameter_order"].clone()).unwrap();
-    assert_eq!(params::names(&net), order, "the order of the parameters, which optimisers number");
+    if let Some(order) = meta.get("parameter_order") {
+        let order: Vec<String> = serde_json::from_value(order.clone()).unwrap();
+        assert_eq!(params::names(&net), order, "the order of the parameters, which optimisers number");
+    }
     (config, params.load(net, ""))
 }
 
