@@ -12,9 +12,11 @@ mod figures;
 mod folders;
 mod info;
 mod inpaint;
+mod interpolate;
 mod lock;
 mod log;
 mod memory;
+mod noise_levels;
 mod output;
 mod panic;
 mod progress;
@@ -71,6 +73,8 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Fill in the hidden part of images
     Inpaint(inpaint::InpaintArgs),
+    /// Draw rows of images that go over into one another
+    Interpolate(interpolate::InterpolateArgs),
     /// Run the experiments in the plane: pictures and numbers
     Toy(toy::ToyArgs),
     /// Draw a figure of the paper from short runs
@@ -81,6 +85,8 @@ enum Command {
     Evaluate(Box<evaluate::EvaluateArgs>),
     /// Evaluate a network: tensors `x` and `labels` in, `score` out
     Score(score::ScoreArgs),
+    /// Choose noise levels and steps for a data set, by the techniques of NCSNv2; prints lines of a configuration
+    NoiseLevels(noise_levels::NoiseLevelsArgs),
     /// Show what a run or a checkpoint holds, what the processor can do, or which devices there are
     Info(info::InfoArgs),
     /// Measure how fast this machine trains and samples
@@ -100,11 +106,13 @@ impl Command {
             Command::Train(args) => train::run(args),
             Command::Sample(args) => sample::run(args),
             Command::Inpaint(args) => inpaint::run(args),
+            Command::Interpolate(args) => interpolate::run(args),
             Command::Toy(args) => toy::run(args),
             Command::Figures(args) => figures::run(args),
             Command::Convert(args) => convert::run(args),
             Command::Evaluate(args) => evaluate::run(*args),
             Command::Score(args) => score::run(args),
+            Command::NoiseLevels(args) => noise_levels::run(args),
             Command::Info(args) => info::run(args),
             Command::Bench(args) => bench::run(args),
         }
@@ -116,11 +124,13 @@ impl Command {
             Command::Train(args) => Some(&args.common),
             Command::Sample(args) => Some(&args.common),
             Command::Inpaint(args) => Some(&args.common),
+            Command::Interpolate(args) => Some(&args.common),
             Command::Toy(args) => Some(&args.common),
             Command::Figures(args) => Some(args.common()),
             Command::Convert(args) => Some(&args.common),
             Command::Evaluate(args) => Some(args.common()),
             Command::Score(args) => Some(&args.common),
+            Command::NoiseLevels(args) => Some(&args.common),
             Command::Info(args) => Some(&args.common),
             Command::Bench(_) => None,
         }

@@ -9,6 +9,7 @@ mod figures;
 mod folders;
 mod inpaint;
 mod memory;
+mod ncsnv2;
 #[cfg(target_os = "linux")]
 mod output;
 mod published;

@@ -1,0 +1,142 @@
+//! NCSNv2 through the program.
+
+use std::fs;
+use std::path::Path;
+
+use ncsn::checkpoint::TensorFile;
+
+use crate::{fails, scratch, succeeds};
+
+/// A run of NCSNv2 that takes seconds.
+const TINY: &str = "\
+training: {batch_size: 3, n_iters: 6, snapshot_freq: 3, snapshot_sampling: false}
+data: {dataset: DIGITS, image_size: 8, channels: 1}
+model: {ngf: 4, sigma_begin: 5, num_classes: 4, sigma_dist: geometric, ema: true, ema_rate: 0.9}
+sampling: {n_steps_each: 2, step_lr: 1.0e-5, denoise: true, n_interpolations: 3, final_images: 4}
+";
+
+fn trained() -> tempfile::TempDir {
+    let folder = scratch();
+    fs::write(folder.path().join("v2.yml"), TINY).unwrap();
+    succeeds(folder.path(), &["train", "--config", "v2.yml", "--doc", "v2"]);
+    folder
+}
+
+fn tensor(path: &Path, name: &str) -> Vec<f32> {
+    TensorFile::open(path).unwrap().get(name).unwrap().unwrap().values
+}
+
+#[test]
+fn a_network_without_levels_is_trained_on_many_and_draws_completes_and_interpolates() {
+    let folder = trained();
+    let at = folder.path();
+    let samples = fs::read_to_string(at.join("run/samples/v2/step_6/samples.json")).unwrap();
+    assert!(samples.contains("\"denoise\":true") || samples.contains("\"denoise\": true"), "{samples}");
+    let info = succeeds(at, &["info", "--doc", "v2"]);
+    assert!(info.contains("NcsnV2: 1 channels, ngf 4") && info.contains(", and their moving average"), "{info}");
+    assert!(info.contains("σ from 5 to 0.01"), "{info}");
+
+    succeeds(
+        at,
+        &["inpaint", "--doc", "v2", "--images", "DIGITS", "-o", "completions", "--n", "2", "--n-per-image", "2"],
+    );
+    assert!(at.join("completions/images/000001_001.png").is_file());
+
+    // Three columns by the run's own key, whatever the rows; and what is there is kept.
+    let interpolate = |n: &str| succeeds(at, &["interpolate", "--doc", "v2", "-o", "rows", "--n", n]);
+    assert!(interpolate("1").contains("1 rows of 3 images in rows"));
+    let image = |name: &str| fs::read(at.join("rows/images").join(name)).unwrap();
+    let first = [image("000000_000.png"), image("000000_002.png")];
+    assert!(first[0] != first[1]);
+    interpolate("2");
+    assert_eq!([image("000000_000.png"), image("000000_002.png")], first);
+    assert!(at.join("rows/images/000001_002.png").is_file() && !at.join("rows/images/000000_003.png").exists());
+    let message = fails(at, &["interpolate", "--doc", "v2", "-o", "rows", "--n", "1"]);
+    assert!(message.contains("rows holds 2 rows, more than --n 1"), "{message}");
+    let message = fails(at, &["interpolate", "--doc", "v2", "-o", "rows", "--n", "2", "--columns", "4"]);
+    assert!(message.contains("columns"), "{message}");
+
+    // A stopped run goes on as it would have.
+    succeeds(at, &["train", "--config", "v2.yml", "--doc", "w", "--no-sample", "--set", "training.n_iters=3"]);
+    succeeds(at, &["train", "--doc", "w", "--resume", "--no-sample", "--set", "training.n_iters=6"]);
+    let data = |doc: &str| {
+        let bytes = fs::read(at.join(format!("run/logs/{doc}/checkpoint_6.safetensors"))).unwrap();
+        let n_header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[8 + n_header..].to_vec()
+    };
+    assert!(data("v2") == data("w"), "byte for byte");
+}
+
+#[test]
+fn published_networks_are_scored_with_their_configuration() {
+    let folder = scratch();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ncsnv2");
+    for (name, network) in [
+        ("ncsn_v2repo_32", "ncsn"),
+        ("ncsndeeper_v2repo_32", "ncsn_deeper"),
+        ("ncsnv2_28_gray", "ncsnv2"),
+        ("ncsnv2_32", "ncsnv2"),
+        ("ncsnv2_32_lrelu_variancenorm", "ncsnv2"),
+        ("ncsnv2_32_rescaled_relu", "ncsnv2"),
+        ("ncsnv2_32_swish_nonenorm", "ncsnv2"),
+        ("ncsnv2_deeper_64", "ncsnv2_deeper"),
+    ] {
+        let meta: serde_json::Value =
+            serde_json::from_slice(&fs::read(fixtures.join(name).join("meta.json")).unwrap()).unwrap();
+        let mut config = meta["config"].clone();
+        config["model"]["name"] = network.into();
+        let is_grey = config["data"]["channels"] == 1;
+        config["data"]["dataset"] = if is_grey { "MNIST" } else { "CIFAR10" }.into();
+        // JSON is YAML.
+        fs::write(folder.path().join("net.yml"), config.to_string()).unwrap();
+        let [weights, input] = ["params", "forward"]
+            .map(|file| fixtures.join(name).join(format!("{file}.safetensors")).display().to_string());
+        let args = ["score", "--checkpoint", &weights, "--input", &input, "--output", "out.safetensors"];
+        succeeds(folder.path(), &[&args[..], &["--config", "net.yml", "--precision", "highest"]].concat());
+        let (out, expected) = (folder.path().join("out.safetensors"), tensor(Path::new(&input), "out"));
+        let n = TensorFile::open(Path::new(&input)).unwrap().shape("x").unwrap()[0];
+        for found in ["output", "score"].map(|tensor_name| tensor(&out, tensor_name)) {
+            let image_len = found.len() / n;
+            for (i, (found, expected)) in found.chunks(image_len).zip(expected.chunks(image_len)).enumerate() {
+                let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+                assert!(difference <= 2e-5 * largest, "{name}, image {i}: {difference} of {largest}");
+            }
+        }
+        if network.starts_with("ncsnv2") {
+            let message = fails(folder.path(), &[&args[..5], &["--output", "other.safetensors"]].concat());
+            assert!(message.contains("expected one with --config FILE: its score is divided by σ"), "{message}");
+            // Other levels than the file's own.
+            config["model"]["sigma_begin"] = 7.into();
+            fs::write(folder.path().join("net.yml"), config.to_string()).unwrap();
+            let message = fails(folder.path(), &[&args[..], &["--config", "net.yml"]].concat());
+            assert!(message.contains("sigmas[0] is ") && message.contains("expected 6.99"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn noise_levels_are_printed_as_lines_of_a_configuration() {
+    let folder = scratch();
+    let args = ["noise-levels", "--dataset", "CIFAR10", "--sigma-begin", "50", "--overlap", "0.5669"];
+    let lines = succeeds(folder.path(), &[&args[..], &["--budget", "1160"]].concat());
+    for line in ["sigma_begin: 50.0", "sigma_end: 0.01", "num_classes: 232", "n_steps_each: 5", "step_lr: 6.18"] {
+        assert!(lines.contains(&format!("  {line}")), "{line} in {lines}");
+    }
+    // A set of which every distance is known: white, black, and grey between them.
+    let images = folder.path().join("images");
+    fs::create_dir(&images).unwrap();
+    for (i, grey) in [0u8, 128, 255].into_iter().enumerate() {
+        let image = ncsn::data::Pixels::new(vec![grey; 64], 8, 8, 1);
+        ncsn::image::write_png(&images.join(format!("{i}.png")), &image).unwrap();
+    }
+    let args = ["noise-levels", "--dataset", "images", "--image-size", "8", "--channels", "1"];
+    let lines = succeeds(folder.path(), &args);
+    // 8 × 8 pixels, each of them 1 apart.
+    assert!(lines.contains("  sigma_begin: 8.0\n"), "{lines}");
+    let message = fails(folder.path(), &["noise-levels", "--dataset", "MNIST", "--channels", "3"]);
+    assert!(message.contains("found --channels 3, expected 1 for MNIST"), "{message}");
+    let message =
+        fails(folder.path(), &["noise-levels", "--dataset", "MNIST", "--sigma-begin", "1", "--sigma-end", "2"]);
+    assert!(message.contains("sigma_end 2 must be below sigma_begin 1"), "{message}");
+}
