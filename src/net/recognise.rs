@@ -78,6 +78,7 @@ impl<F: Fn(&str) -> Option<Vec<usize>>> Shapes<F> {
 
     fn refine_net(&self, Untold { input, activation, norm: untold }: Untold) -> Result<RefineNetConfig> {
         let [width, channels, ..] = self.of::<4>("begin_conv.weight")?;
+        self.expect("res1.0.conv1.weight", &[width, width, 3, 3])?;
         let form = match ["res31", "res5"].map(|stage| self.has(&format!("{stage}.0.conv1.weight"))) {
             [true, _] => Form::Deepest,
             [false, true] => Form::Deeper,
@@ -106,7 +107,6 @@ impl<F: Fn(&str) -> Option<Vec<usize>>> Shapes<F> {
             }
             (None, norm)
         };
-        self.expect("res1.0.conv1.weight", &[width, width, 3, 3])?;
         // Only NCSN's refine blocks have norms; without entries, they would be those of NCSNv2.
         let has_norms = ["embed.weight", "alpha"].iter().any(|entry| self.has(&format!("refine1.crp.norms.0.{entry}")));
         let pool = if has_norms { Pool::Mean } else { Pool::Max };

@@ -17,7 +17,7 @@ fn the_baseline_trains_goes_on_and_draws() {
         succeeds(folder.path(), &with(&[&TINY[..], &["--runner", "baseline", "--doc", "b"]].concat(), &plain_steps));
     assert!(said.contains("2 samples"), "{said}");
     let info = succeeds(folder.path(), &["info", "--doc", "b"]);
-    assert!(info.contains("Baseline: 1 channels, ngf 2, 1 noise levels") && info.contains("σ = 0.01"), "{info}");
+    assert!(info.contains("Baseline: 1 channels, ngf 2\n") && info.contains("σ = 0.01"), "{info}");
     // What the flags said is in the saved configuration.
     let more = ["train", "--doc", "b", "--resume", "--set", "training.n_iters=8"];
     assert!(succeeds(folder.path(), &more).contains("going on at step 6"));
