@@ -38,7 +38,7 @@
 //! | Song & Ermon 2019 (NCSN), §3.1 noise levels | [`sde::NoiseLevels`] |
 //! | — §4.2 eqs. 5 and 6, the loss over all levels | [`loss::denoising`], [`loss::Weight`] |
 //! | — §4.3 Algorithm 1, annealed Langevin dynamics | [`sample::AnnealedLangevin`] |
-//! | — §3.2, figures 2 and 3, the plane | [`toy`] |
+//! | — §3.2, figures 2 and 3, toy experiments in two dimensions | [`toy`] |
 //! | — figure 1, ScoreNet | [`net::ResScore`] |
 //! | — appendix A, the network; A.1 conditional instance norm++ | [`net::RefineNet`], [`net::Norm`] |
 //! | — appendix B.3 Algorithm 2, inpainting | [`sample::Known`] |
@@ -97,6 +97,11 @@
 //! network of one's own. `docs/extending.md` says which files an addition to this crate touches.
 
 #![forbid(unsafe_code)]
+
+/// The listings of the page on extending, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/extending.md")]
+mod extending {}
 
 pub mod board;
 pub mod checkpoint;

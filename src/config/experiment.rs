@@ -1,13 +1,12 @@
 //! What a configuration means: from its keys to what the library computes with.
 
-use super::model::SigmaDist;
 use super::published::Runner;
-use super::{Algo, Config, Optim, Optimizer, Sampling, Training};
+use super::{Config, Optim, Optimizer, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
 use crate::error::Result;
 use crate::loss::{Loss, Objective, Times, Weight};
 use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
-use crate::sample::{AnnealedLangevin, Renewal, Sampler};
+use crate::sample::{Renewal, Sampler};
 use crate::score::{Model, Prediction};
 use crate::sde::NoiseLevels;
 use crate::train::{Rule, TrainingOptions};
@@ -44,10 +43,7 @@ impl Config {
     pub fn noise_levels(&self) -> Result<NoiseLevels> {
         let Self { model, training, .. } = self;
         match Runner::of(model.architecture) {
-            Runner::Anneal | Runner::Toy | Runner::NcsnV2 => match model.sigma_dist {
-                SigmaDist::Geometric => NoiseLevels::geometric(model.sigma_begin, model.sigma_end, model.num_classes),
-                SigmaDist::Uniform => NoiseLevels::uniform(model.sigma_begin, model.sigma_end, model.num_classes),
-            },
+            Runner::Anneal | Runner::Toy | Runner::NcsnV2 => model.noise_levels(),
             // The published program's baseline has 0.01, which is sigma_end of its file.
             Runner::Baseline => NoiseLevels::single(model.sigma_end),
             Runner::ScoreNet => NoiseLevels::single(training.noise_std),
@@ -73,14 +69,9 @@ impl Config {
 
     /// What training minimises.
     pub fn objective(&self) -> Objective {
-        let Training { algo, n_particles, slicing, anneal_power, .. } = self.training;
         // One level needs no weight among others.
-        let power = if self.has_levels() { anneal_power } else { 0.0 };
-        let loss = match algo {
-            Algo::Dsm => Loss::Denoising,
-            Algo::Ssm => Loss::Sliced { n_projections: n_particles, slicing },
-        };
-        Objective { loss, weight: Weight::StdPower(power), times: Times::Levels }
+        let power = if self.has_levels() { self.training.anneal_power } else { 0.0 };
+        Objective { loss: self.training.loss(), weight: Weight::StdPower(power), times: Times::Levels }
     }
 
     /// The objective of test batches and its tag. The published AnnealRunner's is the denoising one, whatever it trains on.
@@ -143,8 +134,7 @@ impl Config {
 
     /// How samples are drawn.
     pub fn sampler(&self) -> Sampler {
-        let Sampling { step_lr, n_steps_each, denoise, .. } = self.sampling;
-        Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise })
+        self.sampling.sampler()
     }
 
     /// When the known pixels of an image that is completed are perturbed anew.
@@ -166,6 +156,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Algo;
     use crate::loss::Slicing;
     use crate::sde::Process;
 

@@ -152,7 +152,7 @@ impl Config {
         let (architecture, size, channels) = (self.model.architecture, self.data.image_size, self.data.channels);
         let sizes = architecture.sizes();
         f.check("data.image_size", sizes.contains(size), || {
-            format!("data.image_size is {size}, expected {sizes}: {} takes no other", self.model.name())
+            format!("data.image_size is {size}, expected {sizes}: {} takes no other", self.model.architecture.name())
         })?;
         f.check("data.channels", architecture != Architecture::ResScore || channels == 3, || {
             format!("data.channels is {channels}, but ResScore needs 3 channels")

@@ -1,11 +1,12 @@
 //! `model:`, the network and its noise levels.
 
-use super::fields::{Fields, Flag, OrNone, POSITIVE, Section, name_in};
+use super::fields::{Fields, Flag, OrNone, POSITIVE, Section};
 use super::published::{self, Unused};
 use super::training::EMA_RATE;
 use crate::error::Result;
 pub use crate::net::Architecture;
 use crate::net::{Activation, NormKind};
+use crate::sde::NoiseLevels;
 
 /// The network and its noise levels.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +63,7 @@ impl Section for Model {
     const NAME: &'static str = "model";
 
     fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
-        f.key("architecture", &mut self.architecture, &ARCHITECTURES)?;
+        f.key("architecture", &mut self.architecture, &Architecture::NAMES)?;
         f.key("sigma_begin", &mut self.sigma_begin, POSITIVE)?;
         f.key("sigma_end", &mut self.sigma_end, POSITIVE)?;
         let (begin, end) = (self.sigma_begin, self.sigma_end);
@@ -109,26 +110,13 @@ const NONLINEARITIES: [(&str, Activation); 4] = [
     ("swish", Activation::Swish),
 ];
 
-/// The names of the networks.
-pub(super) const ARCHITECTURES: [(&str, Architecture); 13] = [
-    ("ncsn", Architecture::Ncsn),
-    ("deeper", Architecture::Deeper),
-    ("baseline", Architecture::Baseline),
-    ("ncsnv2", Architecture::NcsnV2),
-    ("ncsnv2_deeper", Architecture::NcsnV2Deeper),
-    ("ncsnv2_deepest", Architecture::NcsnV2Deepest),
-    ("resscore", Architecture::ResScore),
-    ("resnetscore", Architecture::ResNetScore),
-    ("unetscore", Architecture::UNetScore),
-    ("unetresscore", Architecture::UNetResScore),
-    ("score", Architecture::Score),
-    ("smallscore", Architecture::SmallScore),
-    ("mlpscore", Architecture::MlpScore),
-];
-
 impl Model {
-    /// The network's name in a file.
-    pub(super) fn name(&self) -> &'static str {
-        name_in(&ARCHITECTURES, self.architecture)
+    /// The noise levels of a network that is trained on many.
+    pub(super) fn noise_levels(&self) -> Result<NoiseLevels> {
+        let levels = match self.sigma_dist {
+            SigmaDist::Geometric => NoiseLevels::geometric,
+            SigmaDist::Uniform => NoiseLevels::uniform,
+        };
+        levels(self.sigma_begin, self.sigma_end, self.num_classes)
     }
 }

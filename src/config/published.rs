@@ -8,7 +8,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::fields::{Fields, Flag, Number, OrNone};
-use super::model::ARCHITECTURES;
 use super::reader::Reader;
 use super::{Config, Model};
 use crate::error::{Error, Result};
@@ -105,7 +104,7 @@ pub(super) fn is_toy(file: &mut Reader<'_>) -> Result<bool> {
 /// The values of the keys that a file leaves open, by the program that it was written for.
 pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
     let mut config = Config::default();
-    let given = file.peek("model.architecture", &ARCHITECTURES).or_else(|| file.peek("model.name", &NAMES));
+    let given = file.peek("model.architecture", &Architecture::NAMES).or_else(|| file.peek("model.name", &NAMES));
     let by_program = || match is_of_ncsnv2(file) {
         true => by_data_set(file),
         false => runner.unwrap_or(Runner::Anneal).default_architecture(),
@@ -149,7 +148,7 @@ pub(super) fn check(config: &Config, runner: Option<Runner>, file: &mut Reader<'
     let Some(runner) = runner else { return Ok(()) };
     let model = &config.model;
     file.check("model.architecture", runner == Runner::of(model.architecture), || {
-        format!("model.architecture is {}, which is not one of {}'s", model.name(), runner.name())
+        format!("model.architecture is {}, which is not one of {}'s", model.architecture.name(), runner.name())
     })
 }
 
@@ -237,7 +236,7 @@ pub(super) fn check_widths(model: &Model, f: &mut impl Fields) -> Result<()> {
     let multiple = architecture.width_multiple();
     let holds = architecture.width_key() != "nef" || (nef == ndf && nef.is_multiple_of(multiple));
     f.check("nef", holds, || {
-        let name = model.name();
+        let name = model.architecture.name();
         format!("model.nef is {nef} and model.ndf {ndf}, expected the same multiple of {multiple} for {name}")
     })
 }

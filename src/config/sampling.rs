@@ -2,6 +2,7 @@
 
 use super::fields::{Fields, Flag, OrNone, POSITIVE, Section};
 use crate::error::Result;
+use crate::sample::{AnnealedLangevin, Sampler};
 
 /// Langevin dynamics, whose constants the published program fixes.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,5 +76,13 @@ impl Section for Sampling {
         f.key("n_interpolations", &mut self.n_interpolations, 2..=1000)?;
         f.key("snapshot_images", &mut self.snapshot_images, 0..=400)?;
         f.key("final_images", &mut self.final_images, 1..=400)
+    }
+}
+
+impl Sampling {
+    /// How samples are drawn.
+    pub(super) fn sampler(&self) -> Sampler {
+        let Self { step_lr, n_steps_each, denoise, .. } = *self;
+        Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise })
     }
 }

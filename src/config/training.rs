@@ -2,6 +2,7 @@
 
 use super::fields::{Fields, Flag, NOT_NEGATIVE, Number, OrNone, POSITIVE, Section};
 use crate::error::Result;
+use crate::loss::Loss;
 pub use crate::loss::Slicing;
 
 /// How long a network is trained, and on what loss.
@@ -88,6 +89,16 @@ impl Section for Training {
         f.key("grad_clip", &mut self.grad_clip, OrNone(POSITIVE))?;
         f.key("test_freq", &mut self.test_freq, 1..=u64::MAX)?;
         f.key("log_freq", &mut self.log_freq, 1..=u64::MAX)
+    }
+}
+
+impl Training {
+    /// How the error of the score is estimated.
+    pub(super) fn loss(&self) -> Loss {
+        match self.algo {
+            Algo::Dsm => Loss::Denoising,
+            Algo::Ssm => Loss::Sliced { n_projections: self.n_particles, slicing: self.slicing },
+        }
     }
 }
 

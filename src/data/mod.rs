@@ -19,14 +19,91 @@ pub mod sets;
 pub mod transform;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::error::Result;
+use celeba::CelebA;
+use digits::Digits;
+use folder::Folder;
+use memory::InMemory;
 
 pub use batches::{Batch, BatchOptions, Batches, batch_order, read_batch};
-pub use dataset::{Dataset, Request, SETS, Set, Work};
+pub use dataset::{Dataset, Request, Set, Work};
 pub use labelled::{Labelled, N_CLASSES, check_labels};
 pub use resize::Pixels;
 pub use transform::{Dequantise, Range, Transform};
+
+/// All data sets, in the order in which they are listed. A new one is a row here, and its source in a file of its own.
+pub static SETS: [Set; 6] = [
+    // LeCun et al. 1998.
+    Set {
+        name: "MNIST",
+        channels: &[1],
+        size: 28,
+        needs_path: false,
+        work: Work::Download,
+        open: |_, r, p| in_memory(sets::mnist(&r.root.join("mnist"), r.split, r.download, p)?, r),
+        labelled: Some(|r, p| sets::mnist_labelled(&r.root.join("mnist"), r.split, r.download, p)),
+    },
+    // Krizhevsky 2009.
+    Set {
+        name: "CIFAR10",
+        channels: &[3],
+        size: 32,
+        needs_path: false,
+        work: Work::Download,
+        open: |_, r, p| in_memory(sets::cifar10(&r.root.join("cifar10"), r.split, r.download, p)?, r),
+        labelled: Some(|r, p| sets::cifar10_labelled(&r.root.join("cifar10"), r.split, r.download, p)),
+    },
+    // Liu et al. 2015.
+    Set {
+        name: "CELEBA",
+        channels: &[3],
+        size: 32,
+        needs_path: false,
+        work: Work::Headers,
+        open: |_, r, p| Ok(Arc::new(CelebA::open(&r.root.join("celeba"), r.split, r.channels, r.size, p)?)),
+        labelled: None,
+    },
+    // Netzer et al. 2011, the cropped digits.
+    Set {
+        name: "SVHN",
+        channels: &[3],
+        size: 32,
+        needs_path: false,
+        work: Work::Download,
+        open: |_, r, p| in_memory(sets::svhn(&r.root.join("svhn"), r.split, r.download, p)?, r),
+        labelled: Some(|r, p| sets::svhn_labelled(&r.root.join("svhn"), r.split, r.download, p)),
+    },
+    // Ours: drawn digits, built in.
+    Set {
+        name: "DIGITS",
+        channels: &[1, 3],
+        size: 28,
+        needs_path: false,
+        work: Work::None,
+        open: |_, r, _| Ok(Arc::new(Digits::new(r.size, r.channels, r.split)?)),
+        // The digits have no end: as many as MNIST has.
+        labelled: Some(|r, _| {
+            let n = if r.split == Split::Train { 60_000 } else { 10_000 };
+            Digits::new(r.size, r.channels, r.split)?.labelled(n)
+        }),
+    },
+    // Ours: all images below a folder.
+    Set {
+        name: "FOLDER",
+        channels: &[3, 1],
+        size: 32,
+        needs_path: true,
+        work: Work::Headers,
+        open: |path, r, p| Ok(Arc::new(Folder::open(path, r.split, r.channels, r.size, p)?)),
+        labelled: None,
+    },
+];
+
+fn in_memory(images: InMemory, request: &Request<'_>) -> Result<Arc<dyn Source>> {
+    Ok(Arc::new(images.resized(request.size)))
+}
 
 /// Images of one shape, as `u8`, reachable by number.
 pub trait Source: Send + Sync {

@@ -1,17 +1,44 @@
-//! What training minimises.
+//! What training minimises: losses, a file each, and what is chosen among them.
 
+mod batch;
 mod denoising;
-mod objective;
 mod sliced;
 
+pub(crate) use batch::{mean, sum};
+use batch::{per_example, perturb};
 pub use denoising::denoising;
-pub use objective::{Loss, Objective, Streams, Times};
 pub use sliced::{Sliced, Slicing, perturbed_ssm_vr, ssm, ssm_vr};
 
 use burn::tensor::{Device, Tensor};
 
-use crate::device::upload;
-use crate::sde::Marginal;
+use crate::noise::{self, Distribution, Stream};
+use crate::score::Differentiable;
+use crate::sde::{Marginal, Process};
+
+/// What is minimised: the mean of a loss over data, times and noise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Objective {
+    /// How the error of the score is estimated.
+    pub loss: Loss,
+    /// How much each time counts.
+    pub weight: Weight,
+    /// At which times.
+    pub times: Times,
+}
+
+/// How the error of the score is estimated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Denoising score matching.
+    Denoising,
+    /// Sliced score matching with variance reduction.
+    Sliced {
+        /// Projections for each image.
+        n_projections: usize,
+        /// How their products with the Jacobian are found.
+        slicing: Slicing,
+    },
+}
 
 /// λ(t), the weight of the squared error of the score at each time.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,30 +57,66 @@ impl Weight {
     }
 }
 
-/// f of each example's perturbation kernel, to be broadcast over the example: `[batch, 1, …]`.
-fn per_example<const D: usize>(marginals: &[Marginal], f: impl Fn(Marginal) -> f64, device: &Device) -> Tensor<D> {
-    let mut shape = [1; D];
-    shape[0] = marginals.len();
-    upload(marginals.iter().map(|&marginal| f(marginal) as f32).collect(), shape, device)
+/// The law of the times t.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// The levels of the process, each with the same probability.
+    Levels,
 }
 
-/// x_t = α·x + std·z of each example.
-fn perturb<const D: usize>(x: Tensor<D>, z: Tensor<D>, marginals: &[Marginal]) -> Tensor<D> {
-    let device = x.device();
-    let noise = z * per_example(marginals, |m| m.std, &device);
-    match marginals.iter().all(|m| m.alpha == 1.0) {
-        true => x + noise,
-        false => x * per_example(marginals, |m| m.alpha, &device) + noise,
+/// Where the randomness of one batch comes from.
+#[derive(Clone, Debug)]
+pub struct Streams {
+    /// The times.
+    pub times: Stream,
+    /// The noise that perturbs the data.
+    pub z: Stream,
+    /// The projections of sliced losses.
+    pub v: Stream,
+}
+
+impl Default for Objective {
+    /// That of NCSN: denoising score matching at all levels, with λ = σ².
+    fn default() -> Self {
+        Self { loss: Loss::Denoising, weight: Weight::StdPower(2.0), times: Times::Levels }
     }
 }
 
-/// The sum of all numbers, `[1]`. Burn's own `sum` may add by atomics on a GPU, in another order each time.
-pub(crate) fn sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-    x.reshape([1, -1]).sum_dim(1).reshape([1])
+impl Times {
+    /// The times of `n` examples.
+    pub fn draw(self, n: usize, process: &dyn Process, stream: &mut Stream) -> Vec<f64> {
+        let n_levels = process.n_levels() as u64;
+        match self {
+            Self::Levels => (0..n).map(|_| process.time(stream.below(n_levels) as usize)).collect(),
+        }
+    }
 }
 
-/// The mean of all numbers, `[1]`.
-pub(crate) fn mean<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-    let n = x.shape().num_elements();
-    sum(x) / n as f64
+impl Objective {
+    /// The objective on one batch of images: `[1]`.
+    ///
+    /// # Shapes
+    /// `x`: `[batch, channels, height, width]`, on `device`.
+    pub fn value(
+        &self,
+        score: &impl Differentiable<4>,
+        process: &dyn Process,
+        x: Tensor<4>,
+        mut streams: Streams,
+        device: &Device,
+    ) -> Tensor<1> {
+        let shape @ [n, channels, height, width] = x.dims();
+        let t = self.times.draw(n, process, &mut streams.times);
+        let z = noise::tensor(Distribution::Normal, &mut [streams.z], shape, device);
+        match self.loss {
+            Loss::Denoising => denoising(score, process, x, &t, z, self.weight),
+            Loss::Sliced { n_projections, slicing } => {
+                // The projections of an image beside each other.
+                let shape = [n, n_projections, channels * height * width];
+                let v = noise::tensor(Distribution::Normal, &mut [streams.v], shape, device);
+                let v = v.swap_dims(0, 1).reshape([n_projections * n, channels, height, width]);
+                perturbed_ssm_vr(score, process, x, &t, [z, v], self.weight, slicing)
+            }
+        }
+    }
 }

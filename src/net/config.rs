@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::recognise::Shapes;
 use super::{Activation, NormKind, Pool, Untold};
 use crate::error::{Error, Result};
 
@@ -68,12 +69,29 @@ enum Family {
     ScoreNet(ScoreNet),
 }
 
-/// An architecture: what it is, the sides of its images ([`Sizes`]), and what its width is a multiple of.
+/// An architecture: its name in files of configuration, what it is, the sides of its images ([`Sizes`]), what its width is a multiple
+/// of, and what it keeps of an image ([`Memory`]).
 struct Row {
+    name: &'static str,
     architecture: Architecture,
     family: Family,
     sizes: [usize; 3],
     width_multiple: usize,
+    memory: Memory,
+}
+
+/// Numbers of f32 that are there at once for each image, in units of the width times the pixels: all activations of a network are
+/// multiples of these, but for the few of its input and output. Measured: the difference of two peaks of resident memory, over that
+/// of the batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Memory {
+    /// In a step of denoising score matching.
+    pub denoising: f64,
+    /// In one of sliced score matching: three to four times as many, because operations with tangents are not fused, and keep what they
+    /// pass on.
+    pub sliced: f64,
+    /// In sampling.
+    pub sampling: f64,
 }
 
 /// Each halving needs an even size, and linear layers one size.
@@ -82,26 +100,44 @@ const ROWS: [Row; 13] = {
     const fn net(form: Form, is_conditional: bool, norm: NormKind, pool: Pool) -> Family {
         Family::RefineNet { form, is_conditional, norm, pool }
     }
-    const fn row(architecture: A, family: F, sizes: [usize; 3], width_multiple: usize) -> Row {
-        Row { architecture, family, sizes, width_multiple }
+    const fn row(
+        (name, architecture): (&'static str, A),
+        family: F,
+        sizes: [usize; 3],
+        width_multiple: usize,
+        [denoising, sliced, sampling]: [f64; 3],
+    ) -> Row {
+        Row { name, architecture, family, sizes, width_multiple, memory: Memory { denoising, sliced, sampling } }
     }
     const MANY: usize = usize::MAX;
     [
-        row(A::Ncsn, net(Ncsn, true, InstanceNormPlus, Mean), [2, 2, MANY], 1),
-        row(A::Deeper, net(Deeper, true, InstanceNorm, Mean), [4, 4, MANY], 1),
-        row(A::Baseline, net(Ncsn, false, InstanceNormPlus, Mean), [2, 2, MANY], 1),
-        row(A::NcsnV2, net(Ncsn, false, InstanceNormPlus, Max), [2, 2, MANY], 1),
-        row(A::NcsnV2Deeper, net(Deeper, false, InstanceNormPlus, Max), [4, 4, MANY], 1),
-        row(A::NcsnV2Deepest, net(Deepest, false, InstanceNormPlus, Max), [8, 8, MANY], 1),
-        row(A::ResScore, F::ScoreNet(S::ResScore), [4, 4, MANY], 8),
+        row(("ncsn", A::Ncsn), net(Ncsn, true, InstanceNormPlus, Mean), [2, 2, MANY], 1, [93.0, 372.0, 9.0]),
+        row(("deeper", A::Deeper), net(Deeper, true, InstanceNorm, Mean), [4, 4, MANY], 1, [79.0, 316.0, 9.0]),
+        row(("baseline", A::Baseline), net(Ncsn, false, InstanceNormPlus, Mean), [2, 2, MANY], 1, [93.0, 372.0, 9.0]),
+        row(("ncsnv2", A::NcsnV2), net(Ncsn, false, InstanceNormPlus, Max), [2, 2, MANY], 1, [73.0, 280.0, 9.0]),
+        row(
+            ("ncsnv2_deeper", A::NcsnV2Deeper),
+            net(Deeper, false, InstanceNormPlus, Max),
+            [4, 4, MANY],
+            1,
+            [63.0, 242.0, 9.0],
+        ),
+        row(
+            ("ncsnv2_deepest", A::NcsnV2Deepest),
+            net(Deepest, false, InstanceNormPlus, Max),
+            [8, 8, MANY],
+            1,
+            [56.0, 215.0, 9.0],
+        ),
+        row(("resscore", A::ResScore), F::ScoreNet(S::ResScore), [4, 4, MANY], 8, [41.0, 118.0, 9.0]),
         // Borders of three pixels are mirrored.
-        row(A::ResNetScore, F::ScoreNet(S::ResNetScore), [2, 4, MANY], 1),
-        row(A::UNetScore, F::ScoreNet(S::UNetScore), [16, 16, 32], 1),
+        row(("resnetscore", A::ResNetScore), F::ScoreNet(S::ResNetScore), [2, 4, MANY], 1, [89.0, 195.0, 18.0]),
+        row(("unetscore", A::UNetScore), F::ScoreNet(S::UNetScore), [16, 16, 32], 1, [11.0, 26.0, 6.0]),
         // As are borders of one pixel, where 16 pixels would be one.
-        row(A::UNetResScore, F::ScoreNet(S::UNetResScore), [16, 32, MANY], 1),
-        row(A::Score, F::ScoreNet(S::Score), [28, 28, 28], 4),
-        row(A::SmallScore, F::ScoreNet(S::SmallScore), [10, 10, 10], 1),
-        row(A::MlpScore, F::ScoreNet(S::MlpScore), [10, 10, 10], 1),
+        row(("unetresscore", A::UNetResScore), F::ScoreNet(S::UNetResScore), [16, 32, MANY], 1, [28.0, 71.0, 8.0]),
+        row(("score", A::Score), F::ScoreNet(S::Score), [28, 28, 28], 4, [5.0, 11.0, 1.5]),
+        row(("smallscore", A::SmallScore), F::ScoreNet(S::SmallScore), [10, 10, 10], 1, [29.0, 62.0, 9.0]),
+        row(("mlpscore", A::MlpScore), F::ScoreNet(S::MlpScore), [10, 10, 10], 1, [0.12, 0.3, 0.05]),
     ]
 };
 
@@ -138,6 +174,27 @@ impl fmt::Display for Sizes {
 impl Architecture {
     fn row(self) -> &'static Row {
         ROWS.iter().find(|row| row.architecture == self).expect("every architecture has a row")
+    }
+
+    /// All of them with their names in files of configuration.
+    pub const NAMES: [(&'static str, Self); ROWS.len()] = {
+        let mut names = [("", Self::Ncsn); ROWS.len()];
+        let mut i = 0;
+        while i < ROWS.len() {
+            names[i] = (ROWS[i].name, ROWS[i].architecture);
+            i += 1;
+        }
+        names
+    };
+
+    /// Its name in files of configuration.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// What it keeps of an image.
+    pub fn memory(self) -> Memory {
+        self.row().memory
     }
 
     /// The sides that its images may have.
@@ -325,13 +382,27 @@ impl ScoreNetConfig {
         Ok(())
     }
 
-    fn architecture(&self) -> Architecture {
+    pub(super) fn architecture(&self) -> Architecture {
         let is_this = |row: &&Row| matches!(row.family, Family::ScoreNet(net) if net == self.net);
         ROWS.iter().find(is_this).expect("every network has a row").architecture
     }
 }
 
 impl NetworkConfig {
+    /// Reads the configuration off the shapes of a network's parameters, under their published names.
+    ///
+    /// # Errors
+    /// When a parameter that tells it is missing or has an impossible shape.
+    pub fn from_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>, untold: impl Into<Untold>) -> Result<Self> {
+        let shapes = Shapes(&shape);
+        let config = match ScoreNetConfig::from_shapes(&shapes)? {
+            Some(config) => Self::ScoreNet(config),
+            None => Self::RefineNet(RefineNetConfig::from_shapes(&shapes, untold.into())?),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
     /// What it is called.
     ///
     /// # Panics

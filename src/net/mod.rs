@@ -26,8 +26,8 @@ mod work;
 pub use activation::{Activation, elu};
 pub use buffer::Buffer;
 pub use config::{
-    Architecture, Dimensions, Form, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig, ScoreNet, ScoreNetConfig,
-    Sizes,
+    Architecture, Dimensions, Form, InputRange, MLP_WIDTH, Memory, NetworkConfig, RefineNetConfig, ScoreNet,
+    ScoreNetConfig, Sizes,
 };
 pub use conv::{Conv2d, ConvTranspose2d, MeanPoolConv};
 pub use dual::Dual;

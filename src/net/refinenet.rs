@@ -5,7 +5,11 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use ncsn_kernels::ops::pixels::channels_last;
 
-use super::{Conv2d, Dual, Form, InputRange, Norm, Parts, RefineBlock, RefineNetConfig, Resample, ResidualBlock, Work};
+use super::recognise::Shapes;
+use super::{
+    Conv2d, Dual, Form, InputRange, Norm, NormKind, Parts, Pool, RefineBlock, RefineNetConfig, Resample, ResidualBlock,
+    Untold, Work,
+};
 use crate::error::Result;
 use crate::noise::Stream;
 
@@ -182,6 +186,47 @@ impl RefineNet {
             below = Some(side);
         }
         work
+    }
+}
+
+impl RefineNetConfig {
+    /// Reads it off the shapes of its parameters.
+    pub(super) fn from_shapes(shapes: &Shapes<'_>, Untold { input, activation, norm: untold }: Untold) -> Result<Self> {
+        let [width, channels, ..] = shapes.of::<4>("begin_conv.weight")?;
+        shapes.expect("res1.0.conv1.weight", &[width, width, 3, 3])?;
+        let form = match ["res31", "res5"].map(|stage| shapes.has(&format!("{stage}.0.conv1.weight"))) {
+            [true, _] => Form::Deepest,
+            [false, true] => Form::Deeper,
+            [false, false] => Form::Ncsn,
+        };
+        // Which of those that have the same entries.
+        let same_entries = if untold == NormKind::NoNorm { untold } else { NormKind::InstanceNorm };
+        let (levels, norm) = if shapes.has("normalizer.embed.weight") {
+            let [n_levels, n_columns] = shapes.of::<2>("normalizer.embed.weight")?;
+            let norm = match n_columns.checked_div(width) {
+                Some(3) => NormKind::InstanceNormPlus,
+                Some(1) => NormKind::VarianceNorm,
+                _ => same_entries,
+            };
+            let [n_columns, _] = norm.columns().map(|n| width.saturating_mul(n));
+            shapes.expect("normalizer.embed.weight", &[n_levels, n_columns])?;
+            (Some(n_levels), norm)
+        } else {
+            let norm = match ["gamma", "alpha"].map(|entry| shapes.has(&format!("normalizer.{entry}"))) {
+                [true, _] => NormKind::InstanceNormPlus,
+                [false, true] => NormKind::VarianceNorm,
+                [false, false] => same_entries,
+            };
+            if norm != same_entries {
+                shapes.expect("normalizer.alpha", &[width])?;
+            }
+            (None, norm)
+        };
+        // Only NCSN's refine blocks have norms; without entries, they would be those of NCSNv2.
+        let has_norms =
+            ["embed.weight", "alpha"].iter().any(|entry| shapes.has(&format!("refine1.crp.norms.0.{entry}")));
+        let pool = if has_norms { Pool::Mean } else { Pool::Max };
+        Ok(Self { form, channels, width, levels, norm, activation, pool, input })
     }
 }
 

@@ -8,7 +8,11 @@ use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, Tensor};
 
 use super::norm::standardised;
-use super::{Conv2d, ConvTranspose2d, Dual, GroupNorm, LayerNorm, Linear, Work, elu};
+use super::recognise::Shapes;
+use super::{
+    Conv2d, ConvTranspose2d, Dual, GroupNorm, LayerNorm, Linear, MLP_WIDTH, ScoreNet, ScoreNetConfig, Work, elu,
+};
+use crate::error::{Error, Result};
 use crate::noise::Stream;
 
 /// A layer on images.
@@ -339,3 +343,66 @@ impl DenseScore {
 
 /// The only one without parameters among the linear layers.
 const DENSE_ELU: DenseLayer = DenseLayer::Fixed(Fixed { operation: Operation::Elu });
+
+impl ScoreNetConfig {
+    /// Reads it off the shapes of its parameters; `None` for other networks.
+    pub(super) fn from_shapes(shapes: &Shapes<'_>) -> Result<Option<Self>> {
+        let below = |level: &str| shapes.has(&format!("{level}.model.1.weight"));
+        // The name tells the network; the first weight's output features are so many times the width.
+        let (net, name, factor) = if shapes.has("deconvs.5.weight") {
+            (ScoreNet::ResScore, "convs.0.weight", 1)
+        } else if shapes.has("model.17.weight") {
+            (ScoreNet::ResNetScore, "model.1.weight", 2)
+        } else if shapes.has("model.model.8.conv_block.5.weight") {
+            (ScoreNet::UNetResScore, "model.model.0.weight", 2)
+        } else if below("model.model.1") {
+            (ScoreNet::UNetScore, "model.model.0.weight", 2)
+        } else if shapes.has("u_net.15.weight") {
+            (ScoreNet::Score, "u_net.0.weight", 1)
+        } else if shapes.has("u_net.9.weight") {
+            (ScoreNet::SmallScore, "u_net.0.weight", 4)
+        } else if shapes.has("main.9.weight") {
+            return match shapes.of("main.0.weight") {
+                Ok([_, n_pixels]) if n_pixels.is_multiple_of(100) => {
+                    let channels = n_pixels / 100;
+                    Ok(Some(Self { net: ScoreNet::MlpScore, channels, width: MLP_WIDTH, size: 10 }))
+                }
+                _ => Err(Error::Usage("main.0.weight is not that of an MLPScore".into())),
+            };
+        } else {
+            return Ok(None);
+        };
+        let [n_out, n_in, ..] = match shapes.of::<4>(name) {
+            Ok(dims) if dims[0].is_multiple_of(factor) => dims,
+            _ => return Err(Error::Usage(format!("{name} is not that of a network we know"))),
+        };
+        let (width, channels) = (n_out / factor, if net == ScoreNet::ResScore { 3 } else { n_in });
+        let deep = net == ScoreNet::UNetScore && below("model.model.1.model.3.model.3.model.3");
+        let mut config = Self { net, channels, width, size: 32 };
+        if !deep {
+            config.size = config.architecture().sizes().smallest;
+        }
+        let times = |n: usize| width.saturating_mul(n);
+        let pixels = |side: usize| channels.saturating_mul(side * side);
+        match net {
+            ScoreNet::ResScore => shapes.expect("convs.5.main.0.weight", &[times(4), times(4), 3, 3])?,
+            ScoreNet::ResNetScore => shapes.expect("model.7.conv_block.1.weight", &[times(4), times(4), 3, 3])?,
+            ScoreNet::UNetScore => {
+                shapes.expect("model.model.1.model.3.model.5.weight", &[times(16), times(4), 4, 4])?;
+            }
+            ScoreNet::UNetResScore => {
+                shapes.expect("model.model.4.model.5.model.7.weight", &[times(16), times(4), 4, 4])?;
+            }
+            ScoreNet::Score => {
+                shapes.expect("fc.0.weight", &[1024, pixels(28)])?;
+                shapes.expect("u_net.6.weight", &[times(4), times(2), 5, 5])?;
+            }
+            ScoreNet::SmallScore => {
+                shapes.expect("fc.0.weight", &[256, pixels(10)])?;
+                shapes.expect("u_net.3.weight", &[times(8), times(4), 3, 3])?;
+            }
+            ScoreNet::MlpScore => {}
+        }
+        Ok(Some(config))
+    }
+}

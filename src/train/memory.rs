@@ -32,12 +32,12 @@ impl Estimate {
     /// When the configuration is impossible, see [`NetworkConfig::check`].
     pub fn of_training(net: &NetworkConfig, size: usize, loss: Loss, rule: Rule, has_ema: bool) -> Result<Self> {
         let per_parameter = 2.0 + rule.state_names().len() as f64 + if has_ema { 1.0 } else { 0.0 };
-        let factors = factors(net.architecture());
+        let memory = net.architecture().memory();
         let factor = match loss {
-            Loss::Denoising => factors.denoising,
-            Loss::Sliced { n_projections, slicing: Slicing::Exact } => factors.sliced * n_projections as f64,
+            Loss::Denoising => memory.denoising,
+            Loss::Sliced { n_projections, slicing: Slicing::Exact } => memory.sliced * n_projections as f64,
             Loss::Sliced { n_projections, slicing: Slicing::FiniteDifference } => {
-                2.0 * factors.denoising * n_projections as f64
+                2.0 * memory.denoising * n_projections as f64
             }
         };
         Self::new(net, size, per_parameter, factor)
@@ -49,7 +49,7 @@ impl Estimate {
     /// # Errors
     /// As [`Self::of_training`].
     pub fn of_sampling(net: &NetworkConfig, size: usize) -> Result<Self> {
-        Self::new(net, size, 2.0, factors(net.architecture()).sampling)
+        Self::new(net, size, 2.0, net.architecture().memory().sampling)
     }
 
     fn new(net: &NetworkConfig, size: usize, per_parameter: f64, factor: f64) -> Result<Self> {
@@ -67,34 +67,6 @@ impl Estimate {
     pub fn largest_batch(&self, available: u64) -> usize {
         ((available as f64 - self.fixed) / self.per_image).max(0.0) as usize
     }
-}
-
-/// Numbers of f32 that are there at once for each image, in units of the width times the pixels: all activations of a network are
-/// multiples of these, but for the few of its input and output.
-struct Factors {
-    denoising: f64,
-    sliced: f64,
-    sampling: f64,
-}
-
-/// Measured: the difference of two peaks of resident memory, over that of the batches. The second is three to four times the first:
-/// operations with tangents are not fused, and keep what they pass on.
-fn factors(architecture: Architecture) -> Factors {
-    let [denoising, sliced, sampling] = match architecture {
-        Architecture::Ncsn | Architecture::Baseline => [93.0, 372.0, 9.0],
-        Architecture::Deeper => [79.0, 316.0, 9.0],
-        Architecture::NcsnV2 => [73.0, 280.0, 9.0],
-        Architecture::NcsnV2Deeper => [63.0, 242.0, 9.0],
-        Architecture::NcsnV2Deepest => [56.0, 215.0, 9.0],
-        Architecture::ResScore => [41.0, 118.0, 9.0],
-        Architecture::ResNetScore => [89.0, 195.0, 18.0],
-        Architecture::UNetScore => [11.0, 26.0, 6.0],
-        Architecture::UNetResScore => [28.0, 71.0, 8.0],
-        Architecture::Score => [5.0, 11.0, 1.5],
-        Architecture::SmallScore => [29.0, 62.0, 9.0],
-        Architecture::MlpScore => [0.12, 0.3, 0.05],
-    };
-    Factors { denoising, sliced, sampling }
 }
 
 /// The parameters of a network, without making it: their number is a polynomial of the width, of degree 2, which three narrow
