@@ -1,4 +1,4 @@
-//! Annealed Langevin dynamics on a mixture in the plane, with its exact score:
+//! Annealed Langevin dynamics on a mixture in two dimensions, with its exact score:
 //! `cargo run --release --example toy`. Plain Langevin gets the modes' weights wrong, annealed gets them right.
 
 use burn::tensor::{Device, Tensor};

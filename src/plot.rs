@@ -24,7 +24,7 @@ pub struct Panel {
     pub content: Content,
 }
 
-/// What a panel shows. The first three show a square of the plane around the origin, y upwards.
+/// What a panel shows. The first three show a square around the origin, y upwards.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A colour for each cell of an n×n grid, by the inferno colour map from 0 to the largest value.
@@ -40,7 +40,7 @@ pub enum Content {
         half_width: f64,
         /// Place and vector.
         arrows: Vec<([f64; 2], [f64; 2])>,
-        /// The length of the longest, in units of the plane.
+        /// The length of the longest, in units of the axes.
         longest: f64,
     },
     /// Dots.

@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use ncsn::data::digits::Digits;
 use ncsn::data::memory::InMemory;
 use ncsn::data::{Batch, BatchOptions, Batches, Dequantise, Range, Source, Split, Transform};
+use ncsn::loss::{Loss, Objective, Slicing, Times};
 use ncsn::net::{RefineNet, RefineNetConfig, params};
 use ncsn::noise::Noise;
 use ncsn::score::Model;
@@ -180,4 +181,27 @@ fn clipping_shortens_a_long_gradient_and_leaves_a_short_one() {
     // f32 rounding of weights of size 1 moved by little.
     assert!((moved(Some(0.5)) - 0.5).abs() < 1e-3);
     assert!((moved(Some(2.0 * free)) - free).abs() < 1e-3 * free);
+}
+
+#[test]
+fn the_test_loss_is_the_mean_of_those_of_its_levels() {
+    let noise = Noise::new(3);
+    let config = RefineNetConfig::ncsn(1, 4, 3);
+    let net = RefineNet::new(&config, &mut noise.stream("init", 0), &Device::flex().autodiff()).unwrap();
+    let model = Model::new(net, NoiseLevels::geometric(1.0, 0.1, 3).unwrap());
+    let mut trainer = Trainer::new(model, Rule::default(), TrainingOptions::default(), noise);
+    let digits: Arc<dyn Source> = Arc::new(Digits::new(8, 1, Split::Train).unwrap());
+    let batch = |i| Batches::new(digits.clone(), options(16), noise, "train", i).next().unwrap().unwrap();
+    trainer.step(batch(0)).unwrap();
+    for loss in [Loss::Denoising, Loss::Sliced { n_projections: 2, slicing: Slicing::Exact }] {
+        let objective = Objective { loss, ..Objective::default() };
+        let whole = trainer.test_loss(batch(1), &objective).unwrap();
+        let by_level = trainer.test_loss_by_level(batch(1), &objective).unwrap();
+        let times = Times::Levels.draw(16, &*trainer.model().process, &mut noise.stream("test/level", 1));
+        let n = |level| times.iter().filter(|&&t| t == trainer.model().process.time(level)).count() as f64;
+        assert!(by_level.len() > 1, "{by_level:?}");
+        assert_eq!(by_level.iter().map(|&(level, _)| n(level)).sum::<f64>(), 16.0);
+        let mean = by_level.iter().map(|&(level, loss)| n(level) * loss).sum::<f64>() / 16.0;
+        assert!((mean - whole).abs() < 1e-5 * whole.abs(), "{loss:?}: {mean} and {whole}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Sums over the pixels of images whose channels lie beside each other: a lane is a channel.
+//! Sums over the pixels of channels-last images: a lane is a channel.
 
 use crate::simd::Simd;
 

@@ -1,4 +1,4 @@
-//! Images from one order of memory to the other: the pixels of a channel beside each other, or the channels of a pixel.
+//! Images between channels first (NCHW) and channels last (NHWC).
 
 use crate::cpu::{Isa, kernel};
 use crate::parallel;

@@ -29,14 +29,14 @@ pub struct BenchArgs {
     /// Steps that are timed, after two that are not
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: u64,
-    /// How exact products of f32 are: highest, high or medium; several to compare them
+    /// Precision of f32 matrix products: highest (f32), high (bf16x2, 1e-5; TF32 on GPUs), medium (bf16, 1e-2); several to compare
+    /// them
     #[arg(long, default_value = "high", value_delimiter = ',', value_parser = super::parse::<Precision>)]
     precision: Vec<Precision>,
     /// A line of JSON for each workload instead of the table
     #[arg(long)]
     json: bool,
-    /// Compute on one thread, and tell which time no other core could have shared, and how long a step would take on 2, 16 and
-    /// 64 cores
+    /// Measure the serial fraction on one thread and project the step to 2, 16 and 64 cores (Amdahl's bound)
     #[arg(long, conflicts_with = "threads")]
     count: bool,
     /// Threads that compute [default: one a core]

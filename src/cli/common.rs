@@ -3,15 +3,17 @@
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Device;
 use clap::Args;
 use ncsn::Result;
+use ncsn::config::Data;
+use ncsn::data::{Source, Split};
 use ncsn::device::{self, DeviceKind, Precision};
 use ncsn::error::{fit_for_terminal, is_fit_for_terminal};
 
-use super::log::Verbosity;
+use super::log::{Log, Verbosity};
 
 /// What every command knows.
 #[derive(Clone, Debug, Args)]
@@ -26,12 +28,17 @@ pub struct Common {
     /// build has code for
     #[arg(long, default_value = "auto", value_parser = parse::<DeviceKind>)]
     pub device: DeviceKind,
-    /// How exact products of f32 are: highest, high or medium
+    /// Precision of f32 matrix products: highest (f32), high (bf16x2, 1e-5; TF32 on GPUs), medium (bf16, 1e-2)
     #[arg(long, default_value = "high", value_parser = parse::<Precision>)]
     pub precision: Precision,
 }
 
 impl Common {
+    /// The training images, from the folder of all data sets.
+    pub fn training_set(&self, data: &Data, log: &mut Log) -> Result<Arc<dyn Source>> {
+        super::data::open(data, &self.run.join("datasets"), Split::Train, log)
+    }
+
     /// The device asked for. A build that has a choice says which it is.
     pub fn open_device(&self) -> Result<Device> {
         let device = self.device.open()?;

@@ -4,6 +4,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
@@ -13,15 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use ncsn::checkpoint::TensorWriter;
-use ncsn::config::Config;
-use ncsn::data::Pixels;
-use ncsn::data::transform;
+use ncsn::config::{Config, Sampling};
+use ncsn::data::{Pixels, Range as PixelRange, Source, Transform};
 use ncsn::device;
 use ncsn::file::open_regular;
 use ncsn::image::{GifWriter, grid, read_png, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::sample::{Images, Sampler, State, image_chain};
+use ncsn::sample::{Images, Sampler, State, image_chain, image_chain_from};
 use ncsn::score::Model;
 use ncsn::sde::Process;
 use ncsn::{Error, Result};
@@ -43,12 +43,12 @@ const TENSOR: &str = "samples.safetensors";
 /// What is written beside the images.
 #[derive(Clone, Debug, Args)]
 pub struct Pictures {
-    /// No animation
+    /// No animation [default: as the run's sampling.final_only says]
     #[arg(long)]
-    pub final_only: bool,
-    /// Write every N-th state to the animation
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    gif_stride: u64,
+    final_only: bool,
+    /// Write every N-th state to the animation [default: 10]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    gif_stride: Option<u64>,
     /// Enlarge the animation and the grid by this factor
     #[arg(long, default_value_t = 2, value_name = "FACTOR", value_parser = clap::value_parser!(u64).range(1..=16))]
     scale: u64,
@@ -59,11 +59,27 @@ pub struct Pictures {
 
 impl Default for Pictures {
     fn default() -> Self {
-        Self { final_only: false, gif_stride: 10, scale: 2, raw: false }
+        Self { final_only: false, gif_stride: None, scale: 2, raw: false }
     }
 }
 
 impl Pictures {
+    /// Those that `sampling` of a configuration asks for.
+    pub fn of(sampling: &Sampling) -> Self {
+        Self::default().or(sampling)
+    }
+
+    /// These; an animation that nothing is said of is made unless `sampling` does not want it.
+    pub fn or(self, sampling: &Sampling) -> Self {
+        let final_only = self.final_only || (sampling.final_only && self.gif_stride.is_none());
+        Self { final_only, ..self }
+    }
+
+    /// Whether there is no animation.
+    pub fn final_only(&self) -> bool {
+        self.final_only
+    }
+
     /// No animation.
     pub fn still() -> Self {
         Self { final_only: true, ..Self::default() }
@@ -80,6 +96,9 @@ struct Manifest {
     /// Noise levels, largest first.
     sigmas: Vec<f64>,
     seed: u64,
+    /// The data set at whose images chains begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_init: Option<String>,
     /// Channels, height, width.
     shape: [usize; 3],
     logit_transform: bool,
@@ -139,7 +158,9 @@ pub struct Drawing {
     n_states: usize,
     sigmas: Vec<f64>,
     shape: [usize; 3],
-    range: transform::Range,
+    transform: Transform,
+    /// Where chains begin at training images: the data set's name, and it.
+    start: Option<(String, Arc<dyn Source>)>,
     noise: Noise,
     n: u64,
     /// Images drawn at a time.
@@ -152,15 +173,26 @@ pub struct Drawing {
 }
 
 impl Drawing {
-    /// `n` images as `config` says.
-    pub fn new(config: &Config, noise: Noise, n: u64) -> Result<Self> {
+    /// `n` images as `config` says; `training_set` is asked for if their chains begin there.
+    pub fn new(
+        config: &Config,
+        noise: Noise,
+        n: u64,
+        training_set: impl FnOnce() -> Result<Arc<dyn Source>>,
+    ) -> Result<Self> {
         let (levels, sampler) = (config.noise_levels()?, config.sampler());
+        let start = || {
+            let name = config.data.dataset.name();
+            let path = config.data.dataset.path.as_ref();
+            Ok((path.map_or_else(|| name.into(), |path| format!("{name} {}", path.display())), training_set()?))
+        };
         Ok(Self {
             n_states: sampler.n_states(&levels),
             sampler,
             sigmas: levels.stds(),
             shape: config.image_shape(),
-            range: config.transform().range,
+            transform: config.transform(),
+            start: config.sampling.data_init.then(start).transpose()?,
             noise,
             n,
             batch: n,
@@ -173,7 +205,7 @@ impl Drawing {
     /// The grid of all images in one batch; `None` if the user asked to stop.
     pub fn grid_only(&self, model: &Model<Network>) -> Result<Option<Pixels>> {
         let mut last = None;
-        for state in self.chain(model, 0..self.n) {
+        for state in self.chain(model, 0..self.n)? {
             if stop::asked() {
                 return Ok(None);
             }
@@ -238,15 +270,16 @@ impl Drawing {
     /// look like.
     fn open(&self, model: &Model<Network>, folder: &Path, pictures: &Pictures) -> Result<(Output, Looks)> {
         let grid = self.look(pictures.scale);
-        let animation = Animation { look: grid.clone(), stride: pictures.gif_stride };
+        let animation = Animation { look: grid.clone(), stride: pictures.gif_stride.unwrap_or(10) };
         let animation = (!pictures.final_only).then_some(animation);
         let mut manifest = Manifest {
             weights: self.weights.clone(),
             sampler: self.sampler.clone(),
             sigmas: self.sigmas.clone(),
             seed: self.noise.seed(),
+            data_init: self.start.as_ref().map(|(name, _)| name.clone()),
             shape: self.shape,
-            logit_transform: self.range == transform::Range::Logit,
+            logit_transform: self.transform.range == PixelRange::Logit,
             platform: Platform::of(&place(model))?,
             n: self.n,
             pictures: Looks { grid, animation, raw: pictures.raw },
@@ -307,7 +340,7 @@ impl Drawing {
         let mut gif = None;
         let mut last = None;
         let mut last_wait = Instant::now();
-        for state in self.chain(model, numbers.clone()) {
+        for state in self.chain(model, numbers.clone())? {
             if stop::asked() {
                 return Ok(None);
             }
@@ -358,9 +391,20 @@ impl Drawing {
         }
     }
 
-    fn chain<'a>(&self, model: &'a Model<Network>, numbers: Range<u64>) -> impl Iterator<Item = State<4>> + use<'a> {
-        let images = Images { numbers, shape: self.shape, range: self.range };
-        image_chain(model, self.sampler.method(), &images, self.noise, &place(model))
+    fn chain<'a>(
+        &self,
+        model: &'a Model<Network>,
+        numbers: Range<u64>,
+    ) -> Result<impl Iterator<Item = State<4>> + use<'a>> {
+        let images = Images { numbers, shape: self.shape, range: self.transform.range };
+        let (device, method) = (place(model), self.sampler.method());
+        Ok(match &self.start {
+            None => image_chain(model, method, &images, self.noise, &device),
+            Some((_, source)) => {
+                let x = images.perturbed(&**source, self.transform, &*model.process, self.noise, &device)?;
+                image_chain_from(model, method, x, &images, self.noise)
+            }
+        })
     }
 
     fn image_len(&self) -> usize {
@@ -374,7 +418,7 @@ impl Drawing {
 
     /// What the model sees to bytes, clamped.
     fn to_pixels(&self, x: &[f32]) -> Vec<u8> {
-        x.iter().map(|&x| to_u8(self.range.inverse(x))).collect()
+        x.iter().map(|&x| to_u8(self.transform.range.inverse(x))).collect()
     }
 
     /// How the first batch is put together.

@@ -75,7 +75,7 @@ enum Command {
     Inpaint(inpaint::InpaintArgs),
     /// Draw rows of images that go over into one another
     Interpolate(interpolate::InterpolateArgs),
-    /// Run the experiments in the plane: pictures and numbers
+    /// Run the 2-D toy experiments: pictures and numbers
     Toy(toy::ToyArgs),
     /// Draw a figure of the paper from short runs
     Figures(figures::FiguresArgs),

@@ -21,12 +21,12 @@ pub struct SampleArgs {
     /// Folder for the samples [default: RUN/samples/NAME]
     #[arg(short = 'o', long = "output", alias = "image_folder", value_name = "DIR")]
     output: Option<PathBuf>,
-    /// How many images
-    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    n: u64,
-    /// Batch size; the grid and the animation show the first batch
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    batch: u64,
+    /// How many images [default: 25, or the run's sampling.num_samples4fid if sampling.fid is true]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    n: Option<u64>,
+    /// Batch size; the grid and the animation show the first batch [default: the run's sampling.batch_size, else 100]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    batch: Option<u64>,
     /// Seed; image k of a seed is the same whatever --n and --batch are
     #[arg(long, default_value_t = DEFAULT_SEED)]
     seed: u64,
@@ -54,8 +54,8 @@ impl SampleArgs {
         Self {
             trained: Trained { doc: Some(doc), checkpoint: None, config: None, step: None },
             output,
-            n: 25,
-            batch: 25,
+            n: Some(25),
+            batch: Some(25),
             seed,
             n_steps_each: None,
             step_lr: None,
@@ -78,18 +78,23 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     if let Some(step_lr) = args.step_lr {
         config.sampling.step_lr = positive("--step-lr", step_lr)?;
     }
+    let sampling = &config.sampling;
+    let n = args.n.unwrap_or(if sampling.fid { sampling.num_samples4fid } else { 25 });
+    let batch = args.batch.or(sampling.batch_size).unwrap_or(100).min(n);
+    let pictures = args.pictures.or(sampling);
     let output = args.trained.folder(args.output, &args.common)?;
-    memory::check_sampling(&config, args.batch.min(args.n), "--batch", &args.common)?;
-    let mut drawing = Drawing::new(&config, Noise::new(args.seed), args.n)?;
-    drawing.batch = args.batch.min(args.n);
+    memory::check_sampling(&config, batch, "--batch", &args.common)?;
+    let mut drawing =
+        Drawing::new(&config, Noise::new(args.seed), n, || args.common.training_set(&config.data, &mut log))?;
+    drawing.batch = batch;
     drawing.columns = args.columns;
     drawing.existing = Existing::overwrite(args.overwrite);
     drawing.weights = Some(saved.weights().digest());
-    let code = drawing.to_folder(&model, &output, &args.pictures, &mut log)?;
+    let code = drawing.to_folder(&model, &output, &pictures, &mut log)?;
     if code == ExitCode::SUCCESS {
-        let gif = if args.pictures.final_only { "" } else { ", samples.gif" };
-        let raw = if args.pictures.raw { ", samples.safetensors" } else { "" };
-        log.info(format!("{} samples in {}: grid.png{gif}{raw}, images/", args.n, output.display()));
+        let gif = if pictures.final_only() { "" } else { ", samples.gif" };
+        let raw = if pictures.raw { ", samples.safetensors" } else { "" };
+        log.info(format!("{n} samples in {}: grid.png{gif}{raw}, images/", output.display()));
     }
     Ok(code)
 }

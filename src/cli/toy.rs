@@ -1,4 +1,4 @@
-//! `ncsn toy`: the experiments in the plane (Song & Ermon 2019, figures 2 and 3).
+//! `ncsn toy`: the 2-D toy experiments (Song & Ermon 2019, figures 2 and 3).
 
 use std::path::PathBuf;
 use std::process::ExitCode;

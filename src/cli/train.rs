@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
-use ncsn::config::{Config, Runner, Sampling, Training};
+use ncsn::config::{Config, Runner, Training};
 use ncsn::data::{Batches, Source, Split, read_batch};
 use ncsn::device::{DeviceKind, Precision};
 use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
@@ -114,13 +114,11 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     };
     let seed = choose_seed(args, &config)?;
     config.training.seed = Some(seed);
-    let datasets = args.common.run.join("datasets");
-    let train_set = data::open(&config.data, &datasets, Split::Train, &mut log)?;
-    let test_set = data::open(&config.data, &datasets, Split::Test, &mut log)?;
+    let train_set = args.common.training_set(&config.data, &mut log)?;
+    let test_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Test, &mut log)?;
     memory::check_training(&config, config.objective().loss, config.rule(), &args.common)?;
-    let Sampling { snapshot_images, final_images, .. } = config.sampling;
-    memory::check_sampling(&config, snapshot_images, "--set sampling.snapshot_images", &args.common)?;
-    memory::check_sampling(&config, final_images, "--set sampling.final_images", &args.common)?;
+    memory::check_sampling(&config, config.snapshot_images(), "--set sampling.snapshot_images", &args.common)?;
+    memory::check_sampling(&config, config.sampling.final_images, "--set sampling.final_images", &args.common)?;
     let noise = Noise::new(seed);
     let trainer = new_trainer(&config, noise, &args.common)?;
     let checkpoints = folders.checkpoints();
@@ -150,8 +148,9 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     }
 
     let is_ours = matches!(found, Found::Ours(_));
-    let mut session = Session { args, config: &config, folders, lock, checkpoints, noise, smoothed, log, is_ours };
-    match session.train(&mut trainer, train_set, &*test_set)? {
+    let config = &config;
+    let mut session = Session { args, config, folders, lock, checkpoints, noise, train_set, smoothed, log, is_ours };
+    match session.train(&mut trainer, &*test_set)? {
         Outcome::Stopped => Ok(stop::code()),
         Outcome::Finished if args.no_sample => Ok(ExitCode::SUCCESS),
         Outcome::Finished => session.draw_samples(&trainer),
@@ -280,6 +279,7 @@ struct Session<'a> {
     lock: &'a Lock,
     checkpoints: Checkpoints,
     noise: Noise,
+    train_set: Arc<dyn Source>,
     /// The loss, smoothed over steps; `None` before the first.
     smoothed: Option<f64>,
     log: Log,
@@ -294,18 +294,13 @@ struct Reports {
 }
 
 impl Session<'_> {
-    fn train(
-        &mut self,
-        trainer: &mut Trainer<Network>,
-        train_set: Arc<dyn Source>,
-        test_set: &dyn Source,
-    ) -> Result<Outcome> {
+    fn train(&mut self, trainer: &mut Trainer<Network>, test_set: &dyn Source) -> Result<Outcome> {
         let Training { batch_size, snapshot_freq, test_freq, log_freq, .. } = self.config.training;
         let first = trainer.step_count();
-        let n_steps = self.config.n_steps(train_set.len());
+        let n_steps = self.config.n_steps(self.train_set.len());
         let options = self.config.batch_options();
         let mut progress = Progress::new(&self.log, "step", first, n_steps);
-        let batches = Batches::new(train_set, options, self.noise, "train", first);
+        let batches = Batches::new(self.train_set.clone(), options, self.noise, "train", first);
         let mut batches = batches.take(n_steps.saturating_sub(first) as usize);
         let mut step = |trainer: &mut Trainer<Network>| {
             let begun = Instant::now();
@@ -371,11 +366,8 @@ impl Session<'_> {
             seconds_training += begun.elapsed().as_secs_f64();
             let images_per_second = ((step - first) * batch_size as u64) as f64 / seconds_training;
 
-            let test_loss = is_test_due.then(|| self.test_loss(trainer, test_set)).transpose()?;
-            if let Some(test_loss) = test_loss {
-                last_test_loss = Some(test_loss);
-                events.scalar(self.config.test_objective().1, test_loss as f32, step)?;
-            }
+            let test_loss = is_test_due.then(|| self.test(trainer, test_set, &mut events)).transpose()?;
+            last_test_loss = test_loss.or(last_test_loss);
             let seconds = started.elapsed().as_secs_f64();
             for (of_step, loss) in losses {
                 self.smoothed = Some(self.smoothed.map_or(loss, |s| SMOOTHING * s + (1.0 - SMOOTHING) * loss));
@@ -455,10 +447,20 @@ impl Session<'_> {
         error
     }
 
-    fn test_loss(&self, trainer: &Trainer<Network>, test_set: &dyn Source) -> Result<f64> {
-        let index = trainer.step_count() / self.config.training.test_freq;
+    /// The loss of a test batch, which goes to TensorBoard, perhaps with that of each noise level in it.
+    fn test(&self, trainer: &Trainer<Network>, test_set: &dyn Source, events: &mut EventWriter) -> Result<f64> {
+        let step = trainer.step_count();
+        let index = step / self.config.training.test_freq;
         let batch = read_batch(test_set, self.config.batch_options(), self.noise, "test", index)?;
-        trainer.test_loss(batch, &self.config.test_objective().0)
+        let (objective, tag) = self.config.test_objective();
+        if self.config.training.log_all_sigmas {
+            for (level, loss) in trainer.test_loss_by_level(batch.clone(), &objective)? {
+                events.scalar(&format!("test_loss_sigma_{level}"), loss as f32, step)?;
+            }
+        }
+        let loss = trainer.test_loss(batch, &objective)?;
+        events.scalar(tag, loss as f32, step)?;
+        Ok(loss)
     }
 
     fn save(&mut self, trainer: &Trainer<Network>, events: &mut EventWriter) -> Result<()> {
@@ -478,12 +480,12 @@ impl Session<'_> {
     }
 
     fn drawing(&self, n: u64) -> Result<Drawing> {
-        Drawing::new(self.config, self.noise, n)
+        Drawing::new(self.config, self.noise, n, || Ok(self.train_set.clone()))
     }
 
     /// A grid of samples for TensorBoard, and as a picture beside the run's other samples.
     fn snapshot(&mut self, trainer: &Trainer<Network>, events: &mut EventWriter, progress: &Progress) -> Result<()> {
-        let n = self.config.sampling.snapshot_images;
+        let n = self.config.snapshot_images();
         if n == 0 {
             return Ok(());
         }
@@ -503,7 +505,7 @@ impl Session<'_> {
         // Those of a run of this name that was overwritten are not this one's.
         drawing.existing = Existing::ReplaceOthers;
         drawing.weights = Some(Weights::open(&self.checkpoints.weights_path(trainer.step_count()))?.digest());
-        let pictures = Pictures::default();
+        let pictures = Pictures::of(&self.config.sampling);
         self.lock.check()?;
         let folder = self.folders.samples.join(format!("step_{}", trainer.step_count()));
         let code = drawing.to_folder(&trainer.sampling_model(), &folder, &pictures, &mut self.log)?;
@@ -512,11 +514,11 @@ impl Session<'_> {
         } else {
             let mut events = EventWriter::create(&self.folders.board, None)?;
             report_picture(&mut events, &folder.join("grid.png"), trainer.step_count())?;
-            self.log.info(format!(
-                "{n} samples: {}, the sampling trajectory: {}",
-                folder.join("grid.png").display(),
-                folder.join("samples.gif").display()
-            ));
+            let trajectory = match pictures.final_only() {
+                true => String::new(),
+                false => format!(", the sampling trajectory: {}", folder.join("samples.gif").display()),
+            };
+            self.log.info(format!("{n} samples: {}{trajectory}", folder.join("grid.png").display()));
         }
         Ok(code)
     }

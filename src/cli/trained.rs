@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use clap::Args;
 
-use ncsn::checkpoint::{Saved, Weights, Which, newest};
+use ncsn::checkpoint::{Saved, Weights, Which, newest, saved_config};
 use ncsn::net::Network;
 use ncsn::score::Model;
 use ncsn::{Error, Result};
 
-use super::{Common, RunFolders};
+use super::{Common, RunFolders, hint};
 
 #[derive(Debug, Args)]
 pub struct Trained {
@@ -23,7 +23,7 @@ pub struct Trained {
     /// The configuration of weights that do not hold one [default: config.yml beside a .pth]
     #[arg(long, value_name = "FILE", requires = "checkpoint")]
     pub config: Option<String>,
-    /// The run's checkpoint at this step instead of its newest
+    /// The run's checkpoint at this step [default: that of its sampling.ckpt_id if it is there, else the newest]
     #[arg(long, value_name = "STEP", requires = "doc", conflicts_with = "checkpoint")]
     pub step: Option<u64>,
 }
@@ -42,7 +42,7 @@ impl Trained {
                 let folders = RunFolders::new(&common.run, doc)?;
                 match self.step {
                     Some(step) => Weights::open(&folders.checkpoints().weights_path(step)),
-                    None => newest(&folders.logs),
+                    None => chosen(&folders),
                 }
             }
             (None, None) => unreachable!("clap requires one of them"),
@@ -61,5 +61,21 @@ impl Trained {
                 Err(Error::Usage("found --checkpoint without -o, expected a folder for the samples".into()))
             }
         }
+    }
+}
+
+/// The checkpoint that the run's configuration names if it is there, else the newest.
+fn chosen(folders: &RunFolders) -> Result<Weights> {
+    let newest = newest(&folders.logs)?;
+    let named = saved_config(&newest, None)?.and_then(|config| config.sampling.ckpt_id);
+    let checkpoints = folders.checkpoints();
+    match named.map(|step| (step, checkpoints.weights_path(step))) {
+        Some((step, path)) if path != newest.path() && path.exists() => {
+            hint(format!(
+                "taking the checkpoint of step {step}, which the run's sampling.ckpt_id names; --step takes another"
+            ));
+            Weights::open(&path)
+        }
+        _ => Ok(newest),
     }
 }

@@ -137,6 +137,11 @@ impl Config {
         self.sampling.sampler()
     }
 
+    /// How many samples are drawn at a checkpoint.
+    pub fn snapshot_images(&self) -> u64 {
+        if self.training.snapshot_sampling { self.sampling.snapshot_images } else { 0 }
+    }
+
     /// When the known pixels of an image that is completed are perturbed anew.
     pub fn renewal(&self) -> Renewal {
         match Runner::of(self.model.architecture) {

@@ -114,6 +114,8 @@ pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
         // The published files say everything else.
         config.model.normalization = Some(NormKind::InstanceNormPlus);
         config.data.uniform_dequantization = Some(false);
+        // Six rows of six.
+        config.sampling.snapshot_images = 36;
     }
     config.sampling.n_steps_each = Runner::of(config.model.architecture).n_steps_each();
     config

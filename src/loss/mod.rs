@@ -9,7 +9,7 @@ use batch::{per_example, perturb};
 pub use denoising::denoising;
 pub use sliced::{Sliced, Slicing, perturbed_ssm_vr, ssm, ssm_vr};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::noise::{self, Distribution, Stream};
 use crate::score::Differentiable;
@@ -92,6 +92,35 @@ impl Times {
     }
 }
 
+/// What is random about a batch.
+struct Drawn {
+    /// A time for each example.
+    t: Vec<f64>,
+    /// `[batch, …]`
+    z: Tensor<4>,
+    /// Projections of sliced losses, `[n_projections·batch, …]`, all of the first one first.
+    v: Option<Tensor<4>>,
+}
+
+impl Drawn {
+    /// That of the examples `rows` alone.
+    fn select(&self, rows: &[usize], device: &Device) -> Self {
+        let n = self.t.len();
+        let pick = |x: Tensor<4>| {
+            let rows = (0..x.dims()[0] / n).flat_map(|k| rows.iter().map(move |row| k * n + row));
+            select(x, rows, device)
+        };
+        Self { t: rows.iter().map(|&row| self.t[row]).collect(), z: pick(self.z.clone()), v: self.v.clone().map(pick) }
+    }
+}
+
+/// Those of the images `rows`, each as often as it is named.
+fn select(x: Tensor<4>, rows: impl Iterator<Item = usize>, device: &Device) -> Tensor<4> {
+    let rows: Vec<i32> = rows.map(|row| row as i32).collect();
+    let n = rows.len();
+    x.select(0, Tensor::from_data(TensorData::new(rows, [n]), device))
+}
+
 impl Objective {
     /// The objective on one batch of images: `[1]`.
     ///
@@ -102,21 +131,59 @@ impl Objective {
         score: &impl Differentiable<4>,
         process: &dyn Process,
         x: Tensor<4>,
-        mut streams: Streams,
+        streams: Streams,
         device: &Device,
     ) -> Tensor<1> {
-        let shape @ [n, channels, height, width] = x.dims();
+        let drawn = self.draw(process, x.dims(), streams, device);
+        self.mean(score, process, x, drawn)
+    }
+
+    /// The objective on the examples of each level that [`Self::value`] draws for the same batch, `[1]` each, with the level's
+    /// number. Levels that no example has are left out.
+    ///
+    /// # Shapes
+    /// As [`Self::value`].
+    pub fn value_by_level(
+        &self,
+        score: &impl Differentiable<4>,
+        process: &dyn Process,
+        x: Tensor<4>,
+        streams: Streams,
+        device: &Device,
+    ) -> Vec<(usize, Tensor<1>)> {
+        let drawn = self.draw(process, x.dims(), streams, device);
+        let rows_at = |t: f64| -> Vec<usize> { (0..drawn.t.len()).filter(|&row| drawn.t[row] == t).collect() };
+        let levels = (0..process.n_levels()).map(|level| (level, rows_at(process.time(level))));
+        let of_level = |(level, rows): (usize, Vec<usize>)| {
+            let x = select(x.clone(), rows.iter().copied(), device);
+            (level, self.mean(score, process, x, drawn.select(&rows, device)))
+        };
+        levels.filter(|(_, rows)| !rows.is_empty()).map(of_level).collect()
+    }
+
+    fn draw(&self, process: &dyn Process, shape: [usize; 4], mut streams: Streams, device: &Device) -> Drawn {
+        let [n, channels, height, width] = shape;
         let t = self.times.draw(n, process, &mut streams.times);
         let z = noise::tensor(Distribution::Normal, &mut [streams.z], shape, device);
-        match self.loss {
-            Loss::Denoising => denoising(score, process, x, &t, z, self.weight),
-            Loss::Sliced { n_projections, slicing } => {
+        let v = match self.loss {
+            Loss::Denoising => None,
+            Loss::Sliced { n_projections, .. } => {
                 // The projections of an image beside each other.
                 let shape = [n, n_projections, channels * height * width];
                 let v = noise::tensor(Distribution::Normal, &mut [streams.v], shape, device);
-                let v = v.swap_dims(0, 1).reshape([n_projections * n, channels, height, width]);
+                Some(v.swap_dims(0, 1).reshape([n_projections * n, channels, height, width]))
+            }
+        };
+        Drawn { t, z, v }
+    }
+
+    fn mean(&self, score: &impl Differentiable<4>, process: &dyn Process, x: Tensor<4>, drawn: Drawn) -> Tensor<1> {
+        let Drawn { t, z, v } = drawn;
+        match (self.loss, v) {
+            (Loss::Sliced { slicing, .. }, Some(v)) => {
                 perturbed_ssm_vr(score, process, x, &t, [z, v], self.weight, slicing)
             }
+            _ => denoising(score, process, x, &t, z, self.weight),
         }
     }
 }

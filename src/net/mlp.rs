@@ -1,4 +1,4 @@
-//! A multi-layer perceptron, for points in the plane.
+//! A multi-layer perceptron (MLP), for points.
 
 use burn::module::Module;
 use burn::tensor::{Device, activation};
@@ -15,14 +15,14 @@ pub struct Mlp {
 impl Mlp {
     /// With layers of the sizes `n_features`, the input's first and the output's last.
     pub fn new(n_features: &[usize], noise: &mut Stream, device: &Device) -> Self {
-        assert!(n_features.len() >= 2, "a perceptron has an input and an output");
+        assert!(n_features.len() >= 2, "an MLP has an input and an output");
         Self { layers: n_features.windows(2).map(|w| Linear::new(w[0], w[1], noise, device)).collect() }
     }
 
     /// # Shapes
     /// `[batch, in]` → `[batch, out]`
     pub fn forward(&self, x: Dual<2>) -> Dual<2> {
-        let (last, hidden) = self.layers.split_last().expect("a perceptron has layers");
+        let (last, hidden) = self.layers.split_last().expect("an MLP has layers");
         last.forward(hidden.iter().fold(x, |h, layer| softplus(layer.forward(h))))
     }
 

@@ -5,10 +5,13 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor};
 
 use super::{Chain, Draws, Known, Method, Renewal, Sampler, Streams};
-use crate::data;
+use crate::data::{self, BatchOptions, Source, Transform, read_batch};
+use crate::device::upload;
+use crate::error::Result;
 use crate::net::Backbone;
 use crate::noise::{self, Distribution, Noise, Stream};
 use crate::score::Model;
+use crate::sde::{Marginal, Process};
 
 /// Images of a seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +45,33 @@ impl Images {
             data::Range::Symmetric => u * 2.0 - 1.0,
         }
     }
+
+    /// An image of `source` for each, none twice before all were taken, perturbed to the first of the process's levels:
+    /// α·x + std·z. Chains that begin there begin where those of the data at that level are (`data_init` in NCSNv2's files).
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn perturbed(
+        &self,
+        source: &dyn Source,
+        transform: Transform,
+        process: &dyn Process,
+        noise: Noise,
+        device: &Device,
+    ) -> Result<Tensor<4>> {
+        let options = BatchOptions { batch_size: 1, random_flip: false, transform };
+        let mut x = Vec::new();
+        for k in self.numbers.clone() {
+            x.extend(read_batch(source, options, noise, "sample/data", k)?.x);
+        }
+        let Marginal { alpha, std } = process.marginal(process.time(0));
+        let shape = self.batch_shape();
+        let z = noise::tensor(Distribution::Normal, &mut self.streams(noise, "sample/data/z"), shape, device);
+        Ok(upload(x, shape, device) * alpha + z * std)
+    }
 }
 
-/// The chain of `images`.
+/// The chain of `images`, from uniform pixels.
 ///
 /// # Shapes
 /// States are `[images, channels, height, width]`.
@@ -55,7 +82,17 @@ pub fn image_chain<'a, N: Backbone<4>, M: Method<4>>(
     noise: Noise,
     device: &Device,
 ) -> Chain<4, &'a Model<N>, M, Streams> {
-    let x = images.start(noise, "sample/start", device);
+    image_chain_from(model, method, images.start(noise, "sample/start", device), images, noise)
+}
+
+/// [`image_chain`] from the states `x`.
+pub fn image_chain_from<'a, N: Backbone<4>, M: Method<4>>(
+    model: &'a Model<N>,
+    method: M,
+    x: Tensor<4>,
+    images: &Images,
+    noise: Noise,
+) -> Chain<4, &'a Model<N>, M, Streams> {
     Chain::new(model, model.process.clone(), method, x, Streams(images.streams(noise, "sample/langevin")))
 }
 

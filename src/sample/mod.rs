@@ -11,7 +11,7 @@ mod langevin;
 
 pub use chain::{Chain, Method, Stage, State};
 pub use draws::{Draws, Streams};
-pub use images::{Completions, Images, completion_chain, image_chain};
+pub use images::{Completions, Images, completion_chain, image_chain, image_chain_from};
 pub use interpolate::{Interpolation, interpolation_chain};
 pub use known::{Known, Renewal};
 pub use langevin::{AnnealedLangevin, PlainLangevin};

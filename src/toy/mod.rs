@@ -1,4 +1,4 @@
-//! The plane, where everything can be seen and the true score is known (Song & Ermon 2019, §3.2 and figures 2 and 3).
+//! Toy experiments in two dimensions, where everything can be seen and the true score is known (Song & Ermon 2019, §3.2 and figures 2 and 3).
 
 mod shapes;
 mod train;
@@ -29,7 +29,7 @@ pub fn mixture(process: impl Process + 'static) -> GaussianMixture {
     GaussianMixture::new(&MODES.each_ref().map(|(weight, mean)| (*weight, &mean[..])), 0.0, process)
 }
 
-/// `n` points of a random variable in the plane, `[n, 2]`.
+/// `n` points of a random variable in two dimensions, `[n, 2]`.
 pub fn draw(
     n: usize,
     mut sample: impl FnMut(&mut Stream) -> [f64; 2],

@@ -1,4 +1,4 @@
-//! Training a small perceptron on points of the plane by sliced score matching.
+//! Training a small MLP on points in two dimensions by sliced score matching.
 
 use burn::module::Module as _;
 use burn::tensor::Device;
@@ -12,7 +12,7 @@ use crate::noise::{Noise, Stream};
 use crate::score::Model;
 use crate::train::{Optimizer, Rule};
 
-/// How the perceptron is trained.
+/// How the MLP is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ToyTraining {
     /// Steps of Adam.
@@ -30,7 +30,7 @@ impl Default for ToyTraining {
     }
 }
 
-/// A perceptron 2–128–128–2 with softplus, trained by SSM-VR on points that `sample` draws; `report` hears of every step,
+/// An MLP 2–128–128–2 with softplus, trained by SSM-VR on points that `sample` draws; `report` hears of every step,
 /// counted from 1, and its loss. The result has no gradients.
 ///
 /// # Errors

@@ -17,6 +17,11 @@ use crate::net::{Backbone, params};
 use crate::noise::Noise;
 use crate::score::Model;
 
+/// Streams of times, noise and projections in steps.
+const TRAIN: [&str; 3] = ["train/level", "train/z", "train/v"];
+/// The same of test batches.
+const TEST: [&str; 3] = ["test/level", "test/z", "test/v"];
+
 /// What a step does.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TrainingOptions {
@@ -182,7 +187,9 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     pub fn step(&mut self, batch: Batch) -> Result<Report> {
         let step = self.step + 1;
         let device = self.device();
-        let loss = self.loss(self.net(), batch, &self.options.objective, ["train/level", "train/z", "train/v"], step);
+        let loss = self.on_batch(self.net(), batch, TRAIN, step, |model, x, streams, device| {
+            self.options.objective.value(model, &*model.process, x, streams, device)
+        });
         let gradients = params::gradients(self.net(), &loss.backward());
         let loss = loss.inner();
         let outcome = if is_cpu(&device) {
@@ -232,16 +239,35 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// # Errors
     /// [`Error::Device`] if it could not be computed.
     pub fn test_loss(&self, batch: Batch, objective: &Objective) -> Result<f64> {
-        device::scalar(self.loss(&self.net().valid(), batch, objective, ["test/level", "test/z", "test/v"], self.step))
+        device::scalar(self.on_batch(&self.net().valid(), batch, TEST, self.step, |model, x, streams, device| {
+            objective.value(model, &*model.process, x, streams, device)
+        }))
     }
 
-    /// The objective on a batch, with its randomness from `streams` (of times, noise and projections) at `index`.
-    fn loss(&self, net: &N, batch: Batch, objective: &Objective, streams: [&str; 3], index: u64) -> Tensor<1> {
+    /// The same for the images of each noise level that [`Self::test_loss`] draws, with the level's number; of levels that are drawn.
+    ///
+    /// # Errors
+    /// As [`Self::test_loss`].
+    pub fn test_loss_by_level(&self, batch: Batch, objective: &Objective) -> Result<Vec<(usize, f64)>> {
+        let losses = self.on_batch(&self.net().valid(), batch, TEST, self.step, |model, x, streams, device| {
+            objective.value_by_level(model, &*model.process, x, streams, device)
+        });
+        losses.into_iter().map(|(level, loss)| Ok((level, device::scalar(loss)?))).collect()
+    }
+
+    /// What `f` makes of the model, a batch, and its randomness from `streams` (of times, noise and projections) at `index`.
+    fn on_batch<T>(
+        &self,
+        net: &N,
+        batch: Batch,
+        streams: [&str; 3],
+        index: u64,
+        f: impl FnOnce(&Model<&N>, Tensor<4>, Streams, &Device) -> T,
+    ) -> T {
         let device = net.devices().into_iter().next().expect("a network lives somewhere");
         let [times, z, v] = streams.map(|name| self.noise.stream(name, index));
         let x = device::upload(batch.x, batch.shape, &device);
-        let model = self.model.with_net(net);
-        objective.value(&model, &*model.process, x, Streams { times, z, v }, &device)
+        f(&self.model.with_net(net), x, Streams { times, z, v }, &device)
     }
 
     fn device(&self) -> Device {

@@ -1,4 +1,4 @@
-//! How exact products are, and by which instructions.
+//! Precision of matrix products, and instruction sets.
 
 use std::process::Output;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ncsn::checkpoint::TensorFile;
 
-use crate::{fails, scratch, succeeds};
+use crate::{fails, ncsn, scratch, succeeds};
 
 /// A run of NCSNv2 that takes seconds.
 const TINY: &str = "\
@@ -139,4 +139,63 @@ fn noise_levels_are_printed_as_lines_of_a_configuration() {
     let message =
         fails(folder.path(), &["noise-levels", "--dataset", "MNIST", "--sigma-begin", "1", "--sigma-end", "2"]);
     assert!(message.contains("sigma_end 2 must be below sigma_begin 1"), "{message}");
+}
+
+#[test]
+fn the_files_own_keys_choose_snapshots_levels_in_the_log_checkpoint_and_samples() {
+    let folder = scratch();
+    let at = folder.path();
+    let keys = "final_only: true, ckpt_id: 3, fid: true, num_samples4fid: 5, batch_size: 2, snapshot_images: 4, final_images: 4";
+    let config = TINY
+        .replace("snapshot_sampling: false", "snapshot_sampling: true, test_freq: 2, log_all_sigmas: true")
+        .replace("final_images: 4", keys);
+    fs::write(at.join("v2.yml"), config).unwrap();
+    let said = succeeds(at, &["train", "--config", "v2.yml", "--doc", "v2"]);
+    assert!(!said.contains("samples.gif"), "{said}");
+    let samples = at.join("run/samples/v2");
+    assert!(samples.join("step_3.png").is_file() && !samples.join("step_6/samples.gif").exists());
+    let files = fs::read_dir(at.join("run/tensorboard/v2")).unwrap();
+    let events: Vec<u8> = files.flat_map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+    let has = |tag: &str| events.windows(tag.len()).any(|part| part == tag.as_bytes());
+    assert!((0..4).any(|level| has(&format!("test_loss_sigma_{level}"))) && !has("test_loss_sigma_4"));
+
+    let n_images = |folder: &str| fs::read_dir(at.join(folder).join("images")).unwrap().count();
+    let said = String::from_utf8(ncsn(at, &["sample", "--doc", "v2", "-o", "fid"]).output().unwrap().stderr).unwrap();
+    assert!(said.contains("the checkpoint of step 3, which the run's sampling.ckpt_id names"), "{said}");
+    assert!(n_images("fid") == 5 && !at.join("fid/samples.gif").exists(), "{said}");
+    // What is said on the command line comes first.
+    let said = succeeds(at, &["sample", "--doc", "v2", "-o", "six", "--step", "6", "--n", "1", "--gif-stride", "1"]);
+    assert!(n_images("six") == 1 && at.join("six/samples.gif").is_file(), "{said}");
+    let manifest = |folder: &str| fs::read_to_string(at.join(folder).join("samples.json")).unwrap();
+    let weights = |folder: &str| manifest(folder).lines().find(|line| line.contains("weights")).unwrap().to_string();
+    assert_ne!(weights("six"), weights("fid"));
+}
+
+#[test]
+fn a_run_of_ncsnv2s_program_draws_six_rows_of_six_at_a_checkpoint() {
+    let folder = scratch();
+    fs::write(folder.path().join("v2.yml"), TINY).unwrap();
+    succeeds(folder.path(), &["train", "--config", "v2.yml", "--doc", "v2", "--no-sample"]);
+    let config = fs::read_to_string(folder.path().join("run/logs/v2/config.yml")).unwrap();
+    assert!(config.contains("snapshot_images: 36"), "{config}");
+    assert!(!folder.path().join("run/samples").exists(), "snapshot_sampling is false");
+}
+
+#[test]
+fn chains_that_begin_at_training_images_are_others_and_image_k_is_the_same_in_any_batch() {
+    let folder = scratch();
+    let at = folder.path();
+    fs::write(at.join("v2.yml"), TINY.replace("denoise: true", "denoise: true, data_init: true")).unwrap();
+    succeeds(at, &["train", "--config", "v2.yml", "--doc", "v2"]);
+    fs::write(at.join("w.yml"), TINY).unwrap();
+    succeeds(at, &["train", "--config", "w.yml", "--doc", "w", "--no-sample"]);
+    let draw = |doc: &str, to: &str, batch: &str| {
+        succeeds(at, &["sample", "--doc", doc, "-o", to, "--n", "3", "--raw", "--batch", batch]);
+        tensor(&at.join(to).join("samples.safetensors"), "samples")
+    };
+    let [whole, one_by_one, uniform] = [draw("v2", "a", "3"), draw("v2", "b", "1"), draw("w", "c", "3")];
+    assert_eq!(whole, one_by_one);
+    assert_ne!(whole, uniform);
+    let manifest = |folder: &str| fs::read_to_string(at.join(folder).join("samples.json")).unwrap();
+    assert!(manifest("a").contains("DIGITS") && !manifest("c").contains("DIGITS"), "{}", manifest("a"));
 }

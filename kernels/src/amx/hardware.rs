@@ -114,7 +114,7 @@ macro_rules! spaced {
     };
 }
 
-/// Asks for four rows of a tile, into the first-level cache, and goes on to the next. Behind a product they are the space that
+/// Asks for four rows of a tile, into the L1 cache, and goes on to the next. Behind a product they are the space that
 /// [`spaced!`] makes.
 macro_rules! four_rows {
     () => {

@@ -15,7 +15,7 @@ pub fn max_rows<S: Simd>(n_vectors: usize) -> usize {
 }
 
 /// The largest number of vectors in a panel: more would need fewer loads of A, but a panel of 128 terms would then fill the
-/// first-level cache, and be read from the second for every block of rows.
+/// L1 cache, and be read from the second for every block of rows.
 pub const MAX_VECTORS: usize = 2;
 
 /// Panels of vectors that together are `n_vectors`: (first, how many) of each.
@@ -148,7 +148,7 @@ unsafe fn block<S: Simd, const ROWS: usize, const VECTORS: usize>(
 }
 
 kernel! {
-    /// Multiplies a tile of the largest size `n_times`, its operands in the first-level cache; gives the number of
+    /// Multiplies a tile of the largest size `n_times`, its operands in the L1 cache; gives the number of
     /// multiplications and additions.
     pub fn tile_products<'a>(s; n_times: usize) -> f64 {
         let (n_vectors, len) = (MAX_VECTORS, 64);

@@ -2,7 +2,7 @@
 //!
 //! An image is rounded and laid out once. For the output and the gradient of the input its padded copy is `[pixel][channel]` too,
 //! so that neighbouring outputs times 32 channels of any tap lie where a tile of A is read; weights are B. For the gradient of the
-//! weights, a sum over pixels, both are laid out by `gradient`. With tile registers 3×3 kernels with stride 1 are filtered by
+//! weights, a sum over pixels, both are laid out by `gradient`. With tile registers 3×3 kernels with stride 1 are computed by F(2, 3), in
 //! `rows`, and their gradients by `gradient`.
 //!
 //! With numbers in two parts ([`Parts::Two`]) the same is nearly as exact as f32: 32 leading parts lie before their 32 rests.
@@ -218,7 +218,7 @@ impl Work for Image<'_> {
     }
 }
 
-/// Numbers of bf16 of weights, 1 MB, of which not all stay in the second-level cache.
+/// Numbers of bf16 of weights, 1 MB, of which not all stay in the L2 cache.
 const LARGE: usize = 512 << 10;
 
 /// What is read or written soon while two times 16 columns of the output are computed: what comes from memory meanwhile is not waited for

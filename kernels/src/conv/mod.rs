@@ -1,11 +1,10 @@
 //! Two-dimensional convolution and its gradients, for any size, kernel, stride, padding and dilation.
 //!
-//! Three ways, chosen by shape, precision and instructions: products over taps (`direct`), for 3×3 kernels with stride 1
-//! Winograd's filtering (`winograd`), which needs 2.25 or 4 times fewer products, and products of bf16 ([`half`]), of one for each
-//! number or of pairs, which are filtered too where there are tile registers.
+//! Three algorithms, chosen by shape, precision and instructions: sums over taps (`direct`); Winograd's F(2×2, 3×3) and F(4×4, 3×3)
+//! (`winograd`) for 3×3 kernels with stride 1, with 2.25 and 4 times fewer products; and products of bf16 or of pairs of them
+//! ([`half`]), by Winograd's F(2, 3) where there are tile registers.
 //!
-//! The channels of a pixel lie beside each other, `[n, h, w, c]`: products read rows of channels, and vectors are of channels, so
-//! that nothing has to be transposed.
+//! Images are channels last (NHWC): products read rows of channels, and vectors are of channels, so that nothing has to be transposed.
 //!
 //! What an image or its padding cannot be is found before, in `begin`, which also does what needs no products.
 //!
@@ -141,13 +140,13 @@ impl ConvShape {
         let faster = match unit.has_tiles() {
             // Ten times as fast as vectors of f32, but of few channels most would be padding.
             true => n_channels >= 16,
-            // Twice as fast, of which nothing is left where Winograd's filtering needs fewer products.
+            // Twice as fast, of which nothing is left where Winograd's algorithm needs fewer products.
             false => parts == Parts::One && self.tile(precision).is_none() && self.c_in.min(self.c_out) >= 24,
         };
         faster.then_some(Method { unit, parts })
     }
 
-    /// The tile for Winograd's filtering, where that is the faster way.
+    /// The tile of Winograd's algorithm, where that is the faster way.
     fn tile(&self, precision: Precision) -> Option<Tile> {
         let out = self.out_size();
         // Fewer channels than a vector has lanes would leave most of each transform empty.
@@ -295,7 +294,7 @@ kernel! {
 }
 
 /// Multiplications and additions a second that this machine's threads reach together in the product that convolutions are
-/// made of, with operands in the first-level cache: what no convolution by plain sums can exceed. Winograd's filtering can,
+/// made of, with operands in the L1 cache: what no convolution by plain sums can exceed. Winograd's algorithm can,
 /// because it needs fewer.
 pub fn ceiling(isa: Isa) -> f64 {
     /// Long enough for the clock to settle, short enough not to be noticed.
@@ -316,10 +315,10 @@ pub fn ceiling(isa: Isa) -> f64 {
 /// How convolutions are computed with these instructions at this precision, in words.
 pub fn describe(isa: Isa, precision: Precision) -> String {
     let tile = match precision {
-        Precision::Highest => "2×2",
-        Precision::High | Precision::Medium => "4×4",
+        Precision::Highest => "F(2×2, 3×3)",
+        Precision::High | Precision::Medium => "F(4×4, 3×3)",
     };
-    let winograd = format!("3×3 kernels by Winograd's filtering in tiles of {tile}");
+    let winograd = format!("3×3 kernels by Winograd's {tile}");
     match (Unit::of(isa).map(Unit::has_tiles), precision) {
         (Some(true), Precision::Medium) => format!("bf16 with f32 sums by {isa}"),
         (Some(true), Precision::High) => format!("pairs of bf16 with f32 sums by {isa}"),

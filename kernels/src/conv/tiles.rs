@@ -325,7 +325,7 @@ impl<T: TileUnit, C: Conversion> Tiles<T, C> {
                     let from = b.as_ptr().wrapping_add(b_columns[column] + b_next + part * TERMS);
                     Some(Rows { from, pitch: TERMS * parts })
                 };
-                // A whole block's tiles of the next step come into the first-level cache meanwhile. Without `SPLIT` there are so many
+                // A whole block's tiles of the next step come into the L1 cache meanwhile. Without `SPLIT` there are so many
                 // for each product that asking for them takes longer than it saves.
                 let ask = |rows: [Option<Rows>; 4]| if RUNS == 2 && COLUMNS == 2 { rows } else { [None; 4] };
                 soon[0].take(n_each[0]).ask(simd);

@@ -1,4 +1,4 @@
-//! Convolutions with 3×3 kernels and stride 1 by Winograd's minimal filtering (Lavin & Gray 2016, "Fast algorithms for
+//! Convolutions with 3×3 kernels and stride 1 by Winograd's F(m×m, 3×3) (Lavin & Gray 2016, "Fast algorithms for
 //! convolutional neural networks").
 //!
 //! A tile of m×m outputs depends on t×t inputs, t = m + 2. With matrices A, B, G that depend on m alone,
@@ -56,11 +56,11 @@ impl Tile {
     }
 }
 
-/// Tiles whose transforms are kept at a time: enough to use each weight often, few enough for the second-level cache.
+/// Tiles whose transforms are kept at a time: enough to use each weight often, few enough for the L2 cache.
 const TILES_AT_ONCE: usize = 32;
 
 /// Numbers from the matrix of one place to that of the next, for `n_rows` rows of `n`: a line more than they take, so that the
-/// places do not fall into the same set of the first-level cache.
+/// places do not fall into the same set of the L1 cache.
 fn pitch(n_rows: usize, n: usize) -> usize {
     n_rows * n + 16
 }

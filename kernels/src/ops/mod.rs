@@ -51,9 +51,9 @@ fn is_alone(x: &FlexTensor) -> bool {
 /// kernels stay in their order, and others in Burn's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
-    /// The channels of a pixel beside each other: `[n, h, w, c]`.
+    /// Channels last: `[n, h, w, c]`.
     Pixels,
-    /// The pixels of a channel beside each other: `[n, c, h, w]`.
+    /// Channels first: `[n, c, h, w]`.
     Channels,
 }
 

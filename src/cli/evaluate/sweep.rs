@@ -69,7 +69,8 @@ impl<'a> Run<'a> {
         let config = saved.config();
         let (n, seed) = (self.args.n.unwrap_or(DEFAULT_N), self.args.seed);
         memory::check_sampling(config, BATCH.min(n), "--n", &self.args.common)?;
-        let mut drawing = Drawing::new(config, Noise::new(seed), n)?;
+        let mut drawing =
+            Drawing::new(config, Noise::new(seed), n, || self.args.common.training_set(&config.data, log))?;
         drawing.batch = BATCH.min(n);
         drawing.existing = Existing::overwrite(self.args.overwrite);
         drawing.weights = Some(saved.weights().digest());

@@ -17,7 +17,7 @@ use crate::parallel;
 use crate::simd::Simd;
 use layout::Layout;
 
-/// Numbers of bf16 of laid out images that are kept at a time, 768 KB, for the second-level cache. It decides in which order sums
+/// Numbers of bf16 of laid out images that are kept at a time, 768 KB, for the L2 cache. It decides in which order sums
 /// are rounded, so it does not depend on the machine.
 const AT_ONCE: usize = 384 << 10;
 

@@ -1,4 +1,4 @@
-//! 3×3 kernels with stride 1 by Winograd's minimal filtering along rows (Lavin & Gray 2016, F(2, 3)): two outputs from four
+//! 3×3 kernels with stride 1 by Winograd's F(2, 3) along rows (Lavin & Gray 2016): two outputs from four
 //! inputs d and three weights g by four products, not six,
 //!
 //! ```text
@@ -170,7 +170,7 @@ pub fn convolve(
     });
 }
 
-/// Rows of the output that are computed by themselves: the places of many would not stay in the second-level cache, and few images
+/// Rows of the output that are computed by themselves: the places of many would not stay in the L2 cache, and few images
 /// are cut so that there is work for many threads.
 fn band_height(
     parts: Parts,
@@ -232,7 +232,7 @@ impl Work for Band<'_> {
             let mut soon =
                 Soon { weights: b, panel, column, residual: residual.unwrap_or_default(), out, next }.pieces(n_blocks);
             for runs in plan.runs.chunks(RUNS_AT_ONCE) {
-                // Place by place, so that its weights stay in the first-level cache for all of the runs.
+                // Place by place, so that its weights stay in the L1 cache for all of the runs.
                 for i in 0..PLACES {
                     let columns = [column, column + 1].map(|column| column * panel + i * pixel * 16);
                     for (pair, runs) in runs.chunks(2).enumerate() {

@@ -1,4 +1,4 @@
-//! The gradient of the weights, the adjoint of the filtering: Gᵀ [ Σ (Bᵀ x B) ⊙ (A y Aᵀ) ] G, summed over tiles.
+//! The gradient of the weights, the adjoint of F(m×m, 3×3): Gᵀ [ Σ (Bᵀ x B) ⊙ (A y Aᵀ) ] G, summed over tiles.
 
 use super::plan::{Ahead, Plan};
 use super::transform::{Four, SKIPPED, Side, Transform, Two};
@@ -77,7 +77,7 @@ pub fn weight_gradient(isa: Isa, tile: Tile, shape: &ConvShape, x: &[f32], grad:
 }
 
 /// Numbers from the sums of one place to those of the next, `[c_in][k]` and a line, so that the places do not fall into the same
-/// set of the first-level cache.
+/// set of the L1 cache.
 fn sum_pitch(c_in: usize, k: usize) -> usize {
     c_in * k + 16
 }
@@ -232,7 +232,7 @@ kernel! {
         let n_having = having[1] - having[0];
         let v = &v[place * pitch(n_tiles, c) + having[0] * c..];
         let w = &w[place * pitch(n_tiles, k) + having[0] * k..];
-        // So few tiles at a time that their panel stays in the first-level cache for all rows.
+        // So few tiles at a time that their panel stays in the L1 cache for all rows.
         let per_group = (TILES_AT_ONCE / n_having.max(1)).max(1);
         for first_image in (0..n_images).step_by(per_group) {
             let images = first_image..n_images.min(first_image + per_group);

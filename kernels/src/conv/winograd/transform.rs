@@ -1,6 +1,6 @@
-//! The matrices of Winograd's filtering, as operations on vectors.
+//! The matrices of Winograd's F(m, 3), as operations on vectors.
 //!
-//! Filtering m outputs by 3 taps multiplies polynomials: their values at t − 1 points and at ∞ are multiplied, and the product is
+//! F(m, 3), m outputs of 3 taps, multiplies polynomials: their values at t − 1 points and at ∞ are multiplied, and the product is
 //! interpolated (Toom–Cook). With the points 0, ±1 for m = 2; 0, ±P, ±Q for m = 4; and 0, ±P, Q, which need no other weights,
 //! for m = 3.
 

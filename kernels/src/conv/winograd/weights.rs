@@ -12,7 +12,7 @@ use crate::simd::Simd;
 pub const BLOCK: usize = 16;
 
 /// Numbers from one place of a block to the next: a line more than they take, so that the places do not fall into the same set
-/// of the first-level cache.
+/// of the L1 cache.
 pub const fn place_pitch(width: usize) -> usize {
     BLOCK * width + 16
 }

@@ -4,7 +4,7 @@
 //! one copy and, where a tap needs it, at odd ones in another. So no row of a tile register crosses from one cache line to the next,
 //! which would take three times as long to load.
 //!
-//! With tile registers, 3×3 kernels whose output is wider than the dilation are filtered along rows, by the gradient of what `rows`
+//! With tile registers, 3×3 kernels whose output is wider than the dilation are computed by F(2, 3) along rows, by the gradient of what `rows`
 //! does: of a tile's two pixels e of the gradient and the four inputs d that they meet, three taps by four products, not six,
 //!
 //! ```text
