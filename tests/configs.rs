@@ -398,7 +398,6 @@ fn files_of_ncsnv2_name_the_network_by_their_data_set_unless_they_say_it() {
         assert_eq!(config.training_options().ema_rate, Some(0.999));
     }
     for (model, needle) in [
-        (", spec_norm: true", "spectral normalisation is not implemented"),
         (", name: ncsnv3", "expected one of ncsn, ncsn_deeper, ncsnv2"),
         (", sigma_dist: linear", "expected one of geometric, uniform"),
     ] {

@@ -13,6 +13,7 @@ mod exchange;
 mod names;
 pub mod pth;
 mod saved;
+mod spectral;
 mod tensors;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -358,7 +359,7 @@ impl Weights {
     /// neither a safetensors file nor a checkpoint of PyTorch, or of another step than its name says.
     pub fn open(path: &Path) -> Result<Self> {
         if pth::is_pth(path)? {
-            return Ok(Self::of(path, pth::read_published(path)?));
+            return Self::of(path, pth::read_published(path)?);
         }
         let mut file = TensorFile::open(path)?;
         let header = match file.metadata("format") {
@@ -374,14 +375,19 @@ impl Weights {
             return Err(Error::format(path, format!("found the weights of step {found}, expected step {step}")));
         }
         let prefix = if header.is_none() { file.strip() } else { String::new() };
+        if header.is_none() {
+            spectral::fold(&mut file)?;
+        }
         Ok(Self { file, header, prefix, members: None })
     }
 
     /// Those of `published`, which was read from `path`.
-    fn of(path: &Path, published: pth::Published) -> Self {
+    fn of(path: &Path, published: pth::Published) -> Result<Self> {
         let pth::Published { mut network, prefix, ema, members, .. } = published;
         network.extend(ema.into_iter().flatten().map(|(name, tensor)| (format!("{EMA}{name}"), tensor)));
-        Self { file: TensorFile::of(path, network), header: None, prefix, members: Some(members) }
+        let mut file = TensorFile::of(path, network);
+        spectral::fold(&mut file)?;
+        Ok(Self { file, header: None, prefix, members: Some(members) })
     }
 
     /// What stood before each name, of a file that is not ours.

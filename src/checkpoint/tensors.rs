@@ -26,6 +26,8 @@ pub struct TensorFile {
     bytes: Vec<u8>,
     entries: BTreeMap<String, (Dtype, Vec<usize>, std::ops::Range<usize>)>,
     metadata: BTreeMap<String, String>,
+    /// Tensors that stand for others of the file.
+    computed: BTreeMap<String, HostTensor>,
 }
 
 impl TensorFile {
@@ -58,7 +60,7 @@ impl TensorFile {
         if metadata.contains_key(digest::KEY) && !digest::is_whole(head, data) {
             return Err(Error::damaged(path, "is damaged: its tensors do not have the digest that its header says"));
         }
-        Ok(Self { path: path.to_path_buf(), bytes, entries, metadata })
+        Ok(Self { path: path.to_path_buf(), bytes, entries, metadata, computed: BTreeMap::new() })
     }
 
     /// Tensors in memory, as if `path` held them.
@@ -69,7 +71,7 @@ impl TensorFile {
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             entries.insert(name, (Dtype::F32, shape, start..bytes.len()));
         }
-        Self { path: path.to_path_buf(), bytes, entries, metadata: BTreeMap::new() }
+        Self { path: path.to_path_buf(), bytes, entries, metadata: BTreeMap::new(), computed: BTreeMap::new() }
     }
 
     /// Takes the prefix off that all names have and that is no part of them, and gives it.
@@ -100,7 +102,20 @@ impl TensorFile {
 
     /// The names of its tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+        let mut names: Vec<&str> = self.entries.keys().chain(self.computed.keys()).map(String::as_str).collect();
+        names.sort_unstable();
+        names.into_iter()
+    }
+
+    /// Lets `tensor`, called `name`, stand for the tensor `of` of the file.
+    pub(super) fn replace(&mut self, of: &str, name: String, tensor: HostTensor) {
+        self.leave_out(of);
+        self.computed.insert(name, tensor);
+    }
+
+    /// Reads the file as if it had no tensor `name`.
+    pub(super) fn leave_out(&mut self, name: &str) {
+        self.entries.remove(name);
     }
 
     /// A value of its header's metadata.
@@ -110,7 +125,8 @@ impl TensorFile {
 
     /// The shape of tensor `name`.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.entries.get(name).map(|(_, shape, _)| shape.clone())
+        let of_file = self.entries.get(name).map(|(_, shape, _)| shape);
+        of_file.or(self.computed.get(name).map(|tensor| &tensor.shape)).cloned()
     }
 
     /// Tensor `name` as f32; f64 is rounded, f16 and bf16 are exact. `None` if there is none.
@@ -118,7 +134,7 @@ impl TensorFile {
     /// # Errors
     /// When it has another type.
     pub fn get(&self, name: &str) -> Result<Option<HostTensor>> {
-        let Some((dtype, shape, range)) = self.entries.get(name) else { return Ok(None) };
+        let Some((dtype, shape, range)) = self.entries.get(name) else { return Ok(self.computed.get(name).cloned()) };
         let data = &self.bytes[range.clone()];
         let values = match dtype {
             Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
@@ -155,7 +171,7 @@ impl TensorFile {
         })?;
         let module = params::buffers_from_host(module, |name, shape| {
             let own = format!("{prefix}{name}");
-            let is_own = self.entries.contains_key(&own);
+            let is_own = self.shape(&own).is_some();
             n_used += usize::from(is_own);
             values(if is_own { &own } else { name }, shape)
         })?;
@@ -169,6 +185,7 @@ impl TensorFile {
     pub fn take(&mut self, name: &str) -> Option<HostTensor> {
         let tensor = self.get(name).ok().flatten();
         self.entries.remove(name);
+        self.computed.remove(name);
         tensor
     }
 

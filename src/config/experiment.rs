@@ -3,7 +3,7 @@
 use super::published::Runner;
 use super::{Config, Optim, Optimizer, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::{Loss, Objective, Times, Weight};
 use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
 use crate::sample::{Renewal, Sampler};
@@ -81,6 +81,20 @@ impl Config {
             Loss::Sliced { .. } if !self.has_levels() => (objective, "test_ssm_loss"),
             _ => (Objective { loss: Loss::Denoising, ..objective }, "test_dsm_loss"),
         }
+    }
+
+    /// Refuses what can be sampled and scored, but not trained.
+    ///
+    /// # Errors
+    /// When the network is one whose weights are normalised by their spectral norm; NCSNv2's networks ignore `spec_norm`.
+    pub fn check_training(&self) -> Result<()> {
+        if self.model.spec_norm && self.model.architecture.is_conditional() {
+            return Err(Error::Usage(
+                "model.spec_norm is true, expected false: networks with spectral normalisation are sampled and scored, not trained"
+                    .into(),
+            ));
+        }
+        Ok(())
     }
 
     /// What a step of training does.

@@ -25,6 +25,8 @@ pub struct Model {
     pub normalization: Option<NormKind>,
     /// NCSNv2: the activation.
     pub nonlinearity: Activation,
+    /// NCSNv2: whether the convolutions of its program's older networks are divided by their spectral norm.
+    pub spec_norm: bool,
     /// NCSNv2: whether there is an EMA of the weights.
     pub ema: bool,
     /// NCSNv2: rate of the EMA.
@@ -49,6 +51,7 @@ impl Default for Model {
             sigma_dist: SigmaDist::Geometric,
             normalization: None,
             nonlinearity: Activation::Elu,
+            spec_norm: false,
             ema: false,
             ema_rate: 0.999,
             ngf: 64,
@@ -72,7 +75,8 @@ impl Section for Model {
         f.key("sigma_dist", &mut self.sigma_dist, &SIGMA_DISTS)?;
         f.key("normalization", &mut self.normalization, OrNone(&NORMALIZATIONS))?;
         f.key("nonlinearity", &mut self.nonlinearity, &NONLINEARITIES)?;
-        published::spec_norm(f)?;
+        f.key("spec_norm", &mut self.spec_norm, Flag)?;
+        published::name(f)?;
         f.key("ema", &mut self.ema, Flag)?;
         f.key("ema_rate", &mut self.ema_rate, EMA_RATE)?;
         published::batch_norm(f)?;

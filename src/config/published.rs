@@ -173,13 +173,8 @@ impl Unused {
     }
 }
 
-/// `spec_norm`, which NCSNv2's networks ignore.
-pub(super) fn spec_norm(f: &mut impl Fields) -> Result<()> {
-    let mut spec_norm = false;
-    f.key("spec_norm", &mut spec_norm, Flag)?;
-    f.check("spec_norm", !spec_norm, || {
-        "model.spec_norm is true, expected false: spectral normalisation is not implemented".into()
-    })?;
+/// `name`, by which files of ours choose one of NCSNv2's networks.
+pub(super) fn name(f: &mut impl Fields) -> Result<()> {
     f.key("name", &mut None, OrNone(&NAMES))
 }
 

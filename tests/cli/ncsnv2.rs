@@ -1,9 +1,11 @@
 //! NCSNv2 through the program.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use ncsn::checkpoint::TensorFile;
+use ncsn::checkpoint::{TensorFile, write_tensors};
+use ncsn::net::params::HostTensor;
 
 use crate::{fails, ncsn, scratch, succeeds};
 
@@ -73,6 +75,7 @@ fn published_networks_are_scored_with_their_configuration() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ncsnv2");
     for (name, network) in [
         ("ncsn_v2repo_32", "ncsn"),
+        ("ncsn_v2repo_specnorm_32", "ncsn"),
         ("ncsndeeper_v2repo_32", "ncsn_deeper"),
         ("ncsnv2_28_gray", "ncsnv2"),
         ("ncsnv2_32", "ncsnv2"),
@@ -198,4 +201,44 @@ fn chains_that_begin_at_training_images_are_others_and_image_k_is_the_same_in_an
     assert_ne!(whole, uniform);
     let manifest = |folder: &str| fs::read_to_string(at.join(folder).join("samples.json")).unwrap();
     assert!(manifest("a").contains("DIGITS") && !manifest("c").contains("DIGITS"), "{}", manifest("a"));
+}
+
+#[test]
+fn networks_with_spectral_norms_are_not_trained_and_damaged_ones_are_refused() {
+    let folder = scratch();
+    let at = folder.path();
+    let train = |name: &str| {
+        fs::write(at.join("v2.yml"), TINY.replace("model: {", &format!("model: {{name: {name}, spec_norm: true, ")))
+            .unwrap();
+        ["train", "--config", "v2.yml", "--doc", "v2", "--no-sample"]
+    };
+    let message = fails(at, &train("ncsn"));
+    assert!(message.contains("model.spec_norm is true, expected false"), "{message}");
+    assert!(!at.join("run/logs").exists());
+    // They have nothing to divide.
+    succeeds(at, &train("ncsnv2"));
+
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ncsnv2/ncsn_v2repo_specnorm_32");
+    let file = TensorFile::open(&fixture.join("params.safetensors")).unwrap();
+    let damaged = |change: fn(&mut Vec<usize>, &mut Vec<f32>)| {
+        let tensors = file.names().map(|name| {
+            let HostTensor { mut shape, mut values } = file.get(name).unwrap().unwrap();
+            if name == "res1.0.conv1.weight_u" {
+                change(&mut shape, &mut values);
+            }
+            (name.to_string(), HostTensor { shape, values })
+        });
+        write_tensors(&at.join("damaged.safetensors"), &tensors.collect::<Vec<_>>(), &BTreeMap::new()).unwrap();
+        fails(at, &["info", "--checkpoint", "damaged.safetensors"])
+    };
+    let message = damaged(|_, values| values.fill(0.0));
+    assert!(message.contains("the spectral norm of res1.0.conv1.weight is 0"), "{message}");
+    let message = damaged(|shape, values| {
+        shape[0] = 3;
+        values.truncate(3);
+    });
+    assert!(
+        message.contains("res1.0.conv1.weight_orig, _u and _v have shapes [4, 4, 3, 3], [3] and [36]"),
+        "{message}"
+    );
 }

@@ -138,6 +138,17 @@ fn checkpoint_is_read() {
     assert!(message.contains("sigmas has shape [12], expected [11]"), "{message}");
 }
 
+/// Weights with their spectral norms beside them are read as what they are in evaluation.
+fn spectral_norms_are_divided_by() {
+    const FOLDER: &str = "ncsnv2/ncsn_v2repo_specnorm_32";
+    let (meta, device) = (meta("ncsn_v2repo_specnorm_32"), fixture::device());
+    let weights = Weights::open(&fixture::path(&format!("{FOLDER}/params.safetensors"))).unwrap();
+    let net = weights.build(untold(&meta), false, &device).unwrap();
+    let forward = open(&format!("{FOLDER}/forward.safetensors"));
+    let out = net.forward(forward.tensor::<4>("x", &device).into(), &forward.labels("labels", &device)).value;
+    assert_close("out", &values(out), forward.f64("out"), 1e-5);
+}
+
 /// Questions about whole networks.
 pub fn networks() -> Vec<Case> {
     let case = |(name, architecture): (&'static str, Architecture)| {
@@ -161,6 +172,9 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(claim, &train(&of_step), move || gradients_agree(dtype, tolerance)));
     }
     cases.push(Case::new("NCSNv2's checkpoint is read with its average", &train(&of_checkpoint), checkpoint_is_read));
+    let of_spectral = ["meta.json", "params.safetensors", "forward.safetensors"]
+        .map(|file| format!("ncsnv2/ncsn_v2repo_specnorm_32/{file}"));
+    cases.push(Case::new("weights are divided by their spectral norms", &of_spectral, spectral_norms_are_divided_by));
     cases.extend(block_cases());
     cases
 }
