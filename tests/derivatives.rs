@@ -3,7 +3,7 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use ncsn::loss::{Slicing, ssm, ssm_vr};
-use ncsn::net::params::{Replace, replace};
+use ncsn::net::params::{Replace, replace, replace_buffers};
 use ncsn::net::{
     Activation, Architecture, Backbone, Dimensions, Form, InputRange, Mlp, Network, NetworkConfig, NormKind, RefineNet,
     RefineNetConfig, ResScore,
@@ -76,12 +76,19 @@ fn products_of_random_networks_equal_central_differences() {
     // NCSNv2's, with every activation and every norm.
     for seed in 0..12 {
         let mut stream = Noise::new(seed).stream("test", 4);
-        let norms = [NormKind::InstanceNormPlus, NormKind::InstanceNorm, NormKind::VarianceNorm, NormKind::NoNorm];
+        let norms = [
+            NormKind::InstanceNormPlus,
+            NormKind::InstanceNorm,
+            NormKind::BatchNorm,
+            NormKind::VarianceNorm,
+            NormKind::NoNorm,
+        ];
         let activations = [Activation::Elu, Activation::Relu, Activation::LeakyRelu, Activation::Swish];
-        let (norm, activation) = (norms[seed as usize % 4], activations[seed as usize / 4 + seed as usize % 2]);
+        let (norm, activation) = (norms[seed as usize % 5], activations[seed as usize / 4 + seed as usize % 2]);
         let form = [Form::Ncsn, Form::Deeper, Form::Deepest][seed as usize % 3];
         let config = RefineNetConfig { norm, activation, ..RefineNetConfig::ncsnv2(form, 1, 3) };
         let (net, _) = replace(RefineNet::new(&config, &mut stream, &device).unwrap(), ToF64);
+        let (net, _) = replace_buffers(net, ToF64);
         let shape = [2, 1, 16, 24];
         let error = error(net, normal(shape, &mut stream), &[0; 2], normal(shape, &mut stream));
         assert!(error < 1e-6, "{config:?}: {error:.1e}");

@@ -342,6 +342,9 @@ fn difference(found: &Header, expected: &Header) -> Option<String> {
     }
 }
 
+/// What PyTorch counts in batch norms, and nobody uses where their momentum is fixed.
+const N_BATCHES: &str = "num_batches_tracked";
+
 /// The weights of a network: a safetensors file, one of ours or any with the published names, or a published checkpoint.
 #[derive(Debug)]
 pub struct Weights {
@@ -376,6 +379,7 @@ impl Weights {
         }
         let prefix = if header.is_none() { file.strip() } else { String::new() };
         if header.is_none() {
+            file.leave_out_all(|name| name.ends_with(N_BATCHES));
             spectral::fold(&mut file)?;
         }
         Ok(Self { file, header, prefix, members: None })

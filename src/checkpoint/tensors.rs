@@ -113,6 +113,11 @@ impl TensorFile {
         self.computed.insert(name, tensor);
     }
 
+    /// Reads the file as if it had no tensors of these names.
+    pub(super) fn leave_out_all(&mut self, is_one: impl Fn(&str) -> bool) {
+        self.entries.retain(|name, _| !is_one(name));
+    }
+
     /// Reads the file as if it had no tensor `name`.
     pub(super) fn leave_out(&mut self, name: &str) {
         self.entries.remove(name);

@@ -5,7 +5,7 @@ use super::{Config, Optim, Optimizer, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
 use crate::error::{Error, Result};
 use crate::loss::{Loss, Objective, Times, Weight};
-use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
+use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, NormKind, RefineNetConfig};
 use crate::sample::{Renewal, Sampler};
 use crate::score::{Model, Prediction};
 use crate::sde::NoiseLevels;
@@ -86,8 +86,15 @@ impl Config {
     /// Refuses what can be sampled and scored, but not trained.
     ///
     /// # Errors
-    /// When the network is one whose weights are normalised by their spectral norm; NCSNv2's networks ignore `spec_norm`.
+    /// When the network has batch norms, or is one whose weights are normalised by their spectral norm; NCSNv2's networks ignore
+    /// `spec_norm`.
     pub fn check_training(&self) -> Result<()> {
+        if self.model.normalization == Some(NormKind::BatchNorm) {
+            return Err(Error::Usage(
+                "model.normalization is BatchNorm, expected another: networks with batch norms are sampled and scored, not trained"
+                    .into(),
+            ));
+        }
         if self.model.spec_norm && self.model.architecture.is_conditional() {
             return Err(Error::Usage(
                 "model.spec_norm is true, expected false: networks with spectral normalisation are sampled and scored, not trained"

@@ -100,9 +100,10 @@ pub enum SigmaDist {
 
 const SIGMA_DISTS: [(&str, SigmaDist); 2] = [("geometric", SigmaDist::Geometric), ("uniform", SigmaDist::Uniform)];
 
-const NORMALIZATIONS: [(&str, NormKind); 4] = [
+const NORMALIZATIONS: [(&str, NormKind); 5] = [
     ("InstanceNorm++", NormKind::InstanceNormPlus),
     ("InstanceNorm", NormKind::InstanceNorm),
+    ("BatchNorm", NormKind::BatchNorm),
     ("VarianceNorm", NormKind::VarianceNorm),
     ("NoneNorm", NormKind::NoNorm),
 ];

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor};
 use ncsn_kernels::ops::has_kernels;
 use ncsn_kernels::ops::norm::{Activation as Fused, instance_norm};
 
-use super::{Activation, Dual};
+use super::{Activation, Buffer, Dual};
 use crate::device::upload;
 use crate::noise::Stream;
 
@@ -20,6 +20,9 @@ pub enum NormKind {
     InstanceNorm,
     /// Division by the (unbiased) standard deviation over the pixels; the mean stays. α·x/√(v + 1e-5).
     VarianceNorm,
+    /// Batch norm: mean 0 and variance 1 over many images, by the running statistics that training left, which are buffers; in steps of
+    /// training, too, where they stay as they are. γ·h + β (Ioffe & Szegedy 2015).
+    BatchNorm,
     /// No normalisation. With levels γ·x + β, without x alone.
     NoNorm,
 }
@@ -29,6 +32,15 @@ pub enum NormKind {
 pub struct Embedding {
     /// `[levels, columns]`
     pub weight: Param<Tensor<2>>,
+}
+
+/// Statistics over many images.
+#[derive(Module, Debug)]
+pub struct Running {
+    /// `[features]`
+    running_mean: Buffer<1>,
+    /// `[features]`
+    running_var: Buffer<1>,
 }
 
 /// A normalisation with its scales: a table with one row a level, or the entries that its kind has without levels.
@@ -42,6 +54,15 @@ pub struct Norm {
     gamma: Option<Param<Tensor<1>>>,
     /// `[features]`
     beta: Option<Param<Tensor<1>>>,
+    /// γ of batch norm without levels: `[features]`
+    weight: Option<Param<Tensor<1>>>,
+    /// β of batch norm without levels: `[features]`
+    bias: Option<Param<Tensor<1>>>,
+    /// Those of batch norm without levels.
+    running_mean: Option<Buffer<1>>,
+    running_var: Option<Buffer<1>>,
+    /// Those of batch norm with levels.
+    bn: Option<Running>,
     #[module(skip)]
     kind: NormKind,
 }
@@ -61,7 +82,7 @@ impl NormKind {
     pub(super) fn columns(self) -> [usize; 2] {
         match self {
             Self::InstanceNormPlus => [3, 2],
-            Self::InstanceNorm | Self::NoNorm => [2, 1],
+            Self::InstanceNorm | Self::BatchNorm | Self::NoNorm => [2, 1],
             Self::VarianceNorm => [1, 1],
         }
     }
@@ -81,9 +102,25 @@ impl Norm {
             noise.normal(values);
             values.iter_mut().for_each(|z| *z = 1.0 + 0.02 * *z);
         };
-        let mut norm = Self { embed: None, alpha: None, gamma: None, beta: None, kind };
+        let mut norm = Self {
+            embed: None,
+            alpha: None,
+            gamma: None,
+            beta: None,
+            weight: None,
+            bias: None,
+            running_mean: None,
+            running_var: None,
+            bn: None,
+            kind,
+        };
+        let buffer = |value| Buffer::new(upload(vec![value; n_features], [n_features], device));
         let Some(n_levels) = n_levels else {
             let param = |values| Some(Param::from_tensor(upload(values, [n_features], device)));
+            if kind == NormKind::BatchNorm {
+                (norm.weight, norm.bias) = (param(vec![1.0; n_features]), param(vec![0.0; n_features]));
+                (norm.running_mean, norm.running_var) = (Some(buffer(0.0)), Some(buffer(1.0)));
+            }
             let mut random = || {
                 let mut values = vec![0.0; n_features];
                 near_one(noise, &mut values);
@@ -104,11 +141,14 @@ impl Norm {
             let scales = &mut row[..n_random];
             match kind {
                 NormKind::InstanceNormPlus | NormKind::VarianceNorm => near_one(noise, scales),
-                NormKind::InstanceNorm | NormKind::NoNorm => noise.uniform(scales),
+                NormKind::InstanceNorm | NormKind::BatchNorm | NormKind::NoNorm => noise.uniform(scales),
             }
         }
         let weight = Param::from_tensor(upload(table, [n_levels, n_columns], device));
         norm.embed = Some(Embedding { weight });
+        if kind == NormKind::BatchNorm {
+            norm.bn = Some(Running { running_mean: buffer(0.0), running_var: buffer(1.0) });
+        }
         norm
     }
 
@@ -158,6 +198,7 @@ impl Norm {
         let out = match self.kind {
             NormKind::InstanceNormPlus | NormKind::InstanceNorm => instance_normalised(x, scales),
             NormKind::VarianceNorm => variance_normalised(x, scales),
+            NormKind::BatchNorm => scaled(x, self.standardising(scales)),
             NormKind::NoNorm => scaled(x, scales),
         };
         (activation.into_iter().fold(out, |out, activation| activation.forward(out)), same)
@@ -181,17 +222,34 @@ impl Norm {
             let part = |i: usize| Some(row.clone().slice([0..n, i * c..(i + 1) * c]));
             return match self.kind {
                 NormKind::InstanceNormPlus => Scales { gamma: part(0), alpha: part(1), beta: part(2) },
-                NormKind::InstanceNorm | NormKind::NoNorm => Scales { gamma: part(0), alpha: None, beta: part(1) },
+                NormKind::InstanceNorm | NormKind::BatchNorm | NormKind::NoNorm => {
+                    Scales { gamma: part(0), alpha: None, beta: part(1) }
+                }
                 NormKind::VarianceNorm => Scales { gamma: part(0), alpha: None, beta: None },
             };
         }
         let all = |values: &Option<Param<Tensor<1>>>| Some(values.as_ref()?.val().reshape([1, c]).expand([n, c]));
         let [alpha, gamma, beta] = [&self.alpha, &self.gamma, &self.beta].map(all);
+        if self.kind == NormKind::BatchNorm {
+            let [gamma, beta] = [&self.weight, &self.bias].map(all);
+            return Scales { gamma, alpha: None, beta };
+        }
         // The one scale of variance norm is published as alpha.
         if self.kind == NormKind::VarianceNorm {
             return Scales { gamma: alpha, alpha: None, beta: None };
         }
         Scales { gamma, alpha, beta }
+    }
+
+    /// γ and β of x for γ·h + β with h = (x − mean)/√(variance + 1e-5), for the running statistics of batch norm.
+    fn standardising(&self, Scales { gamma, beta, .. }: Scales) -> Scales {
+        let own = self.running_mean.as_ref().zip(self.running_var.as_ref());
+        let statistics = self.bn.as_ref().map(|bn| (&bn.running_mean, &bn.running_var)).or(own);
+        let (mean, variance) = statistics.expect("batch norm has statistics");
+        let [mean, variance] = [mean, variance].map(|buffer| buffer.val().unsqueeze::<2>());
+        let gamma = gamma.expect("and scales") * (variance + EPSILON).sqrt().recip();
+        let beta = beta.expect("and shifts") - gamma.clone() * mean;
+        Scales { gamma: Some(gamma), alpha: None, beta: Some(beta) }
     }
 }
 
@@ -295,5 +353,47 @@ impl LayerNorm {
     pub fn forward(&self, x: Dual<2>) -> Dual<2> {
         let row = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, -1]));
         standardised(x, 1) * row(&self.weight) + row(&self.bias)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::params;
+    use crate::noise::Noise;
+
+    #[test]
+    fn batch_norm_is_by_its_running_statistics() {
+        let device = Device::flex();
+        for n_levels in [None, Some(2)] {
+            let norm = Norm::new(NormKind::BatchNorm, 3, n_levels, &mut Noise::new(1).stream("norm", 0), &device);
+            let prefix = if n_levels.is_some() { "bn." } else { "" };
+            let names = ["running_mean", "running_var"].map(|name| format!("{prefix}{name}"));
+            assert_eq!(params::buffers(&norm), names);
+            let norm = params::buffers_from_host(norm, |name, _| {
+                Ok(if name.ends_with("mean") { vec![0.5, -1.0, 2.0] } else { vec![4.0, 0.25, 1.0] })
+            })
+            .expect("three of each");
+            let norm = params::from_host(norm, |name, shape| {
+                let n: usize = shape.iter().product();
+                let first = if name == "bias" { -1.0 } else { 1.0 };
+                Ok((0..n).map(|i| first + i as f32 / 2.0).collect())
+            })
+            .expect("as many");
+            let x = upload((0..12).map(|i| i as f32 / 3.0).collect(), [2, 3, 1, 2], &device);
+            let found = norm.forward(x.into(), &Tensor::from_data([1, 0], &device)).value;
+            let found: Vec<f32> = found.try_into_vec_as().expect("f32");
+            for (i, y) in found.into_iter().enumerate() {
+                let (image, channel) = (i / 6, i / 2 % 3);
+                let h = (i as f64 / 3.0 - [0.5, -1.0, 2.0][channel]) / ([4.0, 0.25, 1.0][channel] + 1e-5f64).sqrt();
+                // Rows of 6: γ of three channels, then β; image 0 has the second.
+                let scale = |column: usize| 1.0 + ((1 - image) * 6 + column) as f64 / 2.0;
+                let [gamma, beta] = match n_levels {
+                    Some(_) => [scale(channel), scale(3 + channel)],
+                    None => [1.0 + channel as f64 / 2.0, -1.0 + channel as f64 / 2.0],
+                };
+                assert!((f64::from(y) - (gamma * h + beta)).abs() < 1e-5, "{n_levels:?}: number {i} is {y}");
+            }
+        }
     }
 }

@@ -206,6 +206,7 @@ impl RefineNetConfig {
             let norm = match n_columns.checked_div(width) {
                 Some(3) => NormKind::InstanceNormPlus,
                 Some(1) => NormKind::VarianceNorm,
+                _ if shapes.has("normalizer.bn.running_mean") => NormKind::BatchNorm,
                 _ => same_entries,
             };
             let [n_columns, _] = norm.columns().map(|n| width.saturating_mul(n));
@@ -215,10 +216,16 @@ impl RefineNetConfig {
             let norm = match ["gamma", "alpha"].map(|entry| shapes.has(&format!("normalizer.{entry}"))) {
                 [true, _] => NormKind::InstanceNormPlus,
                 [false, true] => NormKind::VarianceNorm,
+                [false, false] if shapes.has("normalizer.running_mean") => NormKind::BatchNorm,
                 [false, false] => same_entries,
             };
-            if norm != same_entries {
-                shapes.expect("normalizer.alpha", &[width])?;
+            let of_all = match norm {
+                NormKind::BatchNorm => Some("normalizer.running_mean"),
+                NormKind::InstanceNormPlus | NormKind::VarianceNorm => Some("normalizer.alpha"),
+                NormKind::InstanceNorm | NormKind::NoNorm => None,
+            };
+            if let Some(name) = of_all {
+                shapes.expect(name, &[width])?;
             }
             (None, norm)
         };

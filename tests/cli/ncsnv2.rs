@@ -4,8 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use burn::tensor::{Device, Tensor, TensorData};
 use ncsn::checkpoint::{TensorFile, write_tensors};
-use ncsn::net::params::HostTensor;
+use ncsn::net::params::{self, HostTensor};
+use ncsn::net::{Form, NormKind, RefineNet, RefineNetConfig};
+use ncsn::noise::Noise;
+use ncsn::sde::NoiseLevels;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
 use crate::{fails, ncsn, scratch, succeeds};
 
@@ -215,6 +221,9 @@ fn networks_with_spectral_norms_are_not_trained_and_damaged_ones_are_refused() {
     let message = fails(at, &train("ncsn"));
     assert!(message.contains("model.spec_norm is true, expected false"), "{message}");
     assert!(!at.join("run/logs").exists());
+    fs::write(at.join("v2.yml"), TINY.replace("model: {", "model: {normalization: BatchNorm, ")).unwrap();
+    let message = fails(at, &["train", "--config", "v2.yml", "--doc", "v2", "--no-sample"]);
+    assert!(message.contains("model.normalization is BatchNorm, expected another"), "{message}");
     // They have nothing to divide.
     succeeds(at, &train("ncsnv2"));
 
@@ -241,4 +250,46 @@ fn networks_with_spectral_norms_are_not_trained_and_damaged_ones_are_refused() {
         message.contains("res1.0.conv1.weight_orig, _u and _v have shapes [4, 4, 3, 3], [3] and [36]"),
         "{message}"
     );
+}
+
+#[test]
+fn networks_with_batch_norms_are_scored() {
+    let folder = scratch();
+    let at = folder.path();
+    let device = Device::flex();
+    for (name, config) in
+        [("ncsn", RefineNetConfig::ncsn(1, 3, 4)), ("ncsnv2", RefineNetConfig::ncsnv2(Form::Ncsn, 1, 3))]
+    {
+        let config = RefineNetConfig { norm: NormKind::BatchNorm, ..config };
+        let net = RefineNet::new(&config, &mut Noise::new(1).stream("init", 0), &device).unwrap();
+        let net = params::buffers_from_host(net, |name, shape| {
+            let first = if name.ends_with("mean") { -0.1 } else { 0.5 };
+            Ok((0..shape[0]).map(|i| first + i as f32 / 10.0).collect())
+        });
+        let net = net.unwrap();
+        let mut tensors = params::to_host(&net).unwrap();
+        tensors.extend(params::buffers_to_host(&net).unwrap());
+        write_tensors(&at.join("net.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+        let text = TINY.replace("ngf: 4", &format!("ngf: 3, name: {name}, normalization: BatchNorm"));
+        fs::write(at.join("net.yml"), text).unwrap();
+        let x = HostTensor { shape: vec![1, 1, 8, 8], values: (0..64).map(|i| i as f32 / 64.0).collect() };
+        let bytes: Vec<u8> = x.values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let inputs = [
+            ("x", TensorView::new(Dtype::F32, x.shape, &bytes).unwrap()),
+            ("labels", TensorView::new(Dtype::I32, vec![1], &[2, 0, 0, 0]).unwrap()),
+        ];
+        fs::write(at.join("x.safetensors"), safetensors::serialize(inputs, None).unwrap()).unwrap();
+        let args = ["score", "--checkpoint", "net.safetensors", "--config", "net.yml", "--input", "x.safetensors"];
+        succeeds(at, &[&args[..], &["--output", "out.safetensors", "--precision", "highest"]].concat());
+        let x = Tensor::<4>::from_data(TensorData::new(x.values, [1, 1, 8, 8]), &device);
+        let expected: Vec<f32> =
+            net.forward(x.into(), &Tensor::from_data([2], &device)).value.try_into_vec_as().unwrap();
+        let found = tensor(&at.join("out.safetensors"), "output");
+        // The published NCSNv2 divides by σ.
+        let sigma = if name == "ncsnv2" { NoiseLevels::geometric(5.0, 0.01, 4).unwrap().sigmas()[2] } else { 1.0 };
+        let expected: Vec<f32> = expected.iter().map(|y| y / sigma as f32).collect();
+        let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(largest > 0.0);
+        assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5 * largest), "{name}");
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use super::{Pth, read_file};
+use crate::checkpoint::N_BATCHES;
 use crate::checkpoint::names::prefix_len;
 use crate::error::{Error, Result, few, shown};
 use crate::net::params::{HostTensor, shown_shape};
@@ -359,6 +360,9 @@ fn network<'a>(pth: &Pth<'_, 'a>, weights: &Value<'a>) -> Result<(Vec<(String, H
             return Err(pth.bad(name, "is there twice"));
         }
         pth.spend(name.len())?;
+        if name.ends_with(N_BATCHES) {
+            continue;
+        }
         network.push((name.to_string(), host(pth, name, pth.pickle().value(*id))?));
     }
     let n_prefix = prefix_len(network.iter().map(|(name, tensor)| (name.as_str(), &tensor.shape[..])));
