@@ -29,6 +29,7 @@ impl Config {
         match net {
             NetworkConfig::RefineNet(net) => NetworkConfig::RefineNet(RefineNetConfig {
                 norm: model.normalization.unwrap_or(net.norm),
+                normalizer_eps: model.normalizer_eps.unwrap_or(net.normalizer_eps),
                 activation: model.nonlinearity,
                 ..net
             }),

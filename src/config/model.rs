@@ -23,6 +23,8 @@ pub struct Model {
     pub sigma_dist: SigmaDist,
     /// NCSNv2: the normalisation; the architecture's own if the file does not say it.
     pub normalization: Option<NormKind>,
+    /// Ours: what the last instance or batch norm adds to variances; 1e-5 if the file does not say it.
+    pub normalizer_eps: Option<f64>,
     /// NCSNv2: the activation.
     pub nonlinearity: Activation,
     /// NCSNv2: whether the convolutions of its program's older networks are divided by their spectral norm.
@@ -50,6 +52,7 @@ impl Default for Model {
             num_classes: 10,
             sigma_dist: SigmaDist::Geometric,
             normalization: None,
+            normalizer_eps: None,
             nonlinearity: Activation::Elu,
             spec_norm: false,
             ema: false,
@@ -74,6 +77,7 @@ impl Section for Model {
         f.key("num_classes", &mut self.num_classes, 1..=10_000)?;
         f.key("sigma_dist", &mut self.sigma_dist, &SIGMA_DISTS)?;
         f.key("normalization", &mut self.normalization, OrNone(&NORMALIZATIONS))?;
+        f.key("normalizer_eps", &mut self.normalizer_eps, OrNone(POSITIVE))?;
         f.key("nonlinearity", &mut self.nonlinearity, &NONLINEARITIES)?;
         f.key("spec_norm", &mut self.spec_norm, Flag)?;
         published::name(f)?;

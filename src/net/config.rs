@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::norm::EPSILON;
 use super::recognise::Shapes;
 use super::{Activation, NormKind, Pool, Untold};
 use crate::error::{Error, Result};
@@ -223,6 +224,7 @@ impl Architecture {
                 width,
                 levels: is_conditional.then_some(n_levels),
                 norm,
+                normalizer_eps: EPSILON,
                 activation: Activation::Elu,
                 pool,
                 input: InputRange::Unit,
@@ -258,7 +260,7 @@ pub struct Dimensions {
 
 /// A RefineNet with dilated residual blocks: NCSN, its deeper form and its baseline (Song & Ermon 2019, appendix A), and the three
 /// networks of NCSNv2 (Song & Ermon 2020, appendix B).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RefineNetConfig {
     /// Its stages.
     pub form: Form,
@@ -270,6 +272,8 @@ pub struct RefineNetConfig {
     pub levels: Option<usize>,
     /// Its normalisation.
     pub norm: NormKind,
+    /// What its last instance or batch norm adds to variances: 1e-5, or the number of levels in networks that NCSNv2's program trained.
+    pub normalizer_eps: f64,
     /// Its activation.
     pub activation: Activation,
     /// Chained residual pooling. A network that pools by means has norms in its refine blocks (NCSN), one that pools by maxima has
@@ -293,7 +297,7 @@ pub struct ScoreNetConfig {
 }
 
 /// Everything that determines a network's parameters and its output, a variant a family.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum NetworkConfig {
     /// NCSN and NCSNv2.
     RefineNet(RefineNetConfig),
@@ -306,7 +310,7 @@ impl RefineNetConfig {
     pub fn ncsn(channels: usize, width: usize, n_levels: usize) -> Self {
         let (form, norm, activation) = (Form::Ncsn, NormKind::InstanceNormPlus, Activation::Elu);
         let (levels, input) = (Some(n_levels), InputRange::Unit);
-        Self { form, channels, width, levels, norm, activation, pool: Pool::Mean, input }
+        Self { form, channels, width, levels, norm, normalizer_eps: EPSILON, activation, pool: Pool::Mean, input }
     }
 
     /// NCSNv2's network (Song & Ermon 2020) of the given form.
@@ -468,8 +472,8 @@ impl NetworkConfig {
     /// What the shapes of its weights do not tell.
     pub fn untold(&self) -> Untold {
         match self {
-            Self::RefineNet(RefineNetConfig { norm, activation, input, .. }) => {
-                Untold { norm: *norm, activation: *activation, input: *input }
+            Self::RefineNet(RefineNetConfig { norm, normalizer_eps, activation, input, .. }) => {
+                Untold { norm: *norm, normalizer_eps: *normalizer_eps, activation: *activation, input: *input }
             }
             Self::ScoreNet(_) => Untold::default(),
         }

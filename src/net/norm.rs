@@ -65,10 +65,12 @@ pub struct Norm {
     bn: Option<Running>,
     #[module(skip)]
     kind: NormKind,
+    #[module(skip)]
+    epsilon: f64,
 }
 
 /// Added to variances before the square root, as in PyTorch.
-const EPSILON: f64 = 1e-5;
+pub(super) const EPSILON: f64 = 1e-5;
 
 /// `x` with mean 0 and variance 1 along `dim`: what normalisations of any kind begin with.
 pub(super) fn standardised<const D: usize>(x: Dual<D>, dim: usize) -> Dual<D> {
@@ -113,6 +115,7 @@ impl Norm {
             running_var: None,
             bn: None,
             kind,
+            epsilon: EPSILON,
         };
         let buffer = |value| Buffer::new(upload(vec![value; n_features], [n_features], device));
         let Some(n_levels) = n_levels else {
@@ -152,6 +155,12 @@ impl Norm {
         norm
     }
 
+    /// With another number added to the variances of instance norm and batch norm.
+    pub fn with_epsilon(self, epsilon: f64) -> Self {
+        let takes_one = matches!(self.kind, NormKind::InstanceNorm | NormKind::BatchNorm);
+        if takes_one { Self { epsilon, ..self } } else { self }
+    }
+
     /// The normalised `x`. Of instance norm++ it is γ·(h + α·μ̂) + β, where h has mean 0 and variance 1 over each channel's pixels
     /// (biased variance) and μ̂ are the channels' means, themselves normalised over the channels (unbiased variance). The
     /// paper adds α·μ̂ beside γ·h; the published program, which we follow, multiplies it by γ too.
@@ -183,7 +192,7 @@ impl Norm {
     ) -> (Dual<4>, Dual<4>) {
         let [n, c, ..] = x.dims();
         let is_instance_norm = matches!(self.kind, NormKind::InstanceNormPlus | NormKind::InstanceNorm);
-        if is_instance_norm && x.tangent.is_none() && has_kernels(&x.value) {
+        if is_instance_norm && self.epsilon == EPSILON && x.tangent.is_none() && has_kernels(&x.value) {
             let (table, rows) = self.table([n, c], labels, &x.value.device());
             let fused = activation.map_or(Some(Fused::None), Activation::fused);
             let [out, x] = instance_norm(x.value, table, rows, fused.unwrap_or(Fused::None));
@@ -196,7 +205,7 @@ impl Norm {
         let [x, same] = x.twice();
         let scales = self.scales([n, c], labels);
         let out = match self.kind {
-            NormKind::InstanceNormPlus | NormKind::InstanceNorm => instance_normalised(x, scales),
+            NormKind::InstanceNormPlus | NormKind::InstanceNorm => instance_normalised(x, scales, self.epsilon),
             NormKind::VarianceNorm => variance_normalised(x, scales),
             NormKind::BatchNorm => scaled(x, self.standardising(scales)),
             NormKind::NoNorm => scaled(x, scales),
@@ -241,13 +250,13 @@ impl Norm {
         Scales { gamma, alpha, beta }
     }
 
-    /// γ and β of x for γ·h + β with h = (x − mean)/√(variance + 1e-5), for the running statistics of batch norm.
+    /// γ and β of x for γ·h + β with h = (x − mean)/√(variance + ε), for the running statistics of batch norm.
     fn standardising(&self, Scales { gamma, beta, .. }: Scales) -> Scales {
         let own = self.running_mean.as_ref().zip(self.running_var.as_ref());
         let statistics = self.bn.as_ref().map(|bn| (&bn.running_mean, &bn.running_var)).or(own);
         let (mean, variance) = statistics.expect("batch norm has statistics");
         let [mean, variance] = [mean, variance].map(|buffer| buffer.val().unsqueeze::<2>());
-        let gamma = gamma.expect("and scales") * (variance + EPSILON).sqrt().recip();
+        let gamma = gamma.expect("and scales") * (variance + self.epsilon).sqrt().recip();
         let beta = beta.expect("and shifts") - gamma.clone() * mean;
         Scales { gamma: Some(gamma), alpha: None, beta: Some(beta) }
     }
@@ -261,12 +270,12 @@ struct Scales {
 }
 
 /// Instance norms made of operations that also carry a tangent.
-fn instance_normalised(x: Dual<4>, Scales { gamma, alpha, beta }: Scales) -> Dual<4> {
+fn instance_normalised(x: Dual<4>, Scales { gamma, alpha, beta }: Scales, epsilon: f64) -> Dual<4> {
     let [n, c, h, w] = x.dims();
     let x = x.reshape([n, c, h * w]);
     let mu = x.clone().mean_dim(2);
     let centred = x - mu.clone();
-    let h_scale = (centred.clone().square().mean_dim(2) + EPSILON).rsqrt();
+    let h_scale = (centred.clone().square().mean_dim(2) + epsilon).rsqrt();
     let Some(gamma) = gamma else { return (centred * h_scale).reshape([n, c, h, w]) };
     let mut shift = beta.map(Dual::from);
     if let Some(alpha) = alpha {
@@ -361,6 +370,30 @@ mod tests {
     use super::*;
     use crate::net::params;
     use crate::noise::Noise;
+
+    #[test]
+    fn another_epsilon_is_that_of_instance_norm_on_either_path() {
+        let device = Device::flex();
+        let x: Tensor<4> = upload((0..24).map(|i| (i * i % 7) as f32).collect(), [2, 3, 2, 2], &device);
+        let norm = |kind| Norm::new(kind, 3, None, &mut Noise::new(1).stream("norm", 0), &device);
+        let values = |norm: &Norm, x: Dual<4>| -> Vec<f32> {
+            norm.forward(x, &Tensor::from_data([0, 0], &device)).value.try_into_vec_as().expect("f32")
+        };
+        let plain = norm(NormKind::InstanceNorm);
+        let other = plain.clone().with_epsilon(10.0);
+        let found = values(&other, x.clone().into());
+        let pixels: Vec<f32> = x.clone().try_into_vec_as().expect("f32");
+        for (found, x) in found.chunks(4).zip(pixels.chunks(4)) {
+            let mean = x.iter().sum::<f32>() / 4.0;
+            let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 4.0;
+            for (y, x) in found.iter().zip(x) {
+                assert!((y - (x - mean) / (variance + 10.0).sqrt()).abs() < 1e-6, "{y}");
+            }
+        }
+        assert_ne!(found, values(&plain, x.clone().into()));
+        let plus = norm(NormKind::InstanceNormPlus);
+        assert_eq!(values(&plus.clone().with_epsilon(10.0), x.clone().into()), values(&plus, x.into()));
+    }
 
     #[test]
     fn batch_norm_is_by_its_running_statistics() {

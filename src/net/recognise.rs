@@ -1,11 +1,12 @@
 //! What the shapes of weights tell of their network, and what they do not.
 
+use super::norm::EPSILON;
 use super::params::shown_shape;
 use super::{Activation, InputRange, NormKind};
 use crate::error::{Error, Result};
 
 /// What the shapes of a network's weights do not tell; a configuration does, see [`super::NetworkConfig::untold`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Untold {
     /// The range of the network's input.
     pub input: InputRange,
@@ -13,6 +14,8 @@ pub struct Untold {
     pub activation: Activation,
     /// Its norm, where [`NormKind::InstanceNorm`] and [`NormKind::NoNorm`] have the same entries.
     pub norm: NormKind,
+    /// See [`super::RefineNetConfig::normalizer_eps`].
+    pub normalizer_eps: f64,
 }
 
 impl Default for Untold {
@@ -24,7 +27,7 @@ impl Default for Untold {
 impl From<InputRange> for Untold {
     /// The published activation and norm.
     fn from(input: InputRange) -> Self {
-        Self { input, activation: Activation::Elu, norm: NormKind::InstanceNorm }
+        Self { input, activation: Activation::Elu, norm: NormKind::InstanceNorm, normalizer_eps: EPSILON }
     }
 }
 

@@ -67,7 +67,7 @@ impl RefineNet {
         let refine_norm = config.refine_norm();
         let parts = &mut Parts { norm, refine_norm, n_levels: levels, activation, pool, noise, device };
         let begin_conv = parts.conv(channels, width, 3, 1, true);
-        let normalizer = parts.norm(width);
+        let normalizer = parts.norm(width).with_epsilon(config.normalizer_eps);
         let end_conv = parts.conv(width, channels, 3, 1, true);
         let stages = stages(form, width);
         let mut n_in = width;
@@ -191,7 +191,10 @@ impl RefineNet {
 
 impl RefineNetConfig {
     /// Reads it off the shapes of its parameters.
-    pub(super) fn from_shapes(shapes: &Shapes<'_>, Untold { input, activation, norm: untold }: Untold) -> Result<Self> {
+    pub(super) fn from_shapes(
+        shapes: &Shapes<'_>,
+        Untold { input, activation, norm: untold, normalizer_eps }: Untold,
+    ) -> Result<Self> {
         let [width, channels, ..] = shapes.of::<4>("begin_conv.weight")?;
         shapes.expect("res1.0.conv1.weight", &[width, width, 3, 3])?;
         let form = match ["res31", "res5"].map(|stage| shapes.has(&format!("{stage}.0.conv1.weight"))) {
@@ -233,7 +236,7 @@ impl RefineNetConfig {
         let has_norms =
             ["embed.weight", "alpha"].iter().any(|entry| shapes.has(&format!("refine1.crp.norms.0.{entry}")));
         let pool = if has_norms { Pool::Mean } else { Pool::Max };
-        Ok(Self { form, channels, width, levels, norm, activation, pool, input })
+        Ok(Self { form, channels, width, levels, norm, normalizer_eps, activation, pool, input })
     }
 }
 

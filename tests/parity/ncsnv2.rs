@@ -51,7 +51,8 @@ fn untold(meta: &serde_json::Value) -> Untold {
         other => panic!("a norm called {other}"),
     };
     let is_mapped = data["rescaled"] == false && data["logit_transform"] == false;
-    Untold { input: if is_mapped { InputRange::Unit } else { InputRange::Logit }, activation, norm }
+    let input = if is_mapped { InputRange::Unit } else { InputRange::Logit };
+    Untold { activation, norm, ..Untold::from(input) }
 }
 
 /// The network that a fixture's shapes and configuration stand for, with its parameters.
