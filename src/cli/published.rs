@@ -1,4 +1,5 @@
-//! The command line of the published program, which has no commands.
+//! The command lines of the published programs, which have no commands: NCSN's, and with `--exp`, `--sample`, `--fast_fid` and `--ni`
+//! NCSNv2's.
 
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use super::{Command, sample, toy, train};
 /// The published program's default.
 pub const DEFAULT_SEED: u64 = 1234;
 
-/// The published program's flags.
+/// The published programs' flags.
 #[derive(Debug, Args)]
 pub struct Published {
     /// The runner
@@ -31,7 +32,19 @@ pub struct Published {
     test: bool,
     #[arg(long = "resume_training", hide = true)]
     resume_training: bool,
-    #[arg(short = 'o', long = "image_folder", hide = true)]
+    /// NCSNv2's: draw samples
+    #[arg(long, conflicts_with = "test", hide = true)]
+    sample: bool,
+    /// NCSNv2's: score checkpoints
+    #[arg(long = "fast_fid", conflicts_with_all = ["test", "sample"], hide = true)]
+    fast_fid: bool,
+    /// NCSNv2's: the folder of all runs
+    #[arg(long, value_name = "DIR", conflicts_with = "run", hide = true)]
+    exp: Option<PathBuf>,
+    /// NCSNv2's: replace what is there, and ask nothing
+    #[arg(long, hide = true)]
+    ni: bool,
+    #[arg(short = 'o', short_alias = 'i', long = "image_folder", hide = true)]
     image_folder: Option<PathBuf>,
     #[arg(long, value_name = "KEY=VALUE", hide = true)]
     set: Vec<String>,
@@ -40,24 +53,34 @@ pub struct Published {
 }
 
 impl Published {
-    pub fn command(self) -> Result<Command> {
+    pub fn command(mut self) -> Result<Command> {
+        if let Some(exp) = self.exp.take() {
+            self.common.run = exp;
+        }
         if self.runner == Some(Runner::Toy) {
             let output = self.doc.map(|doc| RunFolders::new(&self.common.run, &doc)).transpose()?;
             return Ok(Command::Toy(toy::ToyArgs {
                 output: self.image_folder.or(output.map(|folders| folders.samples)),
                 n_steps: toy::DEFAULT_N_STEPS,
                 seed: self.seed.unwrap_or(DEFAULT_SEED),
-                overwrite: false,
+                overwrite: self.ni,
                 common: self.common,
             }));
         }
         let Some(doc) = self.doc else {
             return Err(Error::Usage("found no command and no --doc; see ncsn --help".into()));
         };
-        Ok(if self.test {
-            let args =
-                sample::SampleArgs::published(doc, self.seed.unwrap_or(DEFAULT_SEED), self.image_folder, self.common);
-            Command::Sample(args)
+        if self.fast_fid {
+            let command = format!("ncsn evaluate --doc {doc} --sweep --reference IMAGES");
+            return Err(Error::Usage(format!(
+                "found --fast_fid, which needs the images to compare with; use {command}"
+            )));
+        }
+        Ok(if self.test || self.sample {
+            let seed = self.seed.unwrap_or(DEFAULT_SEED);
+            // NCSN's `--test` draws 25, NCSNv2's files say how many.
+            let n = self.test.then_some(25);
+            Command::Sample(sample::SampleArgs::published(doc, n, seed, self.image_folder, self.ni, self.common))
         } else {
             Command::Train(train::TrainArgs {
                 runner: self.runner,
@@ -65,7 +88,7 @@ impl Published {
                 doc,
                 resume: self.resume_training,
                 step: None,
-                overwrite: false,
+                overwrite: self.ni && !self.resume_training,
                 seed: self.seed,
                 comment: self.comment,
                 set: self.set,

@@ -12,7 +12,7 @@ use super::drawing::{Drawing, Pictures};
 use super::log::Log;
 use super::output::Existing;
 use super::trained::Trained;
-use super::{Common, DEFAULT_SEED, memory, stop};
+use super::{Common, DEFAULT_SEED, hint, memory, stop};
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
@@ -49,19 +49,26 @@ pub struct SampleArgs {
 }
 
 impl SampleArgs {
-    /// What the published program's `--test` means.
-    pub fn published(doc: String, seed: u64, output: Option<PathBuf>, common: Common) -> Self {
+    /// What flags of the published programs mean.
+    pub fn published(
+        doc: String,
+        n: Option<u64>,
+        seed: u64,
+        output: Option<PathBuf>,
+        overwrite: bool,
+        common: Common,
+    ) -> Self {
         Self {
             trained: Trained { doc: Some(doc), checkpoint: None, config: None, step: None },
             output,
-            n: Some(25),
-            batch: Some(25),
+            n,
+            batch: n,
             seed,
             n_steps_each: None,
             step_lr: None,
             columns: None,
             pictures: Pictures::default(),
-            overwrite: false,
+            overwrite,
             common,
         }
     }
@@ -79,6 +86,13 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         config.sampling.step_lr = positive("--step-lr", step_lr)?;
     }
     let sampling = &config.sampling;
+    for (key, is_on, command) in
+        [("inpainting", sampling.inpainting, "inpaint"), ("interpolation", sampling.interpolation, "interpolate")]
+    {
+        if is_on {
+            hint(format!("the run's sampling.{key} is true: that is the command ncsn {command}; these are new images"));
+        }
+    }
     let n = args.n.unwrap_or(if sampling.fid { sampling.num_samples4fid } else { 25 });
     let batch = args.batch.or(sampling.batch_size).unwrap_or(100).min(n);
     let pictures = args.pictures.or(sampling);

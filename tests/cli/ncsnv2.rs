@@ -293,3 +293,25 @@ fn networks_with_batch_norms_are_scored() {
         assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5 * largest), "{name}");
     }
 }
+
+#[test]
+fn the_flags_of_ncsnv2s_program_mean_what_they_mean_there() {
+    let folder = scratch();
+    let at = folder.path();
+    let config = TINY.replace("final_images: 4", "final_images: 4, final_only: true, fid: true, num_samples4fid: 3");
+    fs::write(at.join("v2.yml"), config).unwrap();
+    let train = ["--config", "v2.yml", "--doc", "v2", "--exp", "exp"];
+    succeeds(at, &train);
+    assert!(at.join("exp/logs/v2/checkpoint_6.safetensors").is_file());
+    // Nothing is replaced unless that is said.
+    assert!(fails(at, &train).contains("v2"));
+    succeeds(at, &[&train[..], &["--ni"]].concat());
+    let sample = [&train[..], &["--sample", "-i", "images"]].concat();
+    succeeds(at, &sample);
+    let n_images = || fs::read_dir(at.join("images/images")).unwrap().count();
+    assert!(n_images() == 3 && !at.join("images/samples.gif").exists());
+    succeeds(at, &[&sample[..], &["--seed", "5", "--ni"]].concat());
+    assert_eq!(n_images(), 3);
+    assert!(fails(at, &[&train[..], &["--fast_fid"]].concat()).contains("ncsn evaluate --doc v2 --sweep"));
+    assert!(fails(at, &[&train[..], &["--run", "other"]].concat()).contains("--run"));
+}
