@@ -91,7 +91,8 @@ impl Saved {
         self.config.model(self.weights.build(self.config.network().untold(), which == Which::Averaged, device)?)
     }
 
-    /// The chain of the images `numbers` of a seed, drawn as the configuration says; see [`image_chain`].
+    /// The chain of the images `numbers` of a seed, drawn as the configuration says, but always from uniform pixels: a
+    /// checkpoint has no training images, at which `data_init` begins. See [`image_chain`].
     pub fn sample<'a>(
         &self,
         model: &'a Model<Network>,

@@ -71,7 +71,8 @@ impl Published {
             return Err(Error::Usage("found no command and no --doc; see ncsn --help".into()));
         };
         if self.fast_fid {
-            let command = format!("ncsn evaluate --doc {doc} --sweep --reference IMAGES");
+            let run = self.common.run.display();
+            let command = format!("ncsn evaluate --doc {doc} --sweep --run {run} --reference IMAGES");
             return Err(Error::Usage(format!(
                 "found --fast_fid, which needs the images to compare with; use {command}"
             )));
