@@ -5,8 +5,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use ncsn::loss::{Slicing, ssm, ssm_vr};
 use ncsn::net::params::{Replace, replace, replace_buffers};
 use ncsn::net::{
-    Activation, Architecture, Backbone, Dimensions, Form, InputRange, Mlp, Network, NetworkConfig, NormKind, RefineNet,
-    RefineNetConfig, ResScore,
+    Activation, Architecture, Backbone, Dimensions, Form, InTraining, InputRange, Mlp, Network, NetworkConfig,
+    NormKind, Record, RefineNet, RefineNetConfig, ResScore,
 };
 use ncsn::noise::{Noise, Stream};
 use ncsn::score::{Differentiable, Model, Score};
@@ -91,6 +91,17 @@ fn products_of_random_networks_equal_central_differences() {
         let (net, _) = replace_buffers(net, ToF64);
         let shape = [2, 1, 16, 24];
         let error = error(net, normal(shape, &mut stream), &[0; 2], normal(shape, &mut stream));
+        assert!(error < 1e-6, "{config:?}: {error:.1e}");
+    }
+    // In training, where batch norms mix the images of a batch; and with weights that are divided by their spectral norms.
+    for (seed, norm, spec_norm) in [(0, NormKind::BatchNorm, false), (1, NormKind::InstanceNormPlus, true)] {
+        let mut stream = Noise::new(seed).stream("test", 5);
+        let config = RefineNetConfig { norm, spec_norm, ..RefineNetConfig::ncsn(1, 3, N_LEVELS) };
+        let (net, _) = replace(RefineNet::new(&config, &mut stream, &device).unwrap(), ToF64);
+        let (net, _) = replace_buffers(net, ToF64);
+        let in_training = InTraining { net: &net, record: Record::default() };
+        let [x, v] = [0; 2].map(|_| normal([3, 1, 8, 12], &mut stream));
+        let error = error(in_training, x, &[0, 1, 3], v);
         assert!(error < 1e-6, "{config:?}: {error:.1e}");
     }
     for seed in 0..2 {

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use ncsn::data::digits::Digits;
 use ncsn::data::{BatchOptions, Batches, Dequantise, Range, Split, Transform};
 use ncsn::device::{self, Isa, Precision};
-use ncsn::net::{Activation, Conv2d, Norm, NormKind, RefineNet, RefineNetConfig};
+use ncsn::net::{Activation, Condition, Conv2d, Norm, NormKind, RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
@@ -33,7 +33,7 @@ fn activations(n: usize, channels: usize) -> Tensor<4> {
     let x: Tensor<4> = device::upload(batch.x, batch.shape, &device);
     let conv = Conv2d::new(1, channels, 3, 1, true, &mut noise, &device);
     let norm = Norm::new(NormKind::InstanceNormPlus, channels, Some(1), &mut noise, &device);
-    norm.forward_then(Activation::Elu, conv.forward(x.into()), &Tensor::zeros([n], &device)).value
+    norm.forward_then(Activation::Elu, conv.forward(x.into()), &Condition::new(Tensor::zeros([n], &device))).value
 }
 
 fn largest(values: impl Iterator<Item = f64>) -> f64 {

@@ -25,7 +25,7 @@ pub fn resume_published<N: Module + Backbone<4> + Sync>(
     let mut published = read_published(path)?;
     let bad = |message: String| Error::format(path, message);
     let state = published.optimizer.take();
-    let weights = Weights::of(path, published)?;
+    let weights = Weights::of(path, published);
     let ema = weights.has_ema().then(|| weights.load(trainer.net().clone(), true)).transpose()?;
     let trainer = trainer.map_net(|net| weights.load(net, false))?;
     let Some(state) = state else {

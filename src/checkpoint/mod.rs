@@ -183,7 +183,7 @@ impl Checkpoints {
     /// missing; [`Error::Format`] when a file is foreign, or the two are not of one run and step; [`Error::Io`] when
     /// there are no weights.
     pub fn open(&self, step: u64) -> Result<Checkpoint> {
-        let weights = Weights::open(&self.weights_path(step))?;
+        let weights = Weights::read(&self.weights_path(step))?;
         let not_ours = || Error::format(weights.path(), "found no run in its header: not a checkpoint of ncsn");
         let header = weights.header().cloned().ok_or_else(not_ours)?;
         let missing = || {
@@ -271,7 +271,7 @@ impl Checkpoint {
         &self.header
     }
 
-    /// Its weights.
+    /// Its weights, as they are trained.
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
@@ -361,8 +361,18 @@ impl Weights {
     /// [`Error::Damaged`] when it is truncated or has another digest than its header states; others when it is missing,
     /// neither a safetensors file nor a checkpoint of PyTorch, or of another step than its name says.
     pub fn open(path: &Path) -> Result<Self> {
+        let mut weights = Self::read(path)?;
+        spectral::fold(&mut weights.file)?;
+        Ok(weights)
+    }
+
+    /// Those of `path` as they are trained: weights that are normalised by their spectral norm have not been divided by it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    fn read(path: &Path) -> Result<Self> {
         if pth::is_pth(path)? {
-            return Self::of(path, pth::read_published(path)?);
+            return Ok(Self::of(path, pth::read_published(path)?));
         }
         let mut file = TensorFile::open(path)?;
         let header = match file.metadata("format") {
@@ -380,18 +390,16 @@ impl Weights {
         let prefix = if header.is_none() { file.strip() } else { String::new() };
         if header.is_none() {
             file.leave_out_all(|name| name.ends_with(N_BATCHES));
-            spectral::fold(&mut file)?;
         }
         Ok(Self { file, header, prefix, members: None })
     }
 
     /// Those of `published`, which was read from `path`.
-    fn of(path: &Path, published: pth::Published) -> Result<Self> {
+    fn of(path: &Path, published: pth::Published) -> Self {
         let pth::Published { mut network, prefix, ema, members, .. } = published;
         network.extend(ema.into_iter().flatten().map(|(name, tensor)| (format!("{EMA}{name}"), tensor)));
-        let mut file = TensorFile::of(path, network);
-        spectral::fold(&mut file)?;
-        Ok(Self { file, header: None, prefix, members: Some(members) })
+        let file = TensorFile::of(path, network);
+        Self { file, header: None, prefix, members: Some(members) }
     }
 
     /// What stood before each name, of a file that is not ours.

@@ -112,7 +112,6 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
         Some(config) => config,
         None => saved_config(args, folders, &found)?,
     };
-    config.check_training()?;
     let seed = choose_seed(args, &config)?;
     config.training.seed = Some(seed);
     let train_set = args.common.training_set(&config.data, &mut log)?;

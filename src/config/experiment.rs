@@ -3,9 +3,9 @@
 use super::published::Runner;
 use super::{Config, Optim, Optimizer, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::loss::{Loss, Objective, Times, Weight};
-use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, NormKind, RefineNetConfig};
+use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
 use crate::sample::{Renewal, Sampler};
 use crate::score::{Model, Prediction};
 use crate::sde::NoiseLevels;
@@ -31,6 +31,8 @@ impl Config {
                 norm: model.normalization.unwrap_or(net.norm),
                 normalizer_eps: model.normalizer_eps.unwrap_or(net.normalizer_eps),
                 activation: model.nonlinearity,
+                // NCSNv2's networks ignore it.
+                spec_norm: model.spec_norm && net.levels.is_some(),
                 ..net
             }),
             other => other,
@@ -82,27 +84,6 @@ impl Config {
             Loss::Sliced { .. } if !self.has_levels() => (objective, "test_ssm_loss"),
             _ => (Objective { loss: Loss::Denoising, ..objective }, "test_dsm_loss"),
         }
-    }
-
-    /// Refuses what can be sampled and scored, but not trained.
-    ///
-    /// # Errors
-    /// When the network has batch norms, or is one whose weights are normalised by their spectral norm; NCSNv2's networks ignore
-    /// `spec_norm`.
-    pub fn check_training(&self) -> Result<()> {
-        if self.model.normalization == Some(NormKind::BatchNorm) {
-            return Err(Error::Usage(
-                "model.normalization is BatchNorm, expected another: networks with batch norms are sampled and scored, not trained"
-                    .into(),
-            ));
-        }
-        if self.model.spec_norm && self.model.architecture.is_conditional() {
-            return Err(Error::Usage(
-                "model.spec_norm is true, expected false: networks with spectral normalisation are sampled and scored, not trained"
-                    .into(),
-            ));
-        }
-        Ok(())
     }
 
     /// What a step of training does.

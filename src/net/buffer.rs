@@ -1,6 +1,6 @@
 //! Tensors of a network's state that are no parameters.
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
 /// A tensor that a network keeps beside its parameters: running statistics, vectors of a power iteration, frozen frequencies.
@@ -16,6 +16,11 @@ impl<const D: usize> Buffer<D> {
     /// With a first value.
     pub fn new(value: Tensor<D>) -> Self {
         Self { value: Param::from_tensor(value).set_require_grad(false) }
+    }
+
+    /// What tells it from all others.
+    pub(super) fn id(&self) -> ParamId {
+        self.value.id
     }
 
     /// Its value, of which there is no gradient.

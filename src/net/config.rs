@@ -225,6 +225,7 @@ impl Architecture {
                 levels: is_conditional.then_some(n_levels),
                 norm,
                 normalizer_eps: EPSILON,
+                spec_norm: false,
                 activation: Activation::Elu,
                 pool,
                 input: InputRange::Unit,
@@ -274,6 +275,9 @@ pub struct RefineNetConfig {
     pub norm: NormKind,
     /// What its last instance or batch norm adds to variances: 1e-5, or the number of levels in networks that NCSNv2's program trained.
     pub normalizer_eps: f64,
+    /// Whether the weights of all convolutions but the first and the last are divided by their spectral norms, which training
+    /// estimates (Miyato et al. 2018). Weights that are opened to draw samples have been divided already.
+    pub spec_norm: bool,
     /// Its activation.
     pub activation: Activation,
     /// Chained residual pooling. A network that pools by means has norms in its refine blocks (NCSN), one that pools by maxima has
@@ -310,7 +314,8 @@ impl RefineNetConfig {
     pub fn ncsn(channels: usize, width: usize, n_levels: usize) -> Self {
         let (form, norm, activation) = (Form::Ncsn, NormKind::InstanceNormPlus, Activation::Elu);
         let (levels, input) = (Some(n_levels), InputRange::Unit);
-        Self { form, channels, width, levels, norm, normalizer_eps: EPSILON, activation, pool: Pool::Mean, input }
+        let (normalizer_eps, pool) = (EPSILON, Pool::Mean);
+        Self { form, channels, width, levels, norm, normalizer_eps, spec_norm: false, activation, pool, input }
     }
 
     /// NCSNv2's network (Song & Ermon 2020) of the given form.
@@ -479,13 +484,17 @@ impl NetworkConfig {
         }
     }
 
-    /// Whether the weights of `other` are those of this network. Most take images of any size.
+    /// Whether the weights of `other` are those of this network. Most take images of any size, and weights that were divided by their
+    /// spectral norms are weights as any.
     pub fn has_weights_of(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::ScoreNet(own), Self::ScoreNet(other)) => {
                 ScoreNetConfig { size: other.size, ..own.clone() } == *other
             }
-            _ => self == other,
+            (Self::RefineNet(own), Self::RefineNet(other)) => {
+                RefineNetConfig { spec_norm: other.spec_norm, ..own.clone() } == *other
+            }
+            _ => false,
         }
     }
 

@@ -6,7 +6,7 @@ use ncsn_kernels::filter::Filter;
 use ncsn_kernels::ops::conv::{Conv, conv_transpose2d, conv2d};
 use ncsn_kernels::ops::pixels::separable;
 
-use super::{Dual, Work, uniform};
+use super::{Buffer, Dual, Work, spectral, uniform};
 use crate::device::upload;
 use crate::noise::Stream;
 
@@ -14,10 +14,16 @@ use crate::noise::Stream;
 /// padding = dilation·(k − 1)/2.
 #[derive(Module, Debug)]
 pub struct Conv2d {
-    /// `[out, in, k, k]`
-    pub weight: Param<Tensor<4>>,
+    /// `[out, in, k, k]`; `None` if it is normalised.
+    weight: Option<Param<Tensor<4>>>,
     /// `[out]`
-    pub bias: Option<Param<Tensor<1>>>,
+    bias: Option<Param<Tensor<1>>>,
+    /// The same before it is divided by its spectral norm, as published in this place.
+    weight_orig: Option<Param<Tensor<4>>>,
+    /// The left singular vector of its largest singular value: `[out]`
+    weight_u: Option<Buffer<1>>,
+    /// The right one: `[in·k·k]`
+    weight_v: Option<Buffer<1>>,
     #[module(skip)]
     dilation: usize,
     #[module(skip)]
@@ -40,8 +46,46 @@ impl Conv2d {
         let fan_in = n_in * kernel * kernel;
         let weight = upload(uniform(n_out * fan_in, fan_in, noise), [n_out, n_in, kernel, kernel], device);
         let bias = bias.then(|| Param::from_tensor(upload(uniform(n_out, fan_in, noise), [n_out], device)));
-        let weight = Param::from_tensor(weight);
-        Self { weight, bias, dilation, stride: 1, padding: dilation * (kernel - 1) / 2 }
+        let padding = dilation * (kernel - 1) / 2;
+        Self {
+            weight: Some(Param::from_tensor(weight)),
+            bias,
+            weight_orig: None,
+            weight_u: None,
+            weight_v: None,
+            dilation,
+            stride: 1,
+            padding,
+        }
+    }
+
+    /// The same, its weight divided by its spectral norm (Miyato et al. 2018). The singular vectors start at random.
+    pub fn with_spectral_norm(self, noise: &mut Stream) -> Self {
+        let weight = self.weight.expect("a convolution is normalised once");
+        let [n_out, n_in, kernel, _] = weight.dims();
+        let device = weight.device();
+        let mut vector = |n: usize| {
+            let mut values = vec![0.0; n];
+            noise.normal(&mut values);
+            Some(Buffer::new(spectral::unit(upload(values, [n], &device))))
+        };
+        let (weight_u, weight_v) = (vector(n_out), vector(n_in * kernel * kernel));
+        Self { weight: None, weight_orig: Some(weight), weight_u, weight_v, ..self }
+    }
+
+    /// The weight that images are convolved with: `[out, in, k, k]`
+    fn weight(&self) -> Tensor<4> {
+        match (&self.weight, &self.weight_orig, &self.weight_u, &self.weight_v) {
+            (Some(weight), ..) => weight.val(),
+            (None, Some(weight), Some(u), Some(v)) => spectral::normalised(weight.val(), u.val(), v.val()),
+            _ => unreachable!("a weight without norm, or all that the norm is of"),
+        }
+    }
+
+    /// Its shape.
+    fn dims(&self) -> [usize; 4] {
+        let weight = self.weight.as_ref().or(self.weight_orig.as_ref());
+        weight.expect("a convolution has one of them").dims()
     }
 
     /// Without dilation, with bias, and every `stride`-th pixel of the result.
@@ -76,7 +120,7 @@ impl Conv2d {
     }
 
     fn with_residual(&self, x: Dual<4>, residual: Option<Dual<4>>) -> Dual<4> {
-        let weight = self.weight.val();
+        let weight = self.weight();
         let conv = Conv { stride: self.stride, padding: [self.padding; 2], dilation: self.dilation };
         let (residual, residual_tangent) = residual.map_or((None, None), |r| (Some(r.value), r.tangent));
         let tangent = match (x.tangent, residual_tangent) {
@@ -88,7 +132,7 @@ impl Conv2d {
 
     /// What it does for one image; `side` is that of the input before, and of the output after.
     pub(super) fn work(&self, side: &mut usize) -> Work {
-        let [n_out, n_in, kernel, _] = self.weight.dims();
+        let [n_out, n_in, kernel, _] = self.dims();
         let n_read = n_in * *side * *side;
         *side = (*side + 2 * self.padding - self.dilation * (kernel - 1) - 1) / self.stride + 1;
         let n_pixels = *side * *side;
@@ -107,7 +151,7 @@ impl MeanPoolConv {
     /// # Shapes
     /// `[batch, in, height, width]` → `[batch, out, height/2, width/2]`; height and width must be even.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
-        match self.conv.weight.dims() {
+        match self.conv.dims() {
             // Means and mixtures of channels can be exchanged, and of means there are four times fewer.
             [.., 1, 1] => self.conv.forward(x.linear(mean_of_cells)),
             _ => self.conv.forward(x).linear(mean_of_cells),

@@ -5,6 +5,7 @@
 
 mod activation;
 mod buffer;
+mod condition;
 mod config;
 mod conv;
 mod dual;
@@ -21,10 +22,12 @@ mod refinenet;
 mod residual;
 mod resscore;
 mod scorenets;
+pub mod spectral;
 mod work;
 
 pub use activation::{Activation, elu};
 pub use buffer::Buffer;
+pub use condition::{Condition, InTraining, Record};
 pub use config::{
     Architecture, Dimensions, Form, InputRange, MLP_WIDTH, Memory, NetworkConfig, RefineNetConfig, ScoreNet,
     ScoreNetConfig, Sizes,
@@ -44,16 +47,9 @@ pub use resscore::{GroupNormBlock, ResScore, Side};
 pub use scorenets::{DenseScore, ResNetScore, UNetScore};
 pub use work::Work;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
 use crate::noise::Stream;
-
-/// What a network is told beside its input.
-#[derive(Clone, Debug)]
-pub struct Condition {
-    /// What tells each example's time: the index of its noise level, for example. `[batch]`
-    pub label: Tensor<1>,
-}
 
 /// A network F, which a [`Model`](crate::score::Model) makes a score.
 pub trait Backbone<const D: usize> {
@@ -81,8 +77,8 @@ macro_rules! backbones {
 }
 
 backbones! {
-    Network: 4, |net, x, given| net.forward(x, &given.label.clone().int());
-    RefineNet: 4, |net, x, given| net.forward(x, &given.label.clone().int());
+    Network: 4, |net, x, given| net.forward(x, given);
+    RefineNet: 4, |net, x, given| net.forward(x, given);
     ResScore: 4, |net, x, _| net.forward(x);
     ResNetScore: 4, |net, x, _| net.forward(x);
     UNetScore: 4, |net, x, _| net.forward(x);
@@ -103,6 +99,8 @@ pub struct Parts<'a> {
     pub activation: Activation,
     /// What chained residual pooling takes of its windows.
     pub pool: Pool,
+    /// Whether the convolutions are divided by their spectral norms.
+    pub spec_norm: bool,
     /// Where initial weights come from.
     pub noise: &'a mut Stream,
     /// Where they go to.
@@ -119,7 +117,8 @@ impl Parts<'_> {
     }
 
     fn conv(&mut self, n_in: usize, n_out: usize, kernel: usize, dilation: usize, bias: bool) -> Conv2d {
-        Conv2d::new(n_in, n_out, kernel, dilation, bias, self.noise, self.device)
+        let conv = Conv2d::new(n_in, n_out, kernel, dilation, bias, self.noise, self.device);
+        if self.spec_norm { conv.with_spectral_norm(self.noise) } else { conv }
     }
 }
 

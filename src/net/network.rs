@@ -1,10 +1,11 @@
 //! Any of the networks, chosen at run time.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Device;
 
 use super::{
-    DenseScore, Dual, NetworkConfig, RefineNet, ResNetScore, ResScore, ScoreNet, ScoreNetConfig, UNetScore, Work,
+    Condition, DenseScore, Dual, NetworkConfig, RefineNet, ResNetScore, ResScore, ScoreNet, ScoreNetConfig, UNetScore,
+    Work,
 };
 use crate::error::Result;
 use crate::noise::Stream;
@@ -50,11 +51,11 @@ impl Network {
     }
 
     /// # Shapes
-    /// `x`: `[batch, channels, height, width]`; `labels`: `[batch]`, level indices, which unconditional networks ignore →
+    /// `x`: `[batch, channels, height, width]`; given the noise levels, which unconditional networks ignore →
     /// the network's output, as `x`: the score, or of NCSNv2 the score times σ.
-    pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
+    pub fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
         match self {
-            Self::RefineNet(net) => net.forward(x, labels),
+            Self::RefineNet(net) => net.forward(x, given),
             Self::ResScore(net) => net.forward(x),
             Self::ResNetScore(net) => net.forward(x),
             Self::UNetScore(net) => net.forward(x),

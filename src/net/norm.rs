@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor};
 use ncsn_kernels::ops::has_kernels;
 use ncsn_kernels::ops::norm::{Activation as Fused, instance_norm};
 
-use super::{Activation, Buffer, Dual};
+use super::{Activation, Buffer, Condition, Dual, Record};
 use crate::device::upload;
 use crate::noise::Stream;
 
@@ -20,8 +20,8 @@ pub enum NormKind {
     InstanceNorm,
     /// Division by the (unbiased) standard deviation over the pixels; the mean stays. α·x/√(v + 1e-5).
     VarianceNorm,
-    /// Batch norm: mean 0 and variance 1 over many images, by the running statistics that training left, which are buffers; in steps of
-    /// training, too, where they stay as they are. γ·h + β (Ioffe & Szegedy 2015).
+    /// Batch norm: mean 0 and variance 1 over the pixels of all images of a batch in steps of training, else by the running statistics
+    /// that these left, which are buffers. γ·h + β (Ioffe & Szegedy 2015).
     BatchNorm,
     /// No normalisation. With levels γ·x + β, without x alone.
     NoNorm,
@@ -71,6 +71,8 @@ pub struct Norm {
 
 /// Added to variances before the square root, as in PyTorch.
 pub(super) const EPSILON: f64 = 1e-5;
+/// How far the running statistics of batch norms move in a step, as in PyTorch.
+const MOMENTUM: f64 = 0.1;
 
 /// `x` with mean 0 and variance 1 along `dim`: what normalisations of any kind begin with.
 pub(super) fn standardised<const D: usize>(x: Dual<D>, dim: usize) -> Dual<D> {
@@ -166,17 +168,17 @@ impl Norm {
     /// paper adds α·μ̂ beside γ·h; the published program, which we follow, multiplies it by γ too.
     ///
     /// # Shapes
-    /// `x`: `[batch, features, height, width]`; `labels`: `[batch]`, level indices; result as `x`.
-    pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        self.forward_keeping(None, x, labels).0
+    /// `x`: `[batch, features, height, width]`; `given`: the noise levels; result as `x`.
+    pub fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
+        self.forward_keeping(None, x, given).0
     }
 
     /// [`Self::forward`], then the activation; with ELU in one pass.
     ///
     /// # Shapes
     /// As [`Self::forward`].
-    pub fn forward_then(&self, activation: Activation, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        self.forward_keeping(Some(activation), x, labels).0
+    pub fn forward_then(&self, activation: Activation, x: Dual<4>, given: &Condition) -> Dual<4> {
+        self.forward_keeping(Some(activation), x, given).0
     }
 
     /// The normalised x, and x itself for the way around a block: the gradients of both are then added in one pass. Whoever uses
@@ -188,12 +190,12 @@ impl Norm {
         &self,
         activation: Option<Activation>,
         x: Dual<4>,
-        labels: &Tensor<1, Int>,
+        given: &Condition,
     ) -> (Dual<4>, Dual<4>) {
         let [n, c, ..] = x.dims();
         let is_instance_norm = matches!(self.kind, NormKind::InstanceNormPlus | NormKind::InstanceNorm);
         if is_instance_norm && self.epsilon == EPSILON && x.tangent.is_none() && has_kernels(&x.value) {
-            let (table, rows) = self.table([n, c], labels, &x.value.device());
+            let (table, rows) = self.table([n, c], given, &x.value.device());
             let fused = activation.map_or(Some(Fused::None), Activation::fused);
             let [out, x] = instance_norm(x.value, table, rows, fused.unwrap_or(Fused::None));
             let out = match activation.filter(|_| fused.is_none()) {
@@ -203,21 +205,24 @@ impl Norm {
             return (out, x.into());
         }
         let [x, same] = x.twice();
-        let scales = self.scales([n, c], labels);
+        let scales = self.scales([n, c], given);
         let out = match self.kind {
             NormKind::InstanceNormPlus | NormKind::InstanceNorm => instance_normalised(x, scales, self.epsilon),
             NormKind::VarianceNorm => variance_normalised(x, scales),
-            NormKind::BatchNorm => scaled(x, self.standardising(scales)),
+            NormKind::BatchNorm => match given.record() {
+                Some(record) => self.of_batch(x, scales, record),
+                None => scaled(x, self.standardising(scales)),
+            },
             NormKind::NoNorm => scaled(x, scales),
         };
         (activation.into_iter().fold(out, |out, activation| activation.forward(out)), same)
     }
 
     /// For instance norms: rows (γ, α, β) or (γ, β), and the number of that of each of `n` images.
-    fn table(&self, [n, c]: [usize; 2], labels: &Tensor<1, Int>, device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
+    fn table(&self, [n, c]: [usize; 2], given: &Condition, device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
         let Self { embed, alpha, gamma, beta, .. } = self;
         let table = match (embed, alpha, gamma, beta) {
-            (Some(embed), ..) => return (embed.weight.val(), labels.clone()),
+            (Some(embed), ..) => return (embed.weight.val(), given.levels().clone()),
             (None, Some(alpha), Some(gamma), Some(beta)) => Tensor::cat(vec![gamma.val(), alpha.val(), beta.val()], 0),
             _ => Tensor::cat(vec![Tensor::ones([c], device), Tensor::zeros([c], device)], 0),
         };
@@ -225,9 +230,9 @@ impl Norm {
     }
 
     /// The scales of each of `n` images.
-    fn scales(&self, [n, c]: [usize; 2], labels: &Tensor<1, Int>) -> Scales {
+    fn scales(&self, [n, c]: [usize; 2], given: &Condition) -> Scales {
         if let Some(embed) = &self.embed {
-            let row = embed.weight.val().select(0, labels.clone());
+            let row = embed.weight.val().select(0, given.levels().clone());
             let part = |i: usize| Some(row.clone().slice([0..n, i * c..(i + 1) * c]));
             return match self.kind {
                 NormKind::InstanceNormPlus => Scales { gamma: part(0), alpha: part(1), beta: part(2) },
@@ -250,12 +255,34 @@ impl Norm {
         Scales { gamma, alpha, beta }
     }
 
+    /// The mean and the variance of batch norm.
+    fn running(&self) -> [&Buffer<1>; 2] {
+        let own = self.running_mean.as_ref().zip(self.running_var.as_ref());
+        let (mean, variance) =
+            self.bn.as_ref().map(|bn| (&bn.running_mean, &bn.running_var)).or(own).expect("batch norm has statistics");
+        [mean, variance]
+    }
+
+    /// γ·h + β, h with mean 0 and (biased) variance 1 over the batch. The running statistics move towards those of the batch, with the
+    /// unbiased variance.
+    fn of_batch(&self, x: Dual<4>, scales: Scales, record: &Record) -> Dual<4> {
+        let [n, c, h, w] = x.dims();
+        let mean = |x: Dual<4>| x.reshape([n, c, h * w]).mean_dim(2).mean_dim(0).reshape([1, c, 1, 1]);
+        let mu = mean(x.clone());
+        let centred = x - mu.clone();
+        let variance = mean(centred.clone().square());
+        let n_values = (n * h * w) as f64;
+        let unbiased = variance.value.clone() * (n_values / (n_values - 1.0));
+        for (buffer, new) in self.running().into_iter().zip([mu.value, unbiased]) {
+            let new = new.without_autodiff().reshape([c]);
+            record.update(buffer, |old| old * (1.0 - MOMENTUM) + new * MOMENTUM);
+        }
+        scaled(centred * (variance + self.epsilon).rsqrt(), scales)
+    }
+
     /// γ and β of x for γ·h + β with h = (x − mean)/√(variance + ε), for the running statistics of batch norm.
     fn standardising(&self, Scales { gamma, beta, .. }: Scales) -> Scales {
-        let own = self.running_mean.as_ref().zip(self.running_var.as_ref());
-        let statistics = self.bn.as_ref().map(|bn| (&bn.running_mean, &bn.running_var)).or(own);
-        let (mean, variance) = statistics.expect("batch norm has statistics");
-        let [mean, variance] = [mean, variance].map(|buffer| buffer.val().unsqueeze::<2>());
+        let [mean, variance] = self.running().map(|buffer| buffer.val().unsqueeze::<2>());
         let gamma = gamma.expect("and scales") * (variance + self.epsilon).sqrt().recip();
         let beta = beta.expect("and shifts") - gamma.clone() * mean;
         Scales { gamma: Some(gamma), alpha: None, beta: Some(beta) }
@@ -377,7 +404,10 @@ mod tests {
         let x: Tensor<4> = upload((0..24).map(|i| (i * i % 7) as f32).collect(), [2, 3, 2, 2], &device);
         let norm = |kind| Norm::new(kind, 3, None, &mut Noise::new(1).stream("norm", 0), &device);
         let values = |norm: &Norm, x: Dual<4>| -> Vec<f32> {
-            norm.forward(x, &Tensor::from_data([0, 0], &device)).value.try_into_vec_as().expect("f32")
+            norm.forward(x, &Condition::new(Tensor::from_data([0.0, 0.0], &device)))
+                .value
+                .try_into_vec_as()
+                .expect("f32")
         };
         let plain = norm(NormKind::InstanceNorm);
         let other = plain.clone().with_epsilon(10.0);
@@ -414,7 +444,7 @@ mod tests {
             })
             .expect("as many");
             let x = upload((0..12).map(|i| i as f32 / 3.0).collect(), [2, 3, 1, 2], &device);
-            let found = norm.forward(x.into(), &Tensor::from_data([1, 0], &device)).value;
+            let found = norm.forward(x.into(), &Condition::new(Tensor::from_data([1.0, 0.0], &device))).value;
             let found: Vec<f32> = found.try_into_vec_as().expect("f32");
             for (i, y) in found.into_iter().enumerate() {
                 let (image, channel) = (i / 6, i / 2 % 3);

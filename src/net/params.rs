@@ -1,6 +1,6 @@
 //! A network's parameters, and its buffers, by their published names: listed, read, replaced.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Shape, Tensor};
 
 use super::names::Path;
@@ -120,6 +120,29 @@ pub fn buffers<M: Module>(module: &M) -> Vec<String> {
     names_of(module, Kind::Buffer)
 }
 
+/// What Burn tells the buffers apart by, in registration order.
+pub(super) fn buffer_ids<M: Module>(module: &M) -> Vec<ParamId> {
+    struct Collect(Of, Vec<ParamId>);
+    impl ModuleVisitor for Collect {
+        walk!();
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.0.is_here() {
+                self.1.push(param.id);
+            }
+        }
+    }
+    let mut collect = Collect(Of::new(Kind::Buffer), Vec::new());
+    module.visit(&mut collect);
+    collect.1
+}
+
+/// The value of each buffer, without autodiff, flattened to `[n]`, in registration order.
+pub fn buffer_values<M: Module>(module: &M) -> Vec<Tensor<1>> {
+    let mut values = Vec::new();
+    visit_all(module, Kind::Buffer, |_, _, value| values.push(value.without_autodiff()));
+    values
+}
+
 /// Replaces every parameter by what `f` gives for its index in registration order and the parameter itself.
 pub fn replace<M: Module, F: Replace>(module: M, f: F) -> (M, F) {
     replace_all(module, Kind::Parameter, f)
@@ -128,6 +151,19 @@ pub fn replace<M: Module, F: Replace>(module: M, f: F) -> (M, F) {
 /// Replaces every buffer, as [`replace`] does the parameters.
 pub fn replace_buffers<M: Module, F: Replace>(module: M, f: F) -> (M, F) {
     replace_all(module, Kind::Buffer, f)
+}
+
+/// Replaces the values of buffers by what `f` makes of them and of their indices in registration order. `f` is given plain tensors,
+/// without autodiff, each flattened to `[n]`.
+pub fn map_buffers<M: Module>(module: M, f: impl FnMut(usize, Tensor<1>) -> Tensor<1>) -> M {
+    struct Flat<F>(F);
+    impl<F: FnMut(usize, Tensor<1>) -> Tensor<1>> Replace for Flat<F> {
+        fn replace<const D: usize>(&mut self, index: usize, value: Tensor<D>) -> Tensor<D> {
+            let new = (self.0)(index, value.clone().without_autodiff().reshape([-1])).reshape(value.dims());
+            if value.is_autodiff() { Tensor::from_inner(new) } else { new }
+        }
+    }
+    replace_buffers(module, Flat(f)).0
 }
 
 /// How [`replace`] makes a new value of an old one, of any rank.

@@ -1,15 +1,15 @@
 //! RefineNet's blocks (Lin et al. 2017): with norms and average pooling as in NCSN, or without norms and with max pooling as in NCSNv2.
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use burn::tensor::module::max_pool2d_with_indices;
 use burn::tensor::ops::MaxPoolOptions;
-use burn::tensor::{Int, Tensor};
 use ncsn_kernels::filter::Filter;
 use ncsn_kernels::max_pool::Windows;
 use ncsn_kernels::ops::max_pool::max_pool_3x3;
 use ncsn_kernels::ops::pixels::separable;
 
-use super::{Activation, Conv2d, Dual, Norm, Parts, Work};
+use super::{Activation, Condition, Conv2d, Dual, Norm, Parts, Work};
 
 /// What chained residual pooling takes of each window of 5×5 pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +55,11 @@ impl ResidualConvUnit {
 
     /// # Shapes
     /// `[batch, features, height, width]`, unchanged.
-    pub fn forward(&self, mut x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
+    pub fn forward(&self, mut x: Dual<4>, given: &Condition) -> Dual<4> {
         for stages in &self.blocks {
             let mut residual = None;
             for (i, stage) in stages.iter().enumerate() {
-                let (h, same) = stage.norm.forward_keeping(Some(self.activation), x, labels);
+                let (h, same) = stage.norm.forward_keeping(Some(self.activation), x, given);
                 let residual = residual.get_or_insert(same);
                 x = match i + 1 == stages.len() {
                     true => stage.conv.forward_plus(h, residual.clone()),
@@ -108,11 +108,11 @@ impl ChainedPool {
 
     /// # Shapes
     /// `[batch, features, height, width]`, unchanged.
-    pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
+    pub fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
         let mut sum: Option<Dual<4>> = None;
         let mut path = self.activation.forward(x);
         for (i, (conv, norm)) in self.convs.iter().zip(&self.norms).enumerate() {
-            let (h, same) = norm.forward_keeping(None, path, labels);
+            let (h, same) = norm.forward_keeping(None, path, given);
             let so_far = match sum {
                 Some(sum) => sum + same,
                 None => same,
@@ -145,11 +145,11 @@ impl Fusion {
 
     /// # Shapes
     /// `xs`: `[batch, in[i], hᵢ, wᵢ]` → `[batch, features, size[0], size[1]]`
-    pub fn forward(&self, xs: Vec<Dual<4>>, labels: &Tensor<1, Int>, size: [usize; 2]) -> Dual<4> {
+    pub fn forward(&self, xs: Vec<Dual<4>>, given: &Condition, size: [usize; 2]) -> Dual<4> {
         let mut sum = None;
         for ((conv, norm), x) in self.convs.iter().zip(&self.norms).zip(xs) {
             let [_, _, h, w] = x.dims();
-            let normalised = norm.forward(x, labels);
+            let normalised = norm.forward(x, given);
             sum = Some(match sum {
                 None => conv.forward(normalised).linear(|h| bilinear(h, size)),
                 Some(sum) if [h, w] == size => conv.forward_plus(normalised, sum),
@@ -217,13 +217,13 @@ impl RefineBlock {
 
     /// # Shapes
     /// `xs`: `[batch, in[i], hᵢ, wᵢ]` → `[batch, features, size[0], size[1]]`; without fusion `size` is that of the input.
-    pub fn forward(&self, xs: Vec<Dual<4>>, labels: &Tensor<1, Int>, size: [usize; 2]) -> Dual<4> {
-        let mut adapted: Vec<_> = self.adapt_convs.iter().zip(xs).map(|(rcu, x)| rcu.forward(x, labels)).collect();
+    pub fn forward(&self, xs: Vec<Dual<4>>, given: &Condition, size: [usize; 2]) -> Dual<4> {
+        let mut adapted: Vec<_> = self.adapt_convs.iter().zip(xs).map(|(rcu, x)| rcu.forward(x, given)).collect();
         let h = match &self.msf {
-            Some(msf) => msf.forward(adapted, labels, size),
+            Some(msf) => msf.forward(adapted, given, size),
             None => adapted.pop().expect("a refine block has inputs"),
         };
-        self.output_convs.forward(self.crp.forward(h, labels), labels)
+        self.output_convs.forward(self.crp.forward(h, given), given)
     }
 
     /// What its convolutions do for one image, given the sides of its inputs, the first of which is the output's.

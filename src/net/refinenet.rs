@@ -2,13 +2,13 @@
 //! baseline (Song & Ermon 2019, appendix A), and those of NCSNv2 (Song & Ermon 2020, appendix B).
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Device;
 use ncsn_kernels::ops::pixels::channels_last;
 
 use super::recognise::Shapes;
 use super::{
-    Conv2d, Dual, Form, InputRange, Norm, NormKind, Parts, Pool, RefineBlock, RefineNetConfig, Resample, ResidualBlock,
-    Untold, Work,
+    Condition, Conv2d, Dual, Form, InputRange, Norm, NormKind, Parts, Pool, RefineBlock, RefineNetConfig, Resample,
+    ResidualBlock, Untold, Work,
 };
 use crate::error::Result;
 use crate::noise::Stream;
@@ -65,10 +65,13 @@ impl RefineNet {
         config.check()?;
         let RefineNetConfig { form, channels, width, levels, norm, activation, pool, .. } = *config;
         let refine_norm = config.refine_norm();
-        let parts = &mut Parts { norm, refine_norm, n_levels: levels, activation, pool, noise, device };
+        let spec_norm = false;
+        let parts = &mut Parts { norm, refine_norm, n_levels: levels, activation, pool, spec_norm, noise, device };
         let begin_conv = parts.conv(channels, width, 3, 1, true);
         let normalizer = parts.norm(width).with_epsilon(config.normalizer_eps);
         let end_conv = parts.conv(width, channels, 3, 1, true);
+        // Only what is between them is normalised.
+        parts.spec_norm = config.spec_norm;
         let stages = stages(form, width);
         let mut n_in = width;
         let mut res = Vec::new();
@@ -140,10 +143,10 @@ impl RefineNet {
     }
 
     /// # Shapes
-    /// `x`: `[batch, channels, height, width]`, sides of [`Architecture::sizes`](super::Architecture::sizes); `labels`: `[batch]`,
-    /// level indices, which an unconditional network does not look at → F, as `x`. It is with respect to `x` as given: no
+    /// `x`: `[batch, channels, height, width]`, sides of [`Architecture::sizes`](super::Architecture::sizes); given the
+    /// noise levels, which an unconditional network does not look at → F, as `x`. It is with respect to `x` as given: no
     /// chain-rule factor for the 2x − 1 inside.
-    pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
+    pub fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
         let x = match self.config.input {
             InputRange::Unit => x * 2.0 + -1.0,
             InputRange::Logit => x,
@@ -157,17 +160,17 @@ impl RefineNet {
                 layers.push(layer);
                 h = next;
             }
-            h = blocks.iter().fold(h, |h, block| block.forward(h, labels));
+            h = blocks.iter().fold(h, |h, block| block.forward(h, given));
         }
         layers.push(h);
         let mut below = None;
         for (block, layer) in self.decoder().zip(layers.into_iter().rev()) {
             let [_, _, height, width] = layer.dims();
             let inputs = std::iter::once(layer).chain(below).collect();
-            below = Some(block.forward(inputs, labels, [height, width]));
+            below = Some(block.forward(inputs, given, [height, width]));
         }
         let h = below.expect("a network has refine blocks");
-        self.end_conv.forward(self.normalizer.forward_then(self.config.activation, h, labels))
+        self.end_conv.forward(self.normalizer.forward_then(self.config.activation, h, given))
     }
 
     /// What its convolutions do for one image of `side` × `side` pixels.
@@ -196,8 +199,10 @@ impl RefineNetConfig {
         Untold { input, activation, norm: untold, normalizer_eps }: Untold,
     ) -> Result<Self> {
         let [width, channels, ..] = shapes.of::<4>("begin_conv.weight")?;
-        shapes.expect("res1.0.conv1.weight", &[width, width, 3, 3])?;
-        let form = match ["res31", "res5"].map(|stage| shapes.has(&format!("{stage}.0.conv1.weight"))) {
+        let spec_norm = shapes.has("res1.0.conv1.weight_orig");
+        let first = if spec_norm { "res1.0.conv1.weight_orig" } else { "res1.0.conv1.weight" };
+        shapes.expect(first, &[width, width, 3, 3])?;
+        let form = match ["res31", "res5"].map(|stage| shapes.has(&format!("{stage}.0.conv1.bias"))) {
             [true, _] => Form::Deepest,
             [false, true] => Form::Deeper,
             [false, false] => Form::Ncsn,
@@ -236,7 +241,7 @@ impl RefineNetConfig {
         let has_norms =
             ["embed.weight", "alpha"].iter().any(|entry| shapes.has(&format!("refine1.crp.norms.0.{entry}")));
         let pool = if has_norms { Pool::Mean } else { Pool::Max };
-        Ok(Self { form, channels, width, levels, norm, normalizer_eps, activation, pool, input })
+        Ok(Self { form, channels, width, levels, norm, normalizer_eps, spec_norm, activation, pool, input })
     }
 }
 

@@ -1,9 +1,8 @@
 //! The residual block: norm → activation → convolution, twice, plus a shortcut.
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
 
-use super::{Activation, Conv2d, Dual, MeanPoolConv, Norm, Parts, Work};
+use super::{Activation, Condition, Conv2d, Dual, MeanPoolConv, Norm, Parts, Work};
 
 /// What a residual block does to the size of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,11 +97,11 @@ impl ResidualBlock {
     }
 
     /// # Shapes
-    /// `x`: `[batch, in, height, width]`, `labels`: `[batch]` → `[batch, out, height, width]`, or half of both.
-    pub fn forward(&self, x: Dual<4>, labels: &Tensor<1, Int>) -> Dual<4> {
-        let (h, x) = self.normalize1.forward_keeping(Some(self.activation), x, labels);
+    /// `x`: `[batch, in, height, width]`, given the noise levels → `[batch, out, height, width]`, or half of both.
+    pub fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
+        let (h, x) = self.normalize1.forward_keeping(Some(self.activation), x, given);
         let h = self.conv1.forward(h);
-        let h = self.normalize2.forward_then(self.activation, h, labels);
+        let h = self.normalize2.forward_then(self.activation, h, given);
         let shortcut = match &self.shortcut {
             Some(conv) => conv.forward(x),
             None => x,

@@ -12,6 +12,7 @@ const N_GROUPS: usize = 8;
 
 /// A convolution of the encoder or of the decoder.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a network has a few dozens of them")]
 pub enum AnyConv {
     /// Keeps the size or halves it.
     Down(Conv2d),

@@ -17,6 +17,7 @@ use crate::noise::Stream;
 
 /// A layer on images.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a network has a few dozens of them")]
 pub enum Layer {
     /// A convolution.
     Conv(Conv2d),

@@ -42,7 +42,7 @@ impl<N> Model<N> {
     {
         let device = x.value.device();
         let label = t.iter().map(|&t| self.prediction.label(&*self.process, t) as f32).collect();
-        let given = Condition { label: upload(label, [t.len()], &device) };
+        let given = Condition::new(upload(label, [t.len()], &device));
         let factors: Vec<Factors> = t.iter().map(|&t| self.prediction.factors(self.process.marginal(t))).collect();
         // Factors of nothing cost nothing.
         let [input, skip, scale]: [fn(&Factors) -> f64; 3] = [|f| f.input, |f| f.skip, |f| f.scale];

@@ -42,6 +42,14 @@ impl<M: Module> Ema<M> {
         self.shadow = params::replace(self.shadow.clone(), Blend(self.rate, weights)).0;
     }
 
+    /// Takes over `module`'s buffers, which are not averaged.
+    pub fn copy_buffers(&mut self, module: &M) {
+        let values = params::buffer_values(module);
+        if !values.is_empty() {
+            self.shadow = params::map_buffers(self.shadow.clone(), |index, _| values[index].clone());
+        }
+    }
+
     /// The averaged module, for evaluation.
     pub fn module(&self) -> &M {
         &self.shadow

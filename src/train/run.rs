@@ -13,7 +13,7 @@ use crate::data::Batch;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::loss::{self, Objective, Streams};
-use crate::net::{Backbone, params};
+use crate::net::{Backbone, InTraining, Record, params, spectral};
 use crate::noise::Noise;
 use crate::score::Model;
 
@@ -187,7 +187,11 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     pub fn step(&mut self, batch: Batch) -> Result<Report> {
         let step = self.step + 1;
         let device = self.device();
-        let loss = self.on_batch(self.net(), batch, TRAIN, step, |model, x, streams, device| {
+        let buffers = params::buffer_values(self.net());
+        self.model.net = spectral::iterate(self.model.net.clone());
+        let in_training = InTraining { net: self.net(), record: Record::default() };
+        let record = in_training.record.clone();
+        let loss = self.on_batch(in_training, batch, TRAIN, step, |model, x, streams, device| {
             self.options.objective.value(model, &*model.process, x, streams, device)
         });
         let gradients = params::gradients(self.net(), &loss.backward());
@@ -195,7 +199,13 @@ impl<N: Module + Backbone<4>> Trainer<N> {
         let outcome = if is_cpu(&device) {
             let squares = sums_of_squares(&gradients);
             let name = |index| params::names(self.net()).swap_remove(index);
-            let loss = finite(device::scalar(loss)?, squares.iter().copied(), name, step)?;
+            let loss = match finite(device::scalar(loss)?, squares.iter().copied(), name, step) {
+                Ok(loss) => loss,
+                Err(error) => {
+                    self.model.net = params::map_buffers(self.model.net.clone(), |index, _| buffers[index].clone());
+                    return Err(error);
+                }
+            };
             let clip = self.options.grad_clip.map_or(1.0, |max_norm| {
                 // PyTorch's clip_grad_norm_.
                 let norm = squares.iter().sum::<f64>().sqrt();
@@ -208,6 +218,10 @@ impl<N: Module + Backbone<4>> Trainer<N> {
             self.optimizer.advance(&mut self.model.net, gradients, Decision::OnDevice(&verdict), self.ema.as_mut());
             Outcome::OnDevice(Box::new(Unread { numbers, names: params::names(self.net()).into() }))
         };
+        self.model.net = record.apply(self.model.net.clone(), self.all_finite.as_ref());
+        if let Some(ema) = &mut self.ema {
+            ema.copy_buffers(&self.model.net);
+        }
         self.step = step;
         Ok(Report { step, outcome })
     }
@@ -256,15 +270,15 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     }
 
     /// What `f` makes of the model, a batch, and its randomness from `streams` (of times, noise and projections) at `index`.
-    fn on_batch<T>(
+    fn on_batch<M, T>(
         &self,
-        net: &N,
+        net: M,
         batch: Batch,
         streams: [&str; 3],
         index: u64,
-        f: impl FnOnce(&Model<&N>, Tensor<4>, Streams, &Device) -> T,
+        f: impl FnOnce(&Model<M>, Tensor<4>, Streams, &Device) -> T,
     ) -> T {
-        let device = net.devices().into_iter().next().expect("a network lives somewhere");
+        let device = self.device();
         let [times, z, v] = streams.map(|name| self.noise.stream(name, index));
         let x = device::upload(batch.x, batch.shape, &device);
         f(&self.model.with_net(net), x, Streams { times, z, v }, &device)

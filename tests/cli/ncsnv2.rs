@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use ncsn::checkpoint::{TensorFile, write_tensors};
 use ncsn::net::params::{self, HostTensor};
-use ncsn::net::{Form, NormKind, RefineNet, RefineNetConfig};
+use ncsn::net::{Condition, Form, NormKind, RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
 use ncsn::sde::NoiseLevels;
 use safetensors::Dtype;
@@ -210,23 +210,49 @@ fn chains_that_begin_at_training_images_are_others_and_image_k_is_the_same_in_an
 }
 
 #[test]
-fn networks_with_spectral_norms_are_not_trained_and_damaged_ones_are_refused() {
+fn networks_with_batch_norms_or_spectral_norms_are_trained_resumed_and_sampled() {
     let folder = scratch();
     let at = folder.path();
-    let train = |name: &str| {
-        fs::write(at.join("v2.yml"), TINY.replace("model: {", &format!("model: {{name: {name}, spec_norm: true, ")))
-            .unwrap();
-        ["train", "--config", "v2.yml", "--doc", "v2", "--no-sample"]
-    };
-    let message = fails(at, &train("ncsn"));
-    assert!(message.contains("model.spec_norm is true, expected false"), "{message}");
-    assert!(!at.join("run/logs").exists());
-    fs::write(at.join("v2.yml"), TINY.replace("model: {", "model: {normalization: BatchNorm, ")).unwrap();
-    let message = fails(at, &["train", "--config", "v2.yml", "--doc", "v2", "--no-sample"]);
-    assert!(message.contains("model.normalization is BatchNorm, expected another"), "{message}");
-    // They have nothing to divide.
-    succeeds(at, &train("ncsnv2"));
+    let checkpoint = |doc: &str, step: u64| at.join(format!("run/logs/{doc}/checkpoint_{step}.safetensors"));
+    for (doc, options, buffers) in [
+        ("batch", "name: ncsnv2, normalization: BatchNorm", &["normalizer.running_mean", "normalizer.running_var"][..]),
+        (
+            "levels",
+            "name: ncsn, normalization: BatchNorm",
+            &["normalizer.bn.running_mean", "normalizer.bn.running_var"],
+        ),
+        ("spectral", "name: ncsn, spec_norm: true", &["res1.0.conv1.weight_u", "refine4.crp.convs.1.weight_v"]),
+        // It has nothing to divide.
+        ("ignored", "name: ncsnv2, spec_norm: true", &[]),
+    ] {
+        fs::write(at.join("net.yml"), TINY.replace("model: {", &format!("model: {{{options}, "))).unwrap();
+        let train = |doc: &str, more: &[&str]| {
+            succeeds(at, &[&["train", "--config", "net.yml", "--doc", doc, "--no-sample"], more].concat());
+        };
+        train(doc, &[]);
+        let resumed = format!("{doc}_resumed");
+        train(&resumed, &["--set", "training.n_iters=3"]);
+        train(&resumed, &["--set", "training.n_iters=6", "--resume"]);
+        let [straight, resumed] = [doc, &resumed].map(|doc| TensorFile::open(&checkpoint(doc, 6)).unwrap());
+        let names: Vec<&str> = straight.names().collect();
+        for name in &names {
+            assert_eq!(straight.get(name).unwrap(), resumed.get(name).unwrap(), "{doc}: {name}");
+        }
+        let earlier = TensorFile::open(&checkpoint(doc, 3)).unwrap();
+        for name in buffers {
+            let values = straight.get(name).unwrap().unwrap().values;
+            assert_ne!(values, earlier.get(name).unwrap().unwrap().values, "{doc}: {name} moves");
+            assert!(!names.contains(&format!("ema.{name}").as_str()), "{doc}: {name} is averaged");
+        }
+        assert_eq!(names.contains(&"res1.0.conv1.weight_orig"), doc == "spectral");
+        succeeds(at, &["sample", "--doc", doc, "-o", doc, "--n", "2"]);
+    }
+}
 
+#[test]
+fn damaged_spectral_norms_are_refused() {
+    let folder = scratch();
+    let at = folder.path();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ncsnv2/ncsn_v2repo_specnorm_32");
     let file = TensorFile::open(&fixture.join("params.safetensors")).unwrap();
     let damaged = |change: fn(&mut Vec<usize>, &mut Vec<f32>)| {
@@ -283,7 +309,7 @@ fn networks_with_batch_norms_are_scored() {
         succeeds(at, &[&args[..], &["--output", "out.safetensors", "--precision", "highest"]].concat());
         let x = Tensor::<4>::from_data(TensorData::new(x.values, [1, 1, 8, 8]), &device);
         let expected: Vec<f32> =
-            net.forward(x.into(), &Tensor::from_data([2], &device)).value.try_into_vec_as().unwrap();
+            net.forward(x.into(), &Condition::new(Tensor::from_data([2.0], &device))).value.try_into_vec_as().unwrap();
         let found = tensor(&at.join("out.safetensors"), "output");
         // The published NCSNv2 divides by σ.
         let sigma = if name == "ncsnv2" { NoiseLevels::geometric(5.0, 0.01, 4).unwrap().sigmas()[2] } else { 1.0 };

@@ -1,10 +1,10 @@
 //! Every block of the networks: output, gradient of its inputs and of its parameters.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use ncsn::net::{
-    Activation, ChainedPool, Conv2d, Dual, Fusion, GroupNormBlock, MeanPoolConv, Norm, NormKind, Parts, Pool,
-    RefineBlock, Resample, ResidualBlock, ResidualConvUnit, Side, params,
+    Activation, ChainedPool, Condition, Conv2d, Dual, Fusion, GroupNormBlock, MeanPoolConv, Norm, NormKind, Parts,
+    Pool, Record, RefineBlock, Resample, ResidualBlock, ResidualConvUnit, Side, params,
 };
 use ncsn::noise::{Noise, Stream};
 
@@ -31,16 +31,19 @@ pub struct Block {
 fn check<M: Module>(
     block: &Block,
     build: impl Fn(&mut Parts<'_>) -> M,
-    forward: impl Fn(&M, Vec<Dual<4>>, &Tensor<1, Int>) -> Dual<4>,
+    forward: impl Fn(&M, Vec<Dual<4>>, &Condition) -> Dual<4>,
 ) {
     let device = autodiff();
     let &Block { file: ref name, norm, refine_norm, n_levels, pool } = block;
     let case = open(name);
     let (noise, activation): (&mut Stream, _) = (&mut Noise::new(0).stream("init", 0), Activation::Elu);
-    let module = build(&mut Parts { norm, refine_norm, n_levels, activation, pool, noise, device: &device });
-    let n_params = case.tensors.keys().filter(|key| key.starts_with("param.")).count();
-    assert_eq!(params::to_host(&module).unwrap().len(), n_params, "{name}: number of parameters");
-    let module = case.load(module, "param.");
+    let module =
+        build(&mut Parts { norm, refine_norm, n_levels, activation, pool, spec_norm: false, noise, device: &device });
+    // PyTorch counts batches, too.
+    let is_ours = |key: &&String| key.starts_with("param.") && !key.ends_with("num_batches_tracked");
+    let n_tensors = params::names(&module).len() + params::buffers(&module).len();
+    assert_eq!(n_tensors, case.tensors.keys().filter(is_ours).count(), "{name}: number of parameters and buffers");
+    let module = case.load_buffers(case.load(module, "param."), "param.");
 
     let keys: Vec<String> = match case.has("x") {
         true => vec!["x".into()],
@@ -48,8 +51,14 @@ fn check<M: Module>(
     };
     assert!(!keys.is_empty(), "{name}: no inputs among {:?}", case.tensors.keys());
     let inputs: Vec<Tensor<4>> = keys.iter().map(|key| case.tensor(key, &device).require_grad()).collect();
-    let labels = if case.has("y") { case.labels("y", &device) } else { Tensor::zeros([1], &device) };
-    let out = forward(&module, inputs.iter().cloned().map(Dual::from).collect(), &labels).value;
+    let given = match case.has("y") {
+        true => case.condition("y", &device),
+        false => Condition::new(Tensor::zeros([1], &device)),
+    };
+    let record = Record::default();
+    let is_training = case.tensors.keys().any(|key| key.starts_with("buffer_after."));
+    let given = if is_training { given.in_training(record.clone()) } else { given };
+    let out = forward(&module, inputs.iter().cloned().map(Dual::from).collect(), &given).value;
     assert_close(&format!("{name} out"), &values(out.clone()), case.f64("out"), TOLERANCE);
 
     let grads = (out * case.tensor("vjp_w", &device)).sum().backward();
@@ -68,6 +77,17 @@ fn check<M: Module>(
         let tolerance = if largest(expected) < 1e-5 * of_all { 10.0 } else { TOLERANCE };
         assert_close(&what, &values(grad.unwrap()), expected, tolerance);
     }
+    if is_training {
+        for (buffer, found) in params::buffers_to_host(&record.apply(module, None)).unwrap() {
+            let found: Vec<f32> = found.values;
+            assert_close(
+                &format!("{name} {buffer} after"),
+                &found,
+                case.f64(&format!("buffer_after.{buffer}")),
+                TOLERANCE,
+            );
+        }
+    }
 }
 
 /// The only input of a block.
@@ -81,7 +101,7 @@ impl Block {
     pub fn case<M: Module>(
         self,
         build: impl Fn(&mut Parts<'_>) -> M + Send + 'static,
-        forward: impl Fn(&M, Vec<Dual<4>>, &Tensor<1, Int>) -> Dual<4> + Send + 'static,
+        forward: impl Fn(&M, Vec<Dual<4>>, &Condition) -> Dual<4> + Send + 'static,
     ) -> Case {
         let name = self.file.trim_end_matches(".safetensors").replace("/blocks/", " block ");
         let file = self.file.clone();
@@ -93,7 +113,7 @@ impl Block {
 fn case<M: Module>(
     name: &str,
     build: impl Fn(&mut Parts<'_>) -> M + Send + 'static,
-    forward: impl Fn(&M, Vec<Dual<4>>, &Tensor<1, Int>) -> Dual<4> + Send + 'static,
+    forward: impl Fn(&M, Vec<Dual<4>>, &Condition) -> Dual<4> + Send + 'static,
 ) -> Case {
     let norm = if name.contains("InstanceNorm2d_") { NormKind::InstanceNorm } else { NormKind::InstanceNormPlus };
     let file = format!("ncsn/blocks/{name}.safetensors");
@@ -107,6 +127,13 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(
             name,
             |p| Norm::new(p.norm, 4, p.n_levels, p.noise, p.device),
+            |norm, x, y| norm.forward(one(x), y),
+        ));
+    }
+    for name in ["ConditionalBatchNorm2d_bias_eval", "ConditionalBatchNorm2d_bias_train"] {
+        cases.push(case(
+            name,
+            |p| Norm::new(NormKind::BatchNorm, 4, p.n_levels, p.noise, p.device),
             |norm, x, y| norm.forward(one(x), y),
         ));
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use ncsn::device::DeviceKind;
-use ncsn::net::params;
+use ncsn::net::{Condition, params};
 use ncsn::sde::Process;
 use safetensors::{Dtype, SafeTensors};
 
@@ -143,10 +143,11 @@ impl Fixture {
         Tensor::from_data(TensorData::new(self.f32(name)[i * n..(i + 1) * n].to_vec(), shape), device)
     }
 
-    pub fn labels(&self, name: &str, device: &Device) -> Tensor<1, Int> {
-        let values: Vec<i64> = self.f64(name).iter().map(|&v| v as i64).collect();
+    /// Labels, as a network is given them.
+    pub fn condition(&self, name: &str, device: &Device) -> Condition {
+        let values = self.f32(name);
         let n = values.len();
-        Tensor::from_data(TensorData::new(values, [n]), device)
+        Condition::new(Tensor::from_data(TensorData::new(values, [n]), device))
     }
 
     /// The times of some levels.
@@ -162,6 +163,11 @@ impl Fixture {
             Ok(self.f32(&name))
         })
         .unwrap()
+    }
+
+    /// The module with this fixture's buffers, too.
+    pub fn load_buffers<M: Module>(&self, module: M, prefix: &str) -> M {
+        params::buffers_from_host(module, |name, _| Ok(self.f32(&format!("{prefix}{name}")))).unwrap()
     }
 }
 

@@ -74,8 +74,8 @@ fn outputs_agree(name: &str, architecture: Architecture) {
     let forward = open(&format!("ncsnv2/{name}/forward.safetensors"));
     let (config, net) = network(&meta, &params, &device);
     assert_eq!(config.architecture(), architecture);
-    let labels = forward.labels("labels", &device);
-    let out = values(net.forward(forward.tensor::<4>("x", &device).into(), &labels).value);
+    let out =
+        values(net.forward(forward.tensor::<4>("x", &device).into(), &forward.condition("labels", &device)).value);
     // NCSNv2's output is divided by σ: images have very different scales.
     let sigma = |image: usize| match params.has("sigmas") {
         true => params.f64("sigmas")[forward.f64("labels")[image] as usize],
@@ -103,12 +103,12 @@ fn gradients_agree(dtype: DType, tolerance: f64) {
         ["batches", "params_init", "dsm_grads_step1"].map(|file| open(&format!("ncsnv2/train/{file}.safetensors")));
     let (meta, n) = (meta("train"), batches.shape("X.0")[0]);
     let (net, _) = replace(network(&meta, &params, &device).1, To(dtype));
-    let labels = batches.labels("labels.0", &device);
     let sigmas: Vec<f32> = batches.f64("labels.0").iter().map(|&i| batches.f64("sigmas")[i as usize] as f32).collect();
     let sigmas = Tensor::<4>::from_data(TensorData::new(sigmas, [n, 1, 1, 1]), &device).cast(dtype);
     let z = batches.tensor::<4>("noise.0", &device).cast(dtype);
     let x = batches.tensor::<4>("X.0", &device).cast(dtype) + z.clone() * sigmas;
-    let loss = (net.forward(x.into(), &labels).value + z).square().sum() * (0.5 / n as f64);
+    let loss =
+        (net.forward(x.into(), &batches.condition("labels.0", &device)).value + z).square().sum() * (0.5 / n as f64);
     assert_close("loss", &values(loss.clone()), &[meta["losses"][0].as_f64().unwrap()], 1e-5);
     let found = params::gradients(&net, &loss.backward());
     assert_eq!(found.len(), grads.tensors.len());
@@ -146,7 +146,7 @@ fn spectral_norms_are_divided_by() {
     let weights = Weights::open(&fixture::path(&format!("{FOLDER}/params.safetensors"))).unwrap();
     let net = weights.build(untold(&meta), false, &device).unwrap();
     let forward = open(&format!("{FOLDER}/forward.safetensors"));
-    let out = net.forward(forward.tensor::<4>("x", &device).into(), &forward.labels("labels", &device)).value;
+    let out = net.forward(forward.tensor::<4>("x", &device).into(), &forward.condition("labels", &device)).value;
     assert_close("out", &values(out), forward.f64("out"), 1e-5);
 }
 
