@@ -184,6 +184,40 @@ fn clipping_shortens_a_long_gradient_and_leaves_a_short_one() {
 }
 
 #[test]
+fn a_step_in_parts_is_the_step_of_the_whole_batch() {
+    for loss in [Loss::Denoising, Loss::Sliced { n_projections: 2, slicing: Slicing::Exact }] {
+        let after = |micro_batches| {
+            let options = TrainingOptions {
+                objective: Objective { loss, ..Objective::default() },
+                grad_clip: Some(1.0),
+                micro_batches,
+                ..TrainingOptions::default()
+            };
+            // Steps as long as the gradient, whose errors would be lost in Adam's.
+            let mut trainer = trainer(Rule::Sgd { lr: 1e-2, momentum: 0.0, weight_decay: 0.0 }, options);
+            let before = params::to_host(trainer.net()).unwrap();
+            let report = trainer.step(digits(8).next().unwrap().unwrap()).unwrap();
+            let after = params::to_host(trainer.net()).unwrap();
+            let moved = before.iter().zip(&after).flat_map(|((_, a), (_, b))| a.values.iter().zip(&b.values));
+            (report.loss().unwrap(), moved.map(|(a, b)| f64::from(b - a)).collect::<Vec<_>>())
+        };
+        let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let (loss_of_whole, whole) = after(1);
+        for n_parts in [2, 4, 8] {
+            let (loss_of_parts, parts) = after(n_parts);
+            assert!((loss_of_parts / loss_of_whole - 1.0).abs() < 1e-5, "{loss_of_parts}, {loss_of_whole}");
+            let difference: Vec<f64> = parts.iter().zip(&whole).map(|(a, b)| a - b).collect();
+            assert!(
+                length(&difference) < 1e-4 * length(&whole),
+                "{n_parts}: {} of {}",
+                length(&difference),
+                length(&whole)
+            );
+        }
+    }
+}
+
+#[test]
 fn the_test_loss_is_the_mean_of_those_of_its_levels() {
     let noise = Noise::new(3);
     let config = RefineNetConfig::ncsn(1, 4, 3);

@@ -2,9 +2,8 @@
 
 use ncsn::config::Config;
 use ncsn::device::DeviceKind;
-use ncsn::loss::Loss;
 use ncsn::net::{Architecture, NetworkConfig};
-use ncsn::train::Rule;
+use ncsn::train::TrainingOptions;
 use ncsn::train::memory::{self, Estimate};
 use ncsn::{Error, Result};
 
@@ -14,13 +13,34 @@ use super::Common;
 ///
 /// # Errors
 /// [`Error::Usage`] with what to lower.
-pub fn check_training(config: &Config, loss: Loss, rule: Rule, common: &Common) -> Result<()> {
+pub fn check_training(config: &Config, common: &Common) -> Result<()> {
     let Some(available) = memory_of(common) else { return Ok(()) };
-    let (training, has_ema) = (&config.training, config.training.ema_rate.is_some());
-    let size = config.data.image_size;
-    let estimate = |net: &NetworkConfig| Estimate::of_training(net, size, loss, rule, has_ema);
-    let flag = |batch: usize| format!("--set training.batch_size={batch}");
-    check("training", &config.network(), estimate, training.batch_size, available, flag)
+    check_training_in(config, available)
+}
+
+fn check_training_in(config: &Config, available: u64) -> Result<()> {
+    let (options, net, batch) = (config.training_options(), config.network(), config.training.batch_size);
+    let (size, rule) = (config.data.image_size, config.rule());
+    let in_parts = |micro_batches: usize, net: &NetworkConfig| {
+        Estimate::of_training(net, size, &TrainingOptions { micro_batches, ..options }, rule)
+    };
+    let flag = |batch: usize| match batch.is_multiple_of(options.micro_batches) {
+        true => format!("--set training.batch_size={batch}"),
+        false => format!("--set training.batch_size={batch} --set training.micro_batches=1"),
+    };
+    let estimate = |net: &NetworkConfig| in_parts(options.micro_batches, net);
+    check("training", &net, estimate, batch, available, flag).map_err(|error| {
+        let parts = std::iter::successors(Some(2 * options.micro_batches), |parts| Some(2 * parts));
+        let mut parts = parts.take_while(|&parts| batch.is_multiple_of(parts));
+        let fits = |parts: &usize| in_parts(*parts, &net).is_ok_and(|found| found.bytes(batch) <= available as f64);
+        match parts.find(fits) {
+            Some(parts) => {
+                let or = format!("{error}, or compute each step in parts with --set training.micro_batches={parts}");
+                Error::Usage(or)
+            }
+            None => error,
+        }
+    })
 }
 
 /// Whether `batch` samples at a time fit into memory. `flag` sets how many they are.
@@ -83,12 +103,14 @@ fn check(
 #[cfg(test)]
 mod tests {
     use ncsn::net::RefineNetConfig;
+    use ncsn::train::Rule;
 
     use super::*;
 
     fn refused(net: &NetworkConfig, batch: usize, available: u64) -> Option<String> {
         let rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
-        let estimate = |net: &NetworkConfig| Estimate::of_training(net, 32, Loss::Denoising, rule, true);
+        let options = TrainingOptions { ema_rate: Some(0.999), ..TrainingOptions::default() };
+        let estimate = |net: &NetworkConfig| Estimate::of_training(net, 32, &options, rule);
         let flag = |batch: usize| format!("--set training.batch_size={batch}");
         check("training", net, estimate, batch, available, flag).err().map(|error| error.to_string())
     }
@@ -105,6 +127,15 @@ mod tests {
             assert!(value > 10 && refused(&net, value, 8 << 30).is_none(), "{message}");
             assert!(refused(&net, value + 1, 8 << 30).is_some(), "{message}");
         }
+        // In parts it is the same step.
+        let mut config = Config::default();
+        (config.training.batch_size, config.data.image_size, config.model.ngf) = (96, 32, 128);
+        let message = check_training_in(&config, 2 << 30).expect_err("more than there is").to_string();
+        let (_, parts) = message.split_once("in parts with --set training.micro_batches=").expect("another way");
+        config.training.micro_batches = parts.parse().expect("a number");
+        assert!(check_training_in(&config, 2 << 30).is_ok(), "{message}");
+        config.training.micro_batches /= 2;
+        assert!(check_training_in(&config, 2 << 30).is_err(), "{message}");
         // Too little for a single image.
         let message = refused(&net, 16, 300 << 20).expect("more than there is");
         let (_, width) = message.split_once("--set training.batch_size=1 --set model.ngf=").expect("what to lower");

@@ -116,7 +116,7 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     config.training.seed = Some(seed);
     let train_set = args.common.training_set(&config.data, &mut log)?;
     let test_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Test, &mut log)?;
-    memory::check_training(&config, config.objective().loss, config.rule(), &args.common)?;
+    memory::check_training(&config, &args.common)?;
     memory::check_sampling(&config, config.snapshot_images(), "--set sampling.snapshot_images", &args.common)?;
     memory::check_sampling(&config, config.sampling.final_images, "--set sampling.final_images", &args.common)?;
     let noise = Noise::new(seed);

@@ -88,9 +88,9 @@ impl Config {
 
     /// What a step of training does.
     pub fn training_options(&self) -> TrainingOptions {
-        let Training { grad_clip, ema_rate, .. } = self.training;
+        let Training { grad_clip, ema_rate, micro_batches, .. } = self.training;
         let ema_rate = ema_rate.or(self.model.ema.then_some(self.model.ema_rate));
-        TrainingOptions { objective: self.objective(), grad_clip, ema_rate }
+        TrainingOptions { objective: self.objective(), grad_clip, ema_rate, micro_batches }
     }
 
     /// The optimiser's update rule.

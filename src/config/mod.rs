@@ -157,6 +157,10 @@ impl Config {
         f.check("data.channels", architecture != Architecture::ResScore || channels == 3, || {
             format!("data.channels is {channels}, but ResScore needs 3 channels")
         })?;
+        let (batch, parts) = (self.training.batch_size, self.training.micro_batches);
+        f.check("training.micro_batches", batch.is_multiple_of(parts), || {
+            format!("training.micro_batches is {parts}, expected a number that divides training.batch_size, which is {batch}")
+        })?;
         // Without noise there is nothing to denoise.
         let is_clean = self.noise_levels().is_ok_and(|levels| levels.sigma_min() == 0.0);
         f.check("training.noise_std", !is_clean || self.training.algo != Algo::Dsm, || {

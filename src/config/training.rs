@@ -1,6 +1,6 @@
 //! `training:`, how long a network is trained and on what loss.
 
-use super::fields::{Fields, Flag, NOT_NEGATIVE, Number, OrNone, POSITIVE, Section};
+use super::fields::{Fields, Flag, NOT_NEGATIVE, Number, OneOf, OrNone, POSITIVE, Section};
 use crate::error::Result;
 use crate::loss::Loss;
 pub use crate::loss::Slicing;
@@ -10,6 +10,8 @@ pub use crate::loss::Slicing;
 pub struct Training {
     /// Images a step.
     pub batch_size: usize,
+    /// Ours: in how many parts, one after another, the gradient of a step is computed.
+    pub micro_batches: usize,
     /// Largest number of passes over the data.
     pub n_epochs: u64,
     /// Largest number of steps.
@@ -48,6 +50,7 @@ impl Default for Training {
     fn default() -> Self {
         Self {
             batch_size: 128,
+            micro_batches: 1,
             n_epochs: 500_000,
             n_iters: 200_001,
             n_gpu: 1,
@@ -73,6 +76,7 @@ impl Section for Training {
 
     fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
         f.key("batch_size", &mut self.batch_size, 1..=65_536)?;
+        f.key("micro_batches", &mut self.micro_batches, OneOf([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]))?;
         f.key("n_epochs", &mut self.n_epochs, 1..=u64::MAX)?;
         f.key("n_iters", &mut self.n_iters, 1..=u64::MAX)?;
         f.key("ngpu", &mut self.n_gpu, 0..=1024)?;

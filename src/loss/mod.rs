@@ -9,7 +9,7 @@ use batch::{per_example, perturb};
 pub use denoising::denoising;
 pub use sliced::{Sliced, Slicing, perturbed_ssm_vr, ssm, ssm_vr};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use crate::noise::{self, Distribution, Stream};
 use crate::score::Differentiable;
@@ -92,76 +92,59 @@ impl Times {
     }
 }
 
-/// What is random about a batch.
-struct Drawn {
-    /// A time for each example.
+/// Images, and all that is random about their loss.
+#[derive(Clone, Debug)]
+pub struct Examples {
+    /// `[batch, channels, height, width]`
+    x: Tensor<4>,
+    /// A time for each image.
     t: Vec<f64>,
-    /// `[batch, …]`
+    /// Noise, shaped as `x`.
     z: Tensor<4>,
     /// Projections of sliced losses, `[n_projections·batch, …]`, all of the first one first.
     v: Option<Tensor<4>>,
 }
 
-impl Drawn {
-    /// That of the examples `rows` alone.
-    fn select(&self, rows: &[usize], device: &Device) -> Self {
-        let n = self.t.len();
-        let pick = |x: Tensor<4>| {
-            let rows = (0..x.dims()[0] / n).flat_map(|k| rows.iter().map(move |row| k * n + row));
-            select(x, rows, device)
-        };
-        Self { t: rows.iter().map(|&row| self.t[row]).collect(), z: pick(self.z.clone()), v: self.v.clone().map(pick) }
+impl Examples {
+    /// The examples of each level of `process`, with the level's number. Levels that no example has are left out.
+    pub fn by_level(&self, process: &dyn Process) -> Vec<(usize, Self)> {
+        let rows_at = |t: f64| -> Vec<usize> { (0..self.t.len()).filter(|&row| self.t[row] == t).collect() };
+        let levels = (0..process.n_levels()).map(|level| (level, rows_at(process.time(level))));
+        levels.filter(|(_, rows)| !rows.is_empty()).map(|(level, rows)| (level, self.select(&rows))).collect()
     }
-}
 
-/// Those of the images `rows`, each as often as it is named.
-fn select(x: Tensor<4>, rows: impl Iterator<Item = usize>, device: &Device) -> Tensor<4> {
-    let rows: Vec<i32> = rows.map(|row| row as i32).collect();
-    let n = rows.len();
-    x.select(0, Tensor::from_data(TensorData::new(rows, [n]), device))
+    /// The same in `n_parts` parts of equal size, of which their number is a multiple.
+    pub fn split(&self, n_parts: usize) -> impl Iterator<Item = Self> {
+        let n = self.t.len() / n_parts;
+        assert_eq!(n * n_parts, self.t.len(), "examples in {n_parts} parts");
+        (0..n_parts).map(move |part| match n_parts {
+            1 => self.clone(),
+            _ => self.select(&(part * n..(part + 1) * n).collect::<Vec<_>>()),
+        })
+    }
+
+    /// Those of the given numbers.
+    fn select(&self, rows: &[usize]) -> Self {
+        let n = self.t.len();
+        let pick = |x: &Tensor<4>| {
+            // Of each projection the same ones.
+            let rows = (0..x.dims()[0] / n).flat_map(|k| rows.iter().map(move |row| (k * n + row) as i32));
+            let rows: Vec<i32> = rows.collect();
+            let n = rows.len();
+            x.clone().select(0, Tensor::from_data(TensorData::new(rows, [n]), &x.device()))
+        };
+        let t = rows.iter().map(|&row| self.t[row]).collect();
+        Self { x: pick(&self.x), t, z: pick(&self.z), v: self.v.as_ref().map(pick) }
+    }
 }
 
 impl Objective {
-    /// The objective on one batch of images: `[1]`.
+    /// What is random about a batch of images.
     ///
     /// # Shapes
-    /// `x`: `[batch, channels, height, width]`, on `device`.
-    pub fn value(
-        &self,
-        score: &impl Differentiable<4>,
-        process: &dyn Process,
-        x: Tensor<4>,
-        streams: Streams,
-        device: &Device,
-    ) -> Tensor<1> {
-        let drawn = self.draw(process, x.dims(), streams, device);
-        self.mean(score, process, x, drawn)
-    }
-
-    /// The objective on the examples of each level that [`Self::value`] draws for the same batch, `[1]` each, with the level's
-    /// number. Levels that no example has are left out.
-    ///
-    /// # Shapes
-    /// As [`Self::value`].
-    pub fn value_by_level(
-        &self,
-        score: &impl Differentiable<4>,
-        process: &dyn Process,
-        x: Tensor<4>,
-        streams: Streams,
-        device: &Device,
-    ) -> Vec<(usize, Tensor<1>)> {
-        let drawn = self.draw(process, x.dims(), streams, device);
-        let rows_at = |t: f64| -> Vec<usize> { (0..drawn.t.len()).filter(|&row| drawn.t[row] == t).collect() };
-        let levels = (0..process.n_levels()).map(|level| (level, rows_at(process.time(level))));
-        let of_level = |(level, rows): (usize, Vec<usize>)| {
-            let x = select(x.clone(), rows.iter().copied(), device);
-            (level, self.mean(score, process, x, drawn.select(&rows, device)))
-        };
-        levels.filter(|(_, rows)| !rows.is_empty()).map(of_level).collect()
-    }
-
-    fn draw(&self, process: &dyn Process, shape: [usize; 4], mut streams: Streams, device: &Device) -> Drawn {
+    /// `x`: `[batch, channels, height, width]`
+    pub fn draw(&self, process: &dyn Process, x: Tensor<4>, mut streams: Streams) -> Examples {
+        let (shape, device) = (x.dims(), &x.device());
         let [n, channels, height, width] = shape;
         let t = self.times.draw(n, process, &mut streams.times);
         let z = noise::tensor(Distribution::Normal, &mut [streams.z], shape, device);
@@ -174,11 +157,12 @@ impl Objective {
                 Some(v.swap_dims(0, 1).reshape([n_projections * n, channels, height, width]))
             }
         };
-        Drawn { t, z, v }
+        Examples { x, t, z, v }
     }
 
-    fn mean(&self, score: &impl Differentiable<4>, process: &dyn Process, x: Tensor<4>, drawn: Drawn) -> Tensor<1> {
-        let Drawn { t, z, v } = drawn;
+    /// The objective on a batch: `[1]`.
+    pub fn value(&self, score: &impl Differentiable<4>, process: &dyn Process, examples: Examples) -> Tensor<1> {
+        let Examples { x, t, z, v } = examples;
         match (self.loss, v) {
             (Loss::Sliced { slicing, .. }, Some(v)) => {
                 perturbed_ssm_vr(score, process, x, &t, [z, v], self.weight, slicing)

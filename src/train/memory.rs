@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use super::Rule;
+use super::{Rule, TrainingOptions};
 use crate::error::Result;
 use crate::loss::{Loss, Slicing};
 use crate::net::{Architecture, Network, NetworkConfig, params};
@@ -25,22 +25,25 @@ const PROGRAM: f64 = (16 << 20) as f64;
 const BYTES: f64 = size_of::<f32>() as f64;
 
 impl Estimate {
-    /// Of steps of training with images of `size` × `size` pixels: weights, gradients, state of the optimiser, moving average, and the activations that are kept for
-    /// the gradients.
+    /// Of steps of training with images of `size` × `size` pixels: weights, gradients, state of the optimiser, moving average, and the
+    /// activations that are kept for the gradients. With micro-batches there are more gradients at once, see
+    /// [`TrainingOptions::micro_batches`], and fewer activations.
     ///
     /// # Errors
     /// When the configuration is impossible, see [`NetworkConfig::check`].
-    pub fn of_training(net: &NetworkConfig, size: usize, loss: Loss, rule: Rule, has_ema: bool) -> Result<Self> {
-        let per_parameter = 2.0 + rule.state_names().len() as f64 + if has_ema { 1.0 } else { 0.0 };
+    pub fn of_training(net: &NetworkConfig, size: usize, options: &TrainingOptions, rule: Rule) -> Result<Self> {
+        let n_ema = if options.ema_rate.is_some() { 1.0 } else { 0.0 };
+        let n_parts = options.micro_batches as f64;
+        let per_parameter = 2.0 + n_parts.log2() + rule.state_names().len() as f64 + n_ema;
         let memory = net.architecture().memory();
-        let factor = match loss {
+        let factor = match options.objective.loss {
             Loss::Denoising => memory.denoising,
             Loss::Sliced { n_projections, slicing: Slicing::Exact } => memory.sliced * n_projections as f64,
             Loss::Sliced { n_projections, slicing: Slicing::FiniteDifference } => {
                 2.0 * memory.denoising * n_projections as f64
             }
         };
-        Self::new(net, size, per_parameter, factor)
+        Self::new(net, size, per_parameter, factor / n_parts)
     }
 
     /// Of the network's evaluations of `size` × `size` pixels without gradients, as samples are drawn: the weights, as they are read
@@ -123,11 +126,26 @@ fn available_by(proc: &Path, cgroups: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::Objective;
     use crate::net::{Dimensions, MLP_WIDTH};
 
     fn config(architecture: Architecture, width: usize, size: usize, channels: usize) -> NetworkConfig {
         let n_levels = if architecture.is_conditional() { 10 } else { 1 };
         architecture.network(Dimensions { channels, width, size, n_levels })
+    }
+
+    fn options(loss: Loss, micro_batches: usize) -> TrainingOptions {
+        let objective = Objective { loss, ..Objective::default() };
+        TrainingOptions { objective, ema_rate: Some(0.999), micro_batches, ..TrainingOptions::default() }
+    }
+
+    #[test]
+    fn micro_batches_take_fewer_activations_and_more_gradients() {
+        let net = config(Architecture::Ncsn, 64, 28, 1);
+        let of = |n| Estimate::of_training(&net, 28, &options(Loss::Denoising, n), Rule::default()).expect("a network");
+        assert_eq!(of(4).per_image, of(1).per_image / 4.0);
+        let gradients = BYTES * n_parameters(&net).expect("a network");
+        assert!((of(4).fixed - of(1).fixed - 2.0 * gradients).abs() < 1.0);
     }
 
     #[test]
@@ -157,7 +175,8 @@ mod tests {
         let rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
         let net = config(Architecture::Ncsn, 64, 28, 1);
         for loss in [Loss::Denoising, Loss::Sliced { n_projections: usize::MAX, slicing: Slicing::Exact }] {
-            let estimate = Estimate::of_training(&net, 28, loss, rule, true).expect("a network");
+            let options = options(loss, 1);
+            let estimate = Estimate::of_training(&net, 28, &options, rule).expect("a network");
             assert!(estimate.bytes(usize::MAX).is_finite() && estimate.bytes(usize::MAX) > 1e20);
             assert_eq!(estimate.largest_batch(0), 0);
             for available in [8 << 30, u64::MAX] {

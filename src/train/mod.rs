@@ -4,6 +4,7 @@ mod ema;
 pub mod memory;
 mod optimizer;
 mod run;
+mod tree;
 
 pub use ema::Ema;
 pub use optimizer::{Optimizer, Rule};

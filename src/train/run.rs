@@ -6,13 +6,14 @@ use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 use ncsn_kernels::ops::is_cpu;
 use ncsn_kernels::ops::optimizer::{Verdict, sums_of_squares, sums_of_squares_on_gpu};
+use ncsn_kernels::ops::pixels::add;
 
 use super::optimizer::Decision;
-use super::{Ema, Optimizer, Rule};
+use super::{Ema, Optimizer, Rule, tree};
 use crate::data::Batch;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::loss::{self, Objective, Streams};
+use crate::loss::{self, Examples, Objective, Streams};
 use crate::net::{Backbone, InTraining, Record, params, spectral};
 use crate::noise::Noise;
 use crate::score::Model;
@@ -23,7 +24,7 @@ const TRAIN: [&str; 3] = ["train/level", "train/z", "train/v"];
 const TEST: [&str; 3] = ["test/level", "test/z", "test/v"];
 
 /// What a step does.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainingOptions {
     /// What is minimised.
     pub objective: Objective,
@@ -31,6 +32,16 @@ pub struct TrainingOptions {
     pub grad_clip: Option<f64>,
     /// Rate of the moving average of the weights; `None` keeps none.
     pub ema_rate: Option<f64>,
+    /// In how many parts, one after another, the gradient of a batch is computed: a power of two that divides the batch. Batch norms
+    /// take the statistics of each.
+    pub micro_batches: usize,
+}
+
+impl Default for TrainingOptions {
+    /// Denoising score matching, gradients of the whole batch at once, without clipping, without a moving average.
+    fn default() -> Self {
+        Self { objective: Objective::default(), grad_clip: None, ema_rate: None, micro_batches: 1 }
+    }
 }
 
 /// What one step gave.
@@ -191,11 +202,23 @@ impl<N: Module + Backbone<4>> Trainer<N> {
         self.model.net = spectral::iterate(self.model.net.clone());
         let in_training = InTraining { net: self.net(), record: Record::default() };
         let record = in_training.record.clone();
-        let loss = self.on_batch(in_training, batch, TRAIN, step, |model, x, streams, device| {
-            self.options.objective.value(model, &*model.process, x, streams, device)
+        let TrainingOptions { objective, micro_batches, .. } = self.options;
+        let (model, examples) = self.on_batch(in_training, batch, &objective, TRAIN, step);
+        let parts = examples.split(micro_batches).map(|part| {
+            let loss = objective.value(&model, &*model.process, part);
+            // Of a power of two, which rounds nothing.
+            let loss = if micro_batches == 1 { loss } else { loss / micro_batches as f64 };
+            let gradients = params::gradients(self.net(), &loss.backward());
+            Ok::<_, Error>((loss.inner(), gradients))
         });
-        let gradients = params::gradients(self.net(), &loss.backward());
-        let loss = loss.inner();
+        let sum = tree::sum(parts, |(loss, gradients), (other_loss, others)| {
+            let sums = gradients.into_iter().zip(others).map(|(a, b)| match (a, b) {
+                (Some(a), Some(b)) => Some(add(a, b)),
+                (a, b) => a.or(b),
+            });
+            (loss + other_loss, sums.collect())
+        });
+        let (loss, gradients): (_, Vec<_>) = sum?.expect("a batch has a part");
         let outcome = if is_cpu(&device) {
             let squares = sums_of_squares(&gradients);
             let name = |index| params::names(self.net()).swap_remove(index);
@@ -253,9 +276,8 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// # Errors
     /// [`Error::Device`] if it could not be computed.
     pub fn test_loss(&self, batch: Batch, objective: &Objective) -> Result<f64> {
-        device::scalar(self.on_batch(&self.net().valid(), batch, TEST, self.step, |model, x, streams, device| {
-            objective.value(model, &*model.process, x, streams, device)
-        }))
+        let (model, examples) = self.on_batch(self.net().valid(), batch, objective, TEST, self.step);
+        device::scalar(objective.value(&model, &*model.process, examples))
     }
 
     /// The same for the images of each noise level that [`Self::test_loss`] draws, with the level's number; of levels that are drawn.
@@ -263,25 +285,25 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// # Errors
     /// As [`Self::test_loss`].
     pub fn test_loss_by_level(&self, batch: Batch, objective: &Objective) -> Result<Vec<(usize, f64)>> {
-        let losses = self.on_batch(&self.net().valid(), batch, TEST, self.step, |model, x, streams, device| {
-            objective.value_by_level(model, &*model.process, x, streams, device)
-        });
-        losses.into_iter().map(|(level, loss)| Ok((level, device::scalar(loss)?))).collect()
+        let (model, examples) = self.on_batch(self.net().valid(), batch, objective, TEST, self.step);
+        let of_level =
+            |(level, examples)| Ok((level, device::scalar(objective.value(&model, &*model.process, examples))?));
+        examples.by_level(&*model.process).into_iter().map(of_level).collect()
     }
 
-    /// What `f` makes of the model, a batch, and its randomness from `streams` (of times, noise and projections) at `index`.
-    fn on_batch<M, T>(
+    /// The model with `net`, and a batch with its randomness from `streams` (of times, noise and projections) at `index`.
+    fn on_batch<M>(
         &self,
         net: M,
         batch: Batch,
+        objective: &Objective,
         streams: [&str; 3],
         index: u64,
-        f: impl FnOnce(&Model<M>, Tensor<4>, Streams, &Device) -> T,
-    ) -> T {
-        let device = self.device();
+    ) -> (Model<M>, Examples) {
         let [times, z, v] = streams.map(|name| self.noise.stream(name, index));
-        let x = device::upload(batch.x, batch.shape, &device);
-        f(&self.model.with_net(net), x, Streams { times, z, v }, &device)
+        let x = device::upload(batch.x, batch.shape, &self.device());
+        let examples = objective.draw(&*self.model.process, x, Streams { times, z, v });
+        (self.model.with_net(net), examples)
     }
 
     fn device(&self) -> Device {

@@ -1,10 +1,10 @@
 //! Memory is foreseen: estimates beside what a process really took, and refusals before anything changes.
 #![cfg(target_os = "linux")]
 
-use ncsn::loss::{Loss, Slicing};
+use ncsn::loss::{Loss, Objective, Slicing};
 use ncsn::net::{Architecture, Dimensions, NetworkConfig};
-use ncsn::train::Rule;
 use ncsn::train::memory::Estimate;
+use ncsn::train::{Rule, TrainingOptions};
 
 use super::{fails, scratch, succeeds};
 
@@ -13,12 +13,19 @@ const SGD: Rule = Rule::Sgd { lr: 1e-3, momentum: 0.9, weight_decay: 0.0 };
 const SLICED: Loss = Loss::Sliced { n_projections: 1, slicing: Slicing::Exact };
 
 /// MiB that two steps of training took at the most.
-fn measured(runner: &str, net: &NetworkConfig, size: usize, batch: usize, sliced: bool, optimizer: &str) -> f64 {
+fn measured(
+    runner: &str,
+    net: &NetworkConfig,
+    size: usize,
+    [batch, parts]: [usize; 2],
+    sliced: bool,
+    optimizer: &str,
+) -> f64 {
     let folder = scratch();
     let (width, channels) = (net.width(), net.channels());
     let algo = if sliced { "ssm" } else { "dsm" };
     let config = format!(
-        "training: {{batch_size: {batch}, n_iters: 2, snapshot_freq: 100, ema_rate: 0.9, log_freq: 1, algo: {algo}}}\n\
+        "training: {{batch_size: {batch}, micro_batches: {parts}, n_iters: 2, snapshot_freq: 100, ema_rate: 0.9, log_freq: 1, algo: {algo}}}\n\
          data: {{dataset: DIGITS, image_size: {size}, channels: {channels}}}\n\
          model: {{ngf: {width}, nef: {width}, ndf: {width}}}\n\
          optim: {{optimizer: {optimizer}, lr: 0.000001}}\n"
@@ -47,10 +54,16 @@ fn what_training_takes_is_foreseen_to_30_percent() {
         ("scorenet", net(Architecture::ResScore, 16, 16, 3), 64, SLICED, ADAM),
     ] {
         let optimizer = if rule == SGD { "SGD" } else { "Adam" };
-        let found = measured(runner, &net, size, batch, objective == SLICED, optimizer);
-        let estimate = Estimate::of_training(&net, size, objective, rule, true).unwrap().bytes(batch) / 1_048_576.0;
-        println!("{net:?}, {batch} images, {objective:?}, {optimizer}: {found:.0} MiB, foreseen {estimate:.0}");
-        assert!((estimate / found - 1.0).abs() <= 0.3, "{net:?}, {batch}: {found} MiB, foreseen {estimate}");
+        for micro_batches in [1, 8] {
+            let found = measured(runner, &net, size, [batch, micro_batches], objective == SLICED, optimizer);
+            let objective = Objective { loss: objective, ..Objective::default() };
+            let options =
+                TrainingOptions { objective, ema_rate: Some(0.9), micro_batches, ..TrainingOptions::default() };
+            let estimate = Estimate::of_training(&net, size, &options, rule).unwrap().bytes(batch) / 1_048_576.0;
+            let what = format!("{net:?}, {batch} images in {micro_batches} parts, {objective:?}, {optimizer}");
+            println!("{what}: {found:.0} MiB, foreseen {estimate:.0}");
+            assert!((estimate / found - 1.0).abs() <= 0.3, "{what}: {found} MiB, foreseen {estimate}");
+        }
     }
 }
 

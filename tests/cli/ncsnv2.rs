@@ -225,7 +225,8 @@ fn networks_with_batch_norms_or_spectral_norms_are_trained_resumed_and_sampled()
         // It has nothing to divide.
         ("ignored", "name: ncsnv2, spec_norm: true", &[]),
     ] {
-        fs::write(at.join("net.yml"), TINY.replace("model: {", &format!("model: {{{options}, "))).unwrap();
+        let text = TINY.replace("model: {", &format!("model: {{{options}, "));
+        fs::write(at.join("net.yml"), text.replace("batch_size: 3", "batch_size: 4, micro_batches: 2")).unwrap();
         let train = |doc: &str, more: &[&str]| {
             succeeds(at, &[&["train", "--config", "net.yml", "--doc", doc, "--no-sample"], more].concat());
         };
@@ -247,6 +248,21 @@ fn networks_with_batch_norms_or_spectral_norms_are_trained_resumed_and_sampled()
         assert_eq!(names.contains(&"res1.0.conv1.weight_orig"), doc == "spectral");
         succeeds(at, &["sample", "--doc", doc, "-o", doc, "--n", "2"]);
     }
+}
+
+#[test]
+fn parts_of_a_batch_must_be_equal_and_as_many_as_a_power_of_two() {
+    let folder = scratch();
+    fs::write(folder.path().join("v2.yml"), TINY).unwrap();
+    let refused = |parts: &str| {
+        let set = format!("training.micro_batches={parts}");
+        fails(folder.path(), &["train", "--config", "v2.yml", "--doc", "v2", "--set", &set])
+    };
+    let message = refused("2");
+    assert!(message.contains("expected a number that divides training.batch_size, which is 3"), "{message}");
+    let message = refused("3");
+    assert!(message.contains("training.micro_batches") && message.contains("expected 1, 2, 4, 8"), "{message}");
+    assert!(!folder.path().join("run").exists());
 }
 
 #[test]
