@@ -13,9 +13,9 @@ use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_gr
 
 use ncsn_kernels::conv::{self, ConvShape};
 use ncsn_kernels::cpu::{Isa, Precision};
-use ncsn_kernels::elu;
+use ncsn_kernels::elementwise::{activate, activate_backward};
 use ncsn_kernels::filter::{self, Filter};
-use ncsn_kernels::norm::{Activation, Norm, NormShape};
+use ncsn_kernels::norm::{Activation, Kind, Norm, NormShape};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
 use ncsn_kernels::random::{self, Position};
 
@@ -90,7 +90,7 @@ fn norms(criterion: &mut Criterion) {
         let shape = NormShape { n: N, c, pixels: side * side };
         let [x, grad] = [(); 2].map(|()| values(N * c * side * side));
         let (table, rows): (_, Vec<usize>) = (values(N * 3 * c), (0..N).collect());
-        let norm = Norm { shape, plus: true, table: &table, rows: &rows, activation: Activation::Elu };
+        let norm = Norm { shape, kind: Kind::InstancePlus, table: &table, rows: &rows, activation: Activation::Elu };
         let [mut out, mut statistics, mut grad_table] = [x.len(), N * 2 * c, table.len()].map(|len| vec![0.0; len]);
         norm.forward(isa, &x, &mut statistics, &mut out);
         group.throughput(Throughput::Elements(x.len() as u64));
@@ -111,13 +111,13 @@ fn elus(criterion: &mut Criterion) {
         let [x, grad] = [(); 2].map(|()| values(N * c * side * side));
         let mut out = vec![0.0; x.len()];
         let mut y = vec![0.0; x.len()];
-        elu::forward(isa, &x, &mut y);
+        activate(isa, Activation::Elu, &x, &mut y);
         group.throughput(Throughput::Elements(x.len() as u64));
         group.bench_function(format!("forward/{c}x{side}x{side}"), |bencher| {
-            bencher.iter(|| elu::forward(isa, &x, &mut out));
+            bencher.iter(|| activate(isa, Activation::Elu, &x, &mut out));
         });
         group.bench_function(format!("backward/{c}x{side}x{side}"), |bencher| {
-            bencher.iter(|| elu::backward(isa, &y, &grad, &mut out));
+            bencher.iter(|| activate_backward(isa, Activation::Elu, &y, &grad, &mut out));
         });
     }
     group.finish();

@@ -5,12 +5,13 @@
 //!
 //! Sizes may be any: those that do not fit into memory, or not to the slices, are a panic that names them.
 
+pub mod activation;
 pub mod amx;
 pub mod buffer;
 mod channels;
 pub mod conv;
 pub mod cpu;
-pub mod elu;
+pub mod elementwise;
 pub mod filter;
 pub mod max_pool;
 pub mod norm;

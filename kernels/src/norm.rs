@@ -1,9 +1,12 @@
-//! Instance normalisation, plain or ++, with the activation behind it.
+//! Instance normalisation, plain or ++, and variance normalisation, with the activation behind it.
 
+use std::marker::PhantomData;
+
+pub use crate::activation::Activation;
+use crate::activation::{Slope, with_slope};
 use crate::buffer::Scratch;
 use crate::channels::{Terms, Values, load, store, sum_terms};
 use crate::cpu::{Isa, kernel};
-use crate::elu;
 use crate::parallel::for_each_pair_of_parts;
 use crate::simd::Simd;
 use crate::size;
@@ -22,23 +25,36 @@ pub struct NormShape {
     pub pixels: usize,
 }
 
-/// What follows the norm.
+/// What is done to each channel of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// Nothing.
-    None,
-    /// ELU with α = 1.
-    Elu,
+pub enum Kind {
+    /// γ·(x − μ)·r + β, instance norm, r = 1/√(σ² + ε) with the biased variance σ².
+    Instance,
+    /// γ·((x − μ)·r + α·μ̂) + β, instance norm++ (Song & Ermon 2019, appendix A, with γ before α as in the published program).
+    InstancePlus,
+    /// γ·x·r, variance norm, with the unbiased variance.
+    Variance,
 }
 
-/// An instance norm of some images.
+impl Kind {
+    /// The columns of its table, in units of the channels: (γ, β), (γ, α, β) or γ.
+    pub const fn n_columns(self) -> usize {
+        match self {
+            Self::Instance => 2,
+            Self::InstancePlus => 3,
+            Self::Variance => 1,
+        }
+    }
+}
+
+/// A norm of some images.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
     /// Their sizes.
     pub shape: NormShape,
-    /// Whether it is instance norm++.
-    pub plus: bool,
-    /// Its parameters: rows (γ, α, β), of `c` numbers each, or (γ, β) for plain instance norm.
+    /// Which one it is.
+    pub kind: Kind,
+    /// Its parameters, a row for each level: [columns](Kind::n_columns) of `c` numbers each.
     pub table: &'a [f32],
     /// The row of each image, `[n]`.
     pub rows: &'a [usize],
@@ -47,17 +63,15 @@ pub struct Norm<'a> {
 }
 
 impl Norm<'_> {
-    /// act(γ·(x̂ + α·μ̂) + β), instance norm++ (Song & Ermon 2019, appendix A, with γ before α as in the published program).
-    ///
-    /// x̂ = (x − μ)·r is each channel with mean 0 and variance 1, r = 1/√(σ² + ε) with its biased variance σ²;
-    /// μ̂ = (μ − m)/√(v + ε) are an image's means, standardised with their own mean m and unbiased variance v. Each image is
-    /// computed by itself.
+    /// The activation of what [`Kind`] says. μ̂ = (μ − m)/√(v + ε) are an image's means, standardised with their own mean m and
+    /// unbiased variance v. Each image is computed by itself.
     ///
     /// # Shapes
     /// `x`, `out`: `[n, pixels, c]`; `statistics`: `[n, 2, c]`, μ and r, which [`Self::backward`] needs.
     ///
     /// # Panics
-    /// If a length is another, the table has no such row, there is no channel or pixel, or one channel for instance norm++.
+    /// If a length is another, the table has no such row, there is no channel or pixel, one channel for instance norm++, or one pixel
+    /// for variance norm.
     pub fn forward(&self, isa: Isa, x: &[f32], statistics: &mut [f32], out: &mut [f32]) {
         self.check([x.len(), out.len()], statistics.len());
         let (NormShape { c, .. }, image) = (self.shape, self.shape.image());
@@ -69,10 +83,11 @@ impl Norm<'_> {
     /// The gradients of [`Self::forward`]: that for x is written to `grad_x`, and `more`, what comes from elsewhere, added to it;
     /// that for the table to `grad_table`, a row's images added up in their order.
     ///
-    /// With g = grad_out·act′(u), u the activation's input, and the sums S₁ = Σ g and S₂ = Σ g·x̂ over a channel's pixels:
+    /// With g = grad_out·act′(u), u the activation's input, x̂ = (x − μ)·r, and the sums S₁ = Σ g and S₂ = Σ g·x̂ over a channel's pixels:
     /// ∂β = S₁, ∂γ = S₂ + α·μ̂·S₁, ∂α = γ·μ̂·S₁, ∂μ̂ = γ·α·S₁,
     /// ∂x = γ·r·(g − S₁/pixels − x̂·S₂/pixels) + ∂μ/pixels, where
-    /// ∂μ = (∂μ̂ − mean ∂μ̂ − μ̂·Σ ∂μ̂·μ̂/(c − 1))/√(v + ε), mean and sum over the channels.
+    /// ∂μ = (∂μ̂ − mean ∂μ̂ − μ̂·Σ ∂μ̂·μ̂/(c − 1))/√(v + ε), mean and sum over the channels. Of variance norm, with S = Σ g·x:
+    /// ∂γ = r·S, ∂x = γ·r·g − γ·r³·S·(x − μ)/(pixels − 1).
     ///
     /// # Shapes
     /// `x`, `grad_out`, `more`, `grad_x`: `[n, pixels, c]`; `statistics`: `[n, 2, c]`; `grad_table` as the table.
@@ -114,16 +129,17 @@ impl Norm<'_> {
 
     /// Numbers of a row of the table.
     fn columns(&self) -> usize {
-        if self.plus { 3 * self.shape.c } else { 2 * self.shape.c }
+        self.kind.n_columns() * self.shape.c
     }
 
     /// Those of image `i`.
     fn scales(&self, i: usize) -> Scales<'_> {
         let NormShape { c, .. } = self.shape;
         let (gamma, rest) = self.table[self.rows[i] * self.columns()..][..self.columns()].split_at(c);
-        match self.plus {
-            true => Scales { gamma, alpha: Some(&rest[..c]), beta: &rest[c..] },
-            false => Scales { gamma, alpha: None, beta: rest },
+        match self.kind {
+            Kind::Instance => Scales { gamma, alpha: None, beta: Some(rest) },
+            Kind::InstancePlus => Scales { gamma, alpha: Some(&rest[..c]), beta: Some(&rest[c..]) },
+            Kind::Variance => Scales { gamma, alpha: None, beta: None },
         }
     }
 
@@ -135,7 +151,9 @@ impl Norm<'_> {
             [[n, c, pixels], [n, 2, c], [n, 3, c]].map(|sizes| size::numbers(self.shape, sizes));
         assert_eq!(images, [len; 2], "found images of other lengths than {:?}", self.shape);
         assert_eq!([self.rows.len(), statistics], [n, n_statistics], "found rows or statistics of other images");
-        assert!(!self.plus || c > 1, "found one channel, expected several for instance norm++");
+        assert!(self.kind != Kind::InstancePlus || c > 1, "found one channel, expected several for instance norm++");
+        let has_variance = self.kind != Kind::Variance || pixels > 1;
+        assert!(has_variance, "found one pixel, expected several for an unbiased variance");
         let n_rows = self.table.len() / self.columns();
         assert!(self.table.len().is_multiple_of(self.columns()), "found a table of other rows than {c} channels need");
         assert!(self.rows.iter().all(|&row| row < n_rows), "found rows {:?} of a table of {n_rows}", self.rows);
@@ -156,8 +174,8 @@ struct Scales<'a> {
     gamma: &'a [f32],
     /// α, the weight of μ̂; `None` for plain instance norm.
     alpha: Option<&'a [f32]>,
-    /// β, the summand.
-    beta: &'a [f32],
+    /// β, the summand; `None` for variance norm, from which the mean is not taken.
+    beta: Option<&'a [f32]>,
 }
 
 /// One image of the forward pass.
@@ -183,7 +201,11 @@ impl Image<'_> {
         let Scales { gamma, alpha, beta } = self.scales;
         for (channel, (a, b)) in a.iter_mut().zip(b).enumerate() {
             let shift = alpha.map_or(0.0, |alpha| alpha[channel] * mu_hat[channel] as f32);
-            (*a, *b) = (gamma[channel] * self.r[channel], gamma[channel] * shift + beta[channel]);
+            *a = gamma[channel] * self.r[channel];
+            *b = match beta {
+                Some(beta) => gamma[channel] * shift + beta[channel],
+                None => *a * self.mu[channel],
+            };
         }
     }
 
@@ -215,17 +237,16 @@ kernel! {
         mu.iter_mut().for_each(|mu| *mu /= pixels as f32);
         // SAFETY: as above, and μ has so many channels.
         unsafe { sum_terms(s, [pixels, c], &mut Squares { x, mu }, r) };
-        r.iter_mut().for_each(|r| *r = 1.0 / (*r / pixels as f32 + EPSILON).sqrt());
+        // The variance is unbiased where the mean stays.
+        let n = if scales.beta.is_some() { pixels } else { pixels - 1 };
+        r.iter_mut().for_each(|r| *r = 1.0 / (*r / n as f32 + EPSILON).sqrt());
         let image = Image { x, scales, mu, r };
         let (mu_hat, _) = image.standardised_means();
         let mut scratch = Scratch::take([c, c]);
         let [a, b] = scratch.pieces([c, c]);
         image.set_lines(&mu_hat, a, b);
         let lines = Lines { mu, a, b };
-        match act {
-            Activation::None => normalise_pixels::<S, false>(s, x, lines, out),
-            Activation::Elu => normalise_pixels::<S, true>(s, x, lines, out),
-        }
+        with_slope!(act, |A| normalise_pixels::<S, A>(s, x, lines, out));
     }
 }
 
@@ -267,14 +288,14 @@ macro_rules! for_each_vector {
 
 /// act(a·(x − μ) + b)
 #[inline(always)]
-fn normalise_pixels<S: Simd, const ELU: bool>(s: S, x: &[f32], lines: Lines<'_>, out: &mut [f32]) {
+fn normalise_pixels<S: Simd, A: Slope>(s: S, x: &[f32], lines: Lines<'_>, out: &mut [f32]) {
     let c = lines.check();
     assert!(x.len() == out.len() && x.len().is_multiple_of(c));
     for_each_vector!(S, [x.len() / c, c], |at, channel, n, WHOLE| {
         // SAFETY: all have so many pixels and channels, as asserted.
         unsafe {
             let u = lines.at::<S, WHOLE>(s, load::<S, WHOLE>(s, x, at, n), channel, n);
-            store::<S, WHOLE>(s, out, at, n, if ELU { elu::activate(s, u) } else { u });
+            store::<S, WHOLE>(s, out, at, n, A::value(s, u));
         }
     });
 }
@@ -306,11 +327,10 @@ kernel! {
         s; image: Image<'a>, grad_out: &'a [f32], act: Activation, more: Option<&'a [f32]>, grad_x: &'a mut [f32],
         grad_scales: &'a mut [f32]
     ) {
-        let Image { x, scales: Scales { gamma, alpha, .. }, mu, r } = image;
+        let Image { x, scales: Scales { gamma, alpha, beta }, mu, r } = image;
         let (c, pixels) = (mu.len(), x.len() / mu.len());
         let (mu_hat, mu_scale) = image.standardised_means();
         let (grad_gamma, rest) = grad_scales.split_at_mut(c);
-        let (grad_alpha, grad_beta) = rest.split_at_mut(rest.len() - c);
         let lens = [c, c, 2 * c, c];
         let mut scratch = Scratch::take(lens);
         let [a, b, sums, scale] = scratch.pieces(lens);
@@ -321,16 +341,24 @@ kernel! {
         assert_eq!([grad_out.len(), grad_x.len()], [x.len(); 2]);
         // SAFETY: all have so many pixels and channels, as asserted.
         unsafe {
-            match act {
-                Activation::None => {
-                    sum_terms(s, [pixels, c], &mut Gradients::<false> { x, grad_out, lines, g: grad_x }, sums);
-                }
-                Activation::Elu => {
-                    sum_terms(s, [pixels, c], &mut Gradients::<true> { x, grad_out, lines, g: grad_x }, sums);
-                }
-            }
+            with_slope!(act, |A| {
+                let slope = PhantomData::<A>;
+                sum_terms(s, [pixels, c], &mut Gradients { x, grad_out, lines, g: grad_x, slope }, sums);
+            });
         }
         let (s_1, s_2) = sums.split_at_mut(c);
+        if beta.is_none() {
+            for i in 0..c {
+                let s_x = s_2[i] + mu[i] * s_1[i];
+                grad_gamma[i] = r[i] * s_x;
+                scale[i] = gamma[i] * r[i];
+                (a[i], b[i]) = (-scale[i] * r[i] * r[i] * s_x / (pixels as f32 - 1.0), 0.0);
+            }
+            s_1.fill(0.0);
+            gradient_of_pixels(s, x, Lines { mu, a, b }, [scale, s_1], more, grad_x);
+            return;
+        }
+        let (grad_alpha, grad_beta) = rest.split_at_mut(rest.len() - c);
         s_2.iter_mut().zip(r).for_each(|(sum, r)| *sum *= r);
         let mut grad_mu_hat = vec![0.0; c];
         for i in 0..c {
@@ -358,20 +386,25 @@ kernel! {
 }
 
 /// g = grad_out·act′(u), which is written, and g·(x − μ).
-struct Gradients<'a, const ELU: bool> {
+struct Gradients<'a, A> {
     x: &'a [f32],
     grad_out: &'a [f32],
     lines: Lines<'a>,
     g: &'a mut [f32],
+    slope: PhantomData<A>,
 }
 
-impl<S: Simd, const ELU: bool> Terms<S, 2> for Gradients<'_, ELU> {
+impl<S: Simd, A: Slope> Terms<S, 2> for Gradients<'_, A> {
     #[inline(always)]
     unsafe fn terms<const WHOLE: bool>(&mut self, s: S, at: usize, channel: usize, n: usize) -> [S::V; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let (x, grad) = (load::<S, WHOLE>(s, self.x, at, n), load::<S, WHOLE>(s, self.grad_out, at, n));
-            let g = if ELU { s.mul(grad, elu::slope(s, self.lines.at::<S, WHOLE>(s, x, channel, n))) } else { grad };
+            let g = if A::IS_IDENTITY {
+                grad
+            } else {
+                s.mul(grad, A::slope(s, self.lines.at::<S, WHOLE>(s, x, channel, n)))
+            };
             store::<S, WHOLE>(s, self.g, at, n, g);
             [g, s.mul(g, s.sub(x, load::<S, WHOLE>(s, self.lines.mu, channel, n)))]
         }
@@ -422,7 +455,7 @@ mod tests {
     #[derive(Clone)]
     struct Case {
         shape: NormShape,
-        plus: bool,
+        kind: Kind,
         act: Activation,
         x: Vec<f32>,
         /// A row more than there are images. Of three images two have the same.
@@ -432,14 +465,14 @@ mod tests {
     }
 
     impl Case {
-        fn new([n, c, pixels]: [usize; 3], act: Activation, plus: bool, seed: u64) -> Self {
+        fn new([n, c, pixels]: [usize; 3], act: Activation, kind: Kind, seed: u64) -> Self {
             let len = n * c * pixels;
-            let columns = if plus { 3 * c } else { 2 * c };
+            let columns = kind.n_columns() * c;
             let mut table = numbers((n + 1) * columns, seed + 1);
             table.chunks_mut(columns).for_each(|row| row[..c].iter_mut().for_each(|gamma| *gamma += 1.0));
             Self {
                 shape: NormShape { n, c, pixels },
-                plus,
+                kind,
                 act,
                 // Channels with different means.
                 x: numbers(len, seed).iter().enumerate().map(|(i, x)| x + (i % c % 5) as f32 * 0.3).collect(),
@@ -462,15 +495,23 @@ mod tests {
                 [1, 2, 196],
                 [1, 64, 2],
             ];
-            let shapes = shapes.into_iter().flat_map(|shape| [(shape, true), (shape, false)]);
-            let cases = shapes.chain([([2, 1, 9], false)]);
-            let both = |(shape, plus)| [(shape, plus, Activation::None), (shape, plus, Activation::Elu)];
-            cases.flat_map(both).zip(1..).map(|((shape, plus, act), seed)| Self::new(shape, act, plus, seed)).collect()
+            let kinds = [Kind::Instance, Kind::InstancePlus, Kind::Variance];
+            let mut cases = vec![([2, 1, 9], Kind::Instance), ([2, 1, 9], Kind::Variance)];
+            cases.extend(shapes.into_iter().flat_map(|shape| kinds.map(|kind| (shape, kind))));
+            // The variance of one pixel is none.
+            cases.retain(|&([.., pixels], kind)| kind != Kind::Variance || pixels > 1);
+            let each = |(shape, kind)| Activation::ALL.map(|act| (shape, kind, act));
+            cases
+                .into_iter()
+                .flat_map(each)
+                .zip(1..)
+                .map(|((shape, kind, act), seed)| Self::new(shape, act, kind, seed))
+                .collect()
         }
 
         fn norm(&self) -> Norm<'_> {
-            let Self { shape, plus, ref table, ref rows, act: activation, .. } = *self;
-            Norm { shape, plus, table, rows, activation }
+            let Self { shape, kind, ref table, ref rows, act: activation, .. } = *self;
+            Norm { shape, kind, table, rows, activation }
         }
 
         /// The output and the statistics.
@@ -514,11 +555,35 @@ mod tests {
         let spread = (squares(&mu) / (c as f64 - 1.0) + 1e-5).sqrt();
         let mut out = vec![0.0; x.len()];
         for i in 0..c {
-            let r = 1.0 / (squares(&channel(i)) / pixels as f64 + 1e-5).sqrt();
-            let shift = if case.plus { alpha[i] * (mu[i] - mean(&mu)) / spread } else { 0.0 };
+            let n = if case.kind == Kind::Variance { pixels - 1 } else { pixels };
+            let r = 1.0 / (squares(&channel(i)) / n as f64 + 1e-5).sqrt();
             for (out, x) in out.iter_mut().zip(x).skip(i).step_by(c) {
-                let u = gamma[i] * ((x - mu[i]) * r + shift) + beta[i];
-                *out = if case.act == Activation::Elu && u <= 0.0 { u.exp_m1() } else { u };
+                let u = match case.kind {
+                    Kind::Instance => gamma[i] * (x - mu[i]) * r + beta[i],
+                    Kind::InstancePlus => {
+                        gamma[i] * ((x - mu[i]) * r + alpha[i] * (mu[i] - mean(&mu)) / spread) + beta[i]
+                    }
+                    Kind::Variance => gamma[i] * x * r,
+                };
+                *out = match case.act {
+                    Activation::None => u,
+                    Activation::Elu => {
+                        if u > 0.0 {
+                            u
+                        } else {
+                            u.exp_m1()
+                        }
+                    }
+                    Activation::Relu => u.max(0.0),
+                    Activation::LeakyRelu => {
+                        if u > 0.0 {
+                            u
+                        } else {
+                            f64::from(0.2f32) * u
+                        }
+                    }
+                    Activation::Swish => u / (1.0 + (-u).exp()),
+                };
             }
         }
         out
@@ -534,7 +599,7 @@ mod tests {
     fn tolerance(case: &Case, statistics: &[f32]) -> f64 {
         let r = statistics.chunks(case.shape.c).skip(1).step_by(2).flatten();
         let largest_r = r.copied().fold(1.0, f32::max);
-        let spread = if case.plus { 4.0 } else { 1.0 };
+        let spread = if case.kind == Kind::InstancePlus { 4.0 } else { 1.0 };
         1e-6 * f64::from(largest_r) * spread
     }
 
@@ -548,7 +613,7 @@ mod tests {
 
     #[test]
     fn what_comes_from_elsewhere_is_added_to_the_gradient() {
-        let case = Case::new([2, 3, 7], Activation::Elu, true, 3);
+        let case = Case::new([2, 3, 7], Activation::Elu, Kind::InstancePlus, 3);
         let more = numbers(case.x.len(), 9);
         for isa in Isa::available() {
             let (grad_x, grad_table) = case.backward(isa, None);
@@ -563,7 +628,7 @@ mod tests {
     fn the_norm_is_its_formula_on_every_instruction_set() {
         for (isa, case) in Isa::available().into_iter().flat_map(|isa| Case::all().into_iter().map(move |c| (isa, c))) {
             let (out, statistics) = case.forward(isa);
-            let what = format!("{isa}, {:?}, {:?}", case.shape, case.act);
+            let what = format!("{isa}, {:?}, {:?}, {:?}", case.shape, case.kind, case.act);
             for (i, out) in out.chunks(case.shape.image()).enumerate() {
                 let image = case.image(i);
                 assert_near(out, &reference(&image, &inputs(&image)), tolerance(&case, &statistics), &what);
@@ -586,7 +651,7 @@ mod tests {
                 // Sums over the pixels of products of such numbers as in `tolerance`; differences are exact to 1e-8.
                 let largest = differences.iter().flatten().fold(1.0f64, |largest, d| largest.max(d.abs()));
                 let tolerance = 2.0 * tolerance(&case, &case.forward(isa).1) * largest.sqrt() + 1e-8;
-                let what = format!("{isa}, {:?}, {:?}", case.shape, case.act);
+                let what = format!("{isa}, {:?}, {:?}, {:?}", case.shape, case.kind, case.act);
                 for (differences, grad_x) in differences.iter().zip(grad_x.chunks(case.shape.image())) {
                     assert_near(grad_x, &differences[..grad_x.len()], tolerance, &format!("x, {what}"));
                 }
@@ -617,7 +682,7 @@ mod tests {
     #[test]
     fn an_image_does_not_depend_on_its_batch() {
         for isa in Isa::available() {
-            let case = Case::new([5, 6, 53], Activation::Elu, true, 7);
+            let case = Case::new([5, 6, 53], Activation::Elu, Kind::InstancePlus, 7);
             let (all, (grad_all, grad_table)) = (case.forward(isa).0, case.backward(isa, None));
             let mut sums = vec![0.0; case.table.len()];
             for i in 0..case.shape.n {
@@ -635,7 +700,7 @@ mod tests {
     fn threads_do_not_change_a_bit() {
         let with = |threads: usize, isa: Isa| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-            let case = Case::new([7, 4, 77], Activation::Elu, true, 8);
+            let case = Case::new([7, 4, 77], Activation::Elu, Kind::InstancePlus, 8);
             pool.install(|| (case.forward(isa), case.backward(isa, None)))
         };
         for isa in Isa::available() {

@@ -8,10 +8,10 @@ use ncsn_kernels::amx::{COLUMNS, Config, Emulated, ROWS, TILE, TileUnit};
 use ncsn_kernels::conv::half::{self, Method, Unit};
 use ncsn_kernels::conv::{self, ConvShape};
 use ncsn_kernels::cpu::{Isa, Kernel, Precision};
-use ncsn_kernels::elu;
+use ncsn_kernels::elementwise;
 use ncsn_kernels::filter::{self, Filter};
 use ncsn_kernels::max_pool::{self, Windows};
-use ncsn_kernels::norm::{Activation, Norm, NormShape};
+use ncsn_kernels::norm::{Activation, Kind, Norm, NormShape};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
 use ncsn_kernels::order;
 use ncsn_kernels::random::{self, Position};
@@ -257,15 +257,18 @@ fn norms_stay_inside_their_slices() {
     let shapes = [[1, 2, 1], [1, 1, 1], [2, 7, 3], [1, 17, 5], [1, 49, 2], [3, 64, 2], [1, 131, 3], [1, 3, 131]];
     for ([n, c, pixels], isa) in shapes.into_iter().flat_map(|s| Isa::available().into_iter().map(move |i| (s, i))) {
         let shape = NormShape { n, c, pixels };
-        for activation in [Activation::None, Activation::Elu] {
+        for activation in Activation::ALL {
             at_every_edge(&format!("{shape:?}, {activation:?} on {isa}"), |edge, random| {
                 let [x, grad, more] = [(); 3].map(|()| edge.input(random, n * c * pixels));
                 let rows: Vec<usize> = (0..n).rev().collect();
                 let mut results = Vec::new();
-                for plus in [false, true].into_iter().filter(|plus| !plus || c > 1) {
-                    let columns = if plus { 3 * c } else { 2 * c };
+                for kind in [Kind::Instance, Kind::InstancePlus, Kind::Variance] {
+                    if kind == Kind::InstancePlus && c == 1 || kind == Kind::Variance && pixels == 1 {
+                        continue;
+                    }
+                    let columns = kind.n_columns() * c;
                     let table = edge.input(random, n * columns);
-                    let norm = Norm { shape, plus, table: &table, rows: &rows, activation };
+                    let norm = Norm { shape, kind, table: &table, rows: &rows, activation };
                     let [mut out, mut grad_x] = [(); 2].map(|()| edge.output(n * c * pixels));
                     let [mut statistics, mut grad_table] = [2 * c, columns].map(|len| edge.output(n * len));
                     norm.forward(isa, &x, &mut statistics, &mut out);
@@ -289,16 +292,16 @@ fn lengths() -> impl Iterator<Item = (Isa, usize)> {
 }
 
 #[test]
-fn elu_and_sums_stay_inside_their_slices() {
-    for (isa, n) in lengths() {
-        at_every_edge(&format!("ELU of {n} on {isa}"), |edge, random| {
+fn activations_and_sums_stay_inside_their_slices() {
+    for ((isa, n), activation) in lengths().flat_map(|at| Activation::ALL.map(|activation| (at, activation))) {
+        at_every_edge(&format!("{activation:?} of {n} on {isa}"), |edge, random| {
             let [x, grad] = [(); 2].map(|()| edge.input(random, n));
             let [mut y, mut grad_x, mut sum] = [(); 3].map(|()| edge.output(n));
             let mut state = edge.state(random, n);
-            elu::forward(isa, &x, &mut y);
-            elu::backward(isa, &x, &grad, &mut grad_x);
-            elu::add(isa, &x, &grad, &mut sum);
-            elu::add_to(isa, &mut state, &x);
+            elementwise::activate(isa, activation, &x, &mut y);
+            elementwise::activate_backward(isa, activation, &x, &grad, &mut grad_x);
+            elementwise::add(isa, &x, &grad, &mut sum);
+            elementwise::add_to(isa, &mut state, &x);
             [y, grad_x, sum, state].iter().map(|out| out.to_vec()).collect()
         });
     }

@@ -11,9 +11,9 @@ use ncsn_kernels::conv::{self, ConvShape, reference};
 use ncsn_kernels::cpu::{Isa, Precision};
 use ncsn_kernels::filter::{self, Filter};
 use ncsn_kernels::max_pool::{self, Windows};
-use ncsn_kernels::norm::{Activation, Norm, NormShape};
+use ncsn_kernels::norm::{Activation, Kind, Norm, NormShape};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
-use ncsn_kernels::{elu, order, parallel};
+use ncsn_kernels::{elementwise, order, parallel};
 
 mod generator;
 use generator::Random;
@@ -295,13 +295,14 @@ fn norms_of_any_sizes_are_finite_or_refused() {
     many_times(40_000, |random| {
         let isa = random.one_of(&isas);
         let [n, c, pixels] = random.sizes();
-        let (shape, plus) = (NormShape { n, c, pixels }, random.below(2) == 0);
+        let shape = NormShape { n, c, pixels };
+        let kind = random.one_of(&[Kind::Instance, Kind::InstancePlus, Kind::Variance]);
         let n_rows = 1 + random.below(3);
-        let (x, table) = (random.values_of(&[n, c, pixels]), random.values_of(&[n_rows, if plus { 3 } else { 2 }, c]));
+        let (x, table) = (random.values_of(&[n, c, pixels]), random.values_of(&[n_rows, kind.n_columns(), c]));
         let statistics_len = random.values_of(&[n, 2, c]).len();
         let rows: Vec<usize> = (0..n.min(64)).map(|_| random.one_of(&[0, n_rows - 1, n_rows])).collect();
-        let activation = random.one_of(&[Activation::None, Activation::Elu]);
-        let norm = Norm { shape, plus, table: &table, rows: &rows, activation };
+        let activation = random.one_of(&Activation::ALL);
+        let norm = Norm { shape, kind, table: &table, rows: &rows, activation };
         let (mut statistics, mut out) = (vec![f32::NAN; statistics_len], vec![f32::NAN; x.len()]);
         let forward = returned(|| norm.forward(isa, &x, &mut statistics, &mut out)).is_some();
         let (mut grad_table, mut grad_x) = (vec![f32::NAN; table.len()], vec![f32::NAN; x.len()]);
@@ -379,10 +380,11 @@ fn lengths_that_differ_are_refused_whatever_they_are() {
         let [x, y] = [lens[0], lens[1]].map(|n| vec![0.5f32; n]);
         let mut out = vec![f32::NAN; lens[2]];
         let is_same = lens[0] == lens[1] && lens[1] == lens[2];
-        assert_eq!(returned(|| elu::add(isa, &x, &y, &mut out)).is_some(), is_same);
-        assert_eq!(returned(|| elu::backward(isa, &x, &y, &mut out)).is_some(), is_same);
-        assert_eq!(returned(|| elu::forward(isa, &x, &mut out)).is_some(), lens[0] == lens[2]);
-        assert_eq!(returned(|| elu::add_to(isa, &mut out, &x)).is_some(), lens[0] == lens[2]);
+        let activation = random.one_of(&Activation::ALL);
+        assert_eq!(returned(|| elementwise::add(isa, &x, &y, &mut out)).is_some(), is_same);
+        assert_eq!(returned(|| elementwise::activate_backward(isa, activation, &x, &y, &mut out)).is_some(), is_same);
+        assert_eq!(returned(|| elementwise::activate(isa, activation, &x, &mut out)).is_some(), lens[0] == lens[2]);
+        assert_eq!(returned(|| elementwise::add_to(isa, &mut out, &x)).is_some(), lens[0] == lens[2]);
 
         let [mut value, mut momentum, mut shadow] = [lens[1], lens[3], lens[4]].map(|n| vec![0.5f32; n]);
         let step = Step { rule: Rule::Sgd { lr: 0.1, momentum: 0.9 }, clip: 1.0, weight_decay: 0.0, ema_rate: 0.9 };
@@ -419,8 +421,8 @@ fn a_panic_of_a_worker_reaches_the_caller_and_leaves_the_others_at_work() {
     let foreign = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
     let mut values = vec![1.0f32; 1 << 20];
     let x = values.clone();
-    assert!(returned(|| pool.install(|| elu::forward(foreign, &x, &mut values))).is_none());
-    pool.install(|| elu::forward(Isa::chosen(), &x, &mut values));
+    assert!(returned(|| pool.install(|| elementwise::activate(foreign, Activation::Elu, &x, &mut values))).is_none());
+    pool.install(|| elementwise::activate(Isa::chosen(), Activation::Elu, &x, &mut values));
     assert!(values.iter().all(|&y| y == 1.0));
 }
 

@@ -20,10 +20,10 @@ pub struct BenchArgs {
     /// One kind of step only: a whole step of training, or one update of annealed Langevin dynamics
     #[arg(long, value_enum)]
     what: Option<What>,
-    /// One network only: that of MNIST (28 pixels, ngf 64) or of CIFAR-10 (32 pixels, ngf 128)
+    /// One network only
     #[arg(long, value_enum)]
     net: Option<Net>,
-    /// Images a step [default: train mnist 32 and 128, train cifar 8, sample 25]
+    /// Images a step [default: train mnist 32 and 128, ncsnv2-small 32, cifar and ncsnv2-cifar 8; sample 25]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=4096))]
     batch: Option<u64>,
     /// Steps that are timed, after two that are not
@@ -55,12 +55,16 @@ impl BenchArgs {
 }
 
 /// What is measured unless something else is asked for.
-const WORKLOADS: [(What, Net, u64); 5] = [
+const WORKLOADS: [(What, Net, u64); 9] = [
     (What::Train, Net::Mnist, 32),
     (What::Train, Net::Mnist, 128),
     (What::Sample, Net::Mnist, 25),
     (What::Train, Net::Cifar, 8),
     (What::Sample, Net::Cifar, 25),
+    (What::Train, Net::NcsnV2Small, 32),
+    (What::Sample, Net::NcsnV2Small, 25),
+    (What::Train, Net::NcsnV2Cifar, 8),
+    (What::Sample, Net::NcsnV2Cifar, 25),
 ];
 
 pub fn run(args: BenchArgs) -> Result<ExitCode> {

@@ -1,7 +1,7 @@
 //! Activations: what stands between a normalisation and a convolution.
 
 use burn::tensor::activation;
-use ncsn_kernels::ops::norm::Activation as Fused;
+use ncsn_kernels::ops::pixels::{Activation as Kernel, activate};
 
 use super::Dual;
 
@@ -26,14 +26,13 @@ impl Activation {
     /// # Shapes
     /// Any, unchanged.
     pub fn forward<const D: usize>(self, x: Dual<D>) -> Dual<D> {
+        let value = |x| activate(x, self.kernel());
         match self {
             Self::Elu => elu(x),
             // The sign of max(x, 0) is 1 where x is positive, else 0; and no gradient goes through it.
-            Self::Relu => x.map(activation::relu, |x, _| x.clamp_min(0.0).sign()),
-            Self::LeakyRelu => {
-                x.map(|x| activation::leaky_relu(x, SLOPE), |x, _| x.clamp_min(0.0).sign() * (1.0 - SLOPE) + SLOPE)
-            }
-            Self::Swish => x.map(activation::silu, |x, y| {
+            Self::Relu => x.map(value, |x, _| x.clamp_min(0.0).sign()),
+            Self::LeakyRelu => x.map(value, |x, _| x.clamp_min(0.0).sign() * (1.0 - SLOPE) + SLOPE),
+            Self::Swish => x.map(value, |x, y| {
                 let sigmoid = activation::sigmoid(x);
                 // σ + xσ(1 − σ), where xσ is the output.
                 y * (1.0 - sigmoid.clone()) + sigmoid
@@ -41,11 +40,13 @@ impl Activation {
         }
     }
 
-    /// What the kernels of norms do of it in the same pass.
-    pub(super) fn fused(self) -> Option<Fused> {
+    /// The same among the kernels.
+    pub(super) fn kernel(self) -> Kernel {
         match self {
-            Self::Elu => Some(Fused::Elu),
-            Self::Relu | Self::LeakyRelu | Self::Swish => None,
+            Self::Elu => Kernel::Elu,
+            Self::Relu => Kernel::Relu,
+            Self::LeakyRelu => Kernel::LeakyRelu,
+            Self::Swish => Kernel::Swish,
         }
     }
 }
@@ -53,7 +54,7 @@ impl Activation {
 /// ELU with α = 1: x for x > 0, eˣ − 1 otherwise.
 pub fn elu<const D: usize>(x: Dual<D>) -> Dual<D> {
     // e^min(x, 0) is the derivative.
-    x.map(ncsn_kernels::ops::pixels::elu, |x, _| x.clamp_max(0.0).exp())
+    x.map(|x| activate(x, Kernel::Elu), |x, _| x.clamp_max(0.0).exp())
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
-use ncsn_kernels::ops::has_kernels;
-use ncsn_kernels::ops::norm::{Activation as Fused, instance_norm};
+use ncsn_kernels::ops::norm::{Activation as Kernel, instance_norm};
+use ncsn_kernels::ops::{has_kernels, is_cpu};
 
 use super::{Activation, Buffer, Condition, Dual, Record};
 use crate::device::upload;
@@ -173,7 +173,7 @@ impl Norm {
         self.forward_keeping(None, x, given).0
     }
 
-    /// [`Self::forward`], then the activation; with ELU in one pass.
+    /// [`Self::forward`], then the activation, where there are kernels in one pass.
     ///
     /// # Shapes
     /// As [`Self::forward`].
@@ -193,16 +193,17 @@ impl Norm {
         given: &Condition,
     ) -> (Dual<4>, Dual<4>) {
         let [n, c, ..] = x.dims();
-        let is_instance_norm = matches!(self.kind, NormKind::InstanceNormPlus | NormKind::InstanceNorm);
-        if is_instance_norm && self.epsilon == EPSILON && x.tangent.is_none() && has_kernels(&x.value) {
+        let [.., h, w] = x.dims();
+        let fits = match self.kind {
+            NormKind::InstanceNormPlus | NormKind::InstanceNorm => self.epsilon == EPSILON,
+            NormKind::VarianceNorm => is_cpu(&x.value.device()) && h * w > 1,
+            NormKind::BatchNorm | NormKind::NoNorm => false,
+        };
+        if fits && x.tangent.is_none() && has_kernels(&x.value) {
             let (table, rows) = self.table([n, c], given, &x.value.device());
-            let fused = activation.map_or(Some(Fused::None), Activation::fused);
-            let [out, x] = instance_norm(x.value, table, rows, fused.unwrap_or(Fused::None));
-            let out = match activation.filter(|_| fused.is_none()) {
-                Some(activation) => activation.forward(out.into()),
-                None => out.into(),
-            };
-            return (out, x.into());
+            let activation = activation.map_or(Kernel::None, Activation::kernel);
+            let [out, x] = instance_norm(x.value, table, rows, activation);
+            return (out.into(), x.into());
         }
         let [x, same] = x.twice();
         let scales = self.scales([n, c], given);
@@ -218,12 +219,14 @@ impl Norm {
         (activation.into_iter().fold(out, |out, activation| activation.forward(out)), same)
     }
 
-    /// For instance norms: rows (γ, α, β) or (γ, β), and the number of that of each of `n` images.
+    /// For kernels: rows (γ, α, β), (γ, β) or γ, and the number of that of each of `n` images.
     fn table(&self, [n, c]: [usize; 2], given: &Condition, device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
         let Self { embed, alpha, gamma, beta, .. } = self;
         let table = match (embed, alpha, gamma, beta) {
             (Some(embed), ..) => return (embed.weight.val(), given.levels().clone()),
             (None, Some(alpha), Some(gamma), Some(beta)) => Tensor::cat(vec![gamma.val(), alpha.val(), beta.val()], 0),
+            // The one scale of variance norm is published as alpha.
+            (None, Some(alpha), None, None) => alpha.val(),
             _ => Tensor::cat(vec![Tensor::ones([c], device), Tensor::zeros([c], device)], 0),
         };
         (table.unsqueeze(), Tensor::zeros([n], device))

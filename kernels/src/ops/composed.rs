@@ -1,9 +1,11 @@
 //! The same operations made of Burn's own: for what the kernels are not for, which is anything but f32.
 
+use burn::tensor::activation::{leaky_relu, relu, silu};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, Device, Tensor, TensorData, module};
 
 use super::conv::Conv;
+use crate::activation::{Activation, LeakyRelu};
 use crate::filter::Filter;
 
 pub(super) fn conv2d(
@@ -41,10 +43,18 @@ fn with_bias(x: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
     }
 }
 
-/// The exponent is clamped: Burn's own `elu` takes exp of every x, and its gradient is then 0·∞ for large x.
-pub(super) fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let exp = x.clone().clamp_max(0.0).exp();
-    burn::tensor::activation::relu(x) + (exp - 1.0)
+pub(super) fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    match activation {
+        Activation::None => x,
+        // The exponent is clamped: Burn's own `elu` takes exp of every x, and its gradient is then 0·∞ for large x.
+        Activation::Elu => {
+            let exp = x.clone().clamp_max(0.0).exp();
+            relu(x) + (exp - 1.0)
+        }
+        Activation::Relu => relu(x),
+        Activation::LeakyRelu => leaky_relu(x, LeakyRelu::SLOPE),
+        Activation::Swish => silu(x),
+    }
 }
 
 /// By two constant matrices.

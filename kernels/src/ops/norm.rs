@@ -15,19 +15,20 @@ use burn_flex::FlexTensor;
 
 use super::again::{Waiting, again};
 use super::optimizer::Slot;
-use super::{Order, by_pixels, has_kernels, made, made_images, whole};
+use super::pixels::activate;
+use super::{Order, by_pixels, has_kernels, is_cpu, made, made_images, whole};
 use crate::cpu::Isa;
 pub use crate::norm::Activation;
-use crate::norm::{Norm, NormShape};
+use crate::norm::{Kind, Norm, NormShape};
 
-/// act(γ·(x̂ + α·μ̂) + β), see [`Norm::forward`], and `x` itself, to be used beside the result.
+/// The activation of an instance norm or variance norm, see [`Kind`], and `x` itself, to be used beside the result.
 ///
 /// What uses the second `x` gives its gradient to this norm's, which adds it in its own pass: Burn would add the two on one
 /// thread. Whoever uses it must use the result too.
 ///
 /// # Shapes
 /// `x`: `[batch, channels, h, w]`, as both results; `table`: `[levels, 3·channels]` with rows (γ, α, β), or
-/// `[levels, 2·channels]` with rows (γ, β) for instance norm; `rows`: that of each image, `[batch]`.
+/// `[levels, 2·channels]` with rows (γ, β) for instance norm, or on the processor `[levels, channels]` for variance norm; `rows`: that of each image, `[batch]`.
 ///
 /// # Panics
 /// If shapes do not fit together, `x` is not [for the kernels](has_kernels), norm++ has one channel, or, on the processor, there is no
@@ -35,9 +36,14 @@ use crate::norm::{Norm, NormShape};
 pub fn instance_norm(x: Tensor<4>, table: Tensor<2>, rows: Tensor<1, Int>, activation: Activation) -> [Tensor<4>; 2] {
     assert!(has_kernels(&x), "found {:?}, expected f32", x.dtype());
     let ([n, c, ..], [_, columns]) = (x.dims(), table.dims());
-    assert!(columns == 2 * c || columns == 3 * c, "a table of {columns} columns for {c} channels");
-    assert!(columns == 2 * c || c > 1, "found one channel, expected several for instance norm++");
+    let kind = kind_of(columns, c);
+    assert!(kind != Kind::InstancePlus || c > 1, "found one channel, expected several for instance norm++");
+    assert!(kind != Kind::Variance || is_cpu(&x.device()), "variance norm has kernels on the processor only");
     assert_eq!(rows.dims(), [n], "rows of {n} images");
+    if !activation.has_kernel_on(&x.device()) {
+        let [out, x] = instance_norm(x, table, rows, Activation::None);
+        return [activate(out, activation), x];
+    }
     let (x, table, rows) = (x.into_dispatch(), table.into_dispatch(), rows.into_dispatch());
     let (out, x, _) = <Dispatch as NormOps>::instance_norm(x, table, rows, activation);
     [out, x].map(Tensor::from_dispatch)
@@ -70,7 +76,14 @@ pub trait NormOps: Backend {
 fn norm_of<'a>([n, c, h, w]: [usize; 4], table: &'a FlexTensor, rows: &'a [usize], activation: Activation) -> Norm<'a> {
     let [_, columns] = table.layout().shape().dims();
     let shape = NormShape { n, c, pixels: h * w };
-    Norm { shape, plus: columns == 3 * c, table: table.storage(), rows, activation }
+    Norm { shape, kind: kind_of(columns, c), table: table.storage(), rows, activation }
+}
+
+/// Which norm has a table of so many columns.
+fn kind_of(columns: usize, n_channels: usize) -> Kind {
+    let kinds = [Kind::Instance, Kind::InstancePlus, Kind::Variance];
+    let found = kinds.into_iter().find(|kind| kind.n_columns() * n_channels == columns);
+    found.unwrap_or_else(|| panic!("a table of {columns} columns for {n_channels} channels"))
 }
 
 /// The numbers of rows of `table`.

@@ -1,4 +1,4 @@
-//! ELU, sums and separable filters (average pools, interpolation) of tensors.
+//! Activations, sums and separable filters (average pools, interpolation) of tensors.
 
 use burn::backend::autodiff::{
     Autodiff,
@@ -7,21 +7,29 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use burn_flex::FlexTensor;
 
 use super::again::{Waiting, again};
-use super::{Order, by_pixels, composed, dense, dense_as, has_kernels, made_images, made_like};
+use super::{Order, by_pixels, composed, dense, dense_as, has_kernels, is_cpu, made_images, made_like};
+pub use crate::activation::Activation;
 use crate::cpu::Isa;
-use crate::elu;
+use crate::elementwise;
 use crate::filter::{self, Filter};
 
-/// ELU with α = 1, see [`elu::forward`].
-pub fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !has_kernels(&x) {
-        return composed::elu(x);
+/// The activation of each number.
+pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    if !has_kernels(&x) || !activation.has_kernel_on(&x.device()) {
+        return composed::activate(x, activation);
     }
-    Tensor::from_dispatch(<Dispatch as PixelOps>::elu(x.into_dispatch()))
+    Tensor::from_dispatch(<Dispatch as PixelOps>::activate(x.into_dispatch(), activation))
+}
+
+impl Activation {
+    /// Whether there is a kernel for it: GPUs have ELU's.
+    pub(super) fn has_kernel_on(self, device: &Device) -> bool {
+        matches!(self, Self::None | Self::Elu) || is_cpu(device)
+    }
 }
 
 /// a + b of one shape, in place of one of them if nobody else holds it.
@@ -73,13 +81,14 @@ pub fn separable(x: Tensor<4>, rows: Filter, columns: Filter) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as FilterOps>::separable(x.into_dispatch(), rows, columns))
 }
 
-/// What a backend has for ELU and sums.
+/// What a backend has for activations and sums.
 #[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait PixelOps: Backend {
-    /// See [`elu()`].
-    fn elu(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// The gradient for ELU's input from its output and the gradient for that.
-    fn elu_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`activate`].
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
+    /// The gradient for the input, from what is [kept](Activation::keeps_input) and the gradient for the output.
+    fn activate_backward(kept: FloatTensor<Self>, grad: FloatTensor<Self>, activation: Activation)
+    -> FloatTensor<Self>;
     /// See [`add`].
     fn add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`channels_last`]. Where all kernels' results are so, nothing needs to be done.
@@ -100,15 +109,17 @@ pub trait FilterOps: Backend {
 }
 
 impl PixelOps for Flex {
-    fn elu(x: FlexTensor) -> FlexTensor {
+    fn activate(x: FlexTensor, activation: Activation) -> FlexTensor {
         let x = dense(x);
-        made_like(&x, |out| elu::forward(Isa::chosen(), x.storage(), out))
+        made_like(&x, |out| elementwise::activate(Isa::chosen(), activation, x.storage(), out))
     }
 
-    fn elu_backward(y: FlexTensor, grad: FlexTensor) -> FlexTensor {
-        let y = dense(y);
-        let grad = dense_as(grad, &y);
-        made_like(&y, |out| elu::backward(Isa::chosen(), y.storage(), grad.storage(), out))
+    fn activate_backward(kept: FlexTensor, grad: FlexTensor, activation: Activation) -> FlexTensor {
+        let kept = dense(kept);
+        let grad = dense_as(grad, &kept);
+        made_like(&kept, |out| {
+            elementwise::activate_backward(Isa::chosen(), activation, kept.storage(), grad.storage(), out);
+        })
     }
 
     fn add(a: FlexTensor, b: FlexTensor) -> FlexTensor {
@@ -118,9 +129,9 @@ impl PixelOps for Flex {
             std::mem::swap(&mut a, &mut b);
         }
         if !a.is_unique() {
-            return made_like(&a, |out| elu::add(Isa::chosen(), a.storage(), b.storage(), out));
+            return made_like(&a, |out| elementwise::add(Isa::chosen(), a.storage(), b.storage(), out));
         }
-        elu::add_to(Isa::chosen(), a.storage_mut(), b.storage());
+        elementwise::add_to(Isa::chosen(), a.storage_mut(), b.storage());
         a
     }
 
@@ -140,28 +151,31 @@ impl FilterOps for Flex {
 }
 
 impl<B: PixelOps, C: CheckpointStrategy> PixelOps for Autodiff<B, C> {
-    fn elu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct EluStep;
-        impl<B: PixelOps> Backward<B, 1> for EluStep {
-            type State = FloatTensor<B>;
+        struct ActivationStep;
+        impl<B: PixelOps> Backward<B, 1> for ActivationStep {
+            type State = (FloatTensor<B>, Activation);
             fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
                 if let [Some(node)] = ops.parents {
-                    grads.register::<B>(node.id, B::elu_backward(ops.state, grad));
+                    let (kept, activation) = ops.state;
+                    grads.register::<B>(node.id, B::activate_backward(kept, grad, activation));
                 }
             }
         }
-        let prep = EluStep.prepare::<C>([x.node()]).compute_bound().stateful();
-        // The output, not the input: the next convolution keeps it anyway.
-        let out = B::elu(x.into_primitive());
+        let prep = ActivationStep.prepare::<C>([x.node()]).compute_bound().stateful();
+        let x = x.into_primitive();
+        let input = activation.keeps_input().then(|| x.clone());
+        let out = B::activate(x, activation);
         match prep {
-            OpsKind::Tracked(prep) => prep.finish(out.clone(), out),
+            // If it can be, the output: the next convolution keeps it anyway.
+            OpsKind::Tracked(prep) => prep.finish((input.unwrap_or_else(|| out.clone()), activation), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
 
-    fn elu_backward(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn activate_backward(_: FloatTensor<Self>, _: FloatTensor<Self>, _: Activation) -> FloatTensor<Self> {
         unreachable!("first-order gradients only")
     }
 

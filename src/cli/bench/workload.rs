@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use ncsn::Result;
 use ncsn::data::{Batch, Range};
 use ncsn::device::{self, DeviceKind, Precision, instructions};
-use ncsn::net::{RefineNet, RefineNetConfig};
+use ncsn::net::{Form, RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
 use ncsn::sample::{Images, PlainLangevin, image_chain};
-use ncsn::score::Model;
+use ncsn::score::{Model, Prediction};
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Rule, Trainer, TrainingOptions};
 use ncsn_kernels::ops::is_cpu;
@@ -24,8 +24,6 @@ use crate::cli::train::peak_mib;
 
 /// Steps before those that are timed.
 const N_WARM_UP: u64 = 2;
-/// As in the published program.
-const N_LEVELS: usize = 10;
 
 /// What a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -37,14 +35,32 @@ pub enum What {
     Sample,
 }
 
-/// A network of the paper.
+/// A network, and the size that it is measured at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Net {
-    /// 1 channel, 28 pixels, ngf 64
+    /// NCSN for MNIST: 1 channel, 28 pixels, ngf 64
     Mnist,
-    /// 3 channels, 32 pixels, ngf 128
+    /// NCSN for CIFAR-10: 3 channels, 32 pixels, ngf 128
     Cifar,
+    /// NCSNv2: 1 channel, 28 pixels, ngf 32
+    #[value(name = "ncsnv2-small")]
+    #[serde(rename = "ncsnv2-small")]
+    NcsnV2Small,
+    /// NCSNv2 for CIFAR-10: 3 channels, 32 pixels, ngf 128
+    #[value(name = "ncsnv2-cifar")]
+    #[serde(rename = "ncsnv2-cifar")]
+    NcsnV2Cifar,
+}
+
+/// What is measured of a [`Net`]: what its published program trains.
+struct Setting {
+    config: RefineNetConfig,
+    /// The side of the images.
+    size: usize,
+    levels: NoiseLevels,
+    prediction: Prediction,
+    ema_rate: Option<f64>,
 }
 
 /// What is timed.
@@ -163,13 +179,29 @@ pub fn name(value: impl ValueEnum) -> String {
 }
 
 impl Net {
-    /// The network, and the side of its images.
-    fn config(self) -> (RefineNetConfig, usize) {
-        let (channels, size, width) = match self {
-            Net::Mnist => (1, 28, 64),
-            Net::Cifar => (3, 32, 128),
+    fn setting(self) -> Result<Setting> {
+        let (is_v2, channels, size, width) = match self {
+            Net::Mnist => (false, 1, 28, 64),
+            Net::Cifar => (false, 3, 32, 128),
+            Net::NcsnV2Small => (true, 1, 28, 32),
+            Net::NcsnV2Cifar => (true, 3, 32, 128),
         };
-        (RefineNetConfig::ncsn(channels, width, N_LEVELS), size)
+        Ok(match is_v2 {
+            false => Setting {
+                config: RefineNetConfig::ncsn(channels, width, 10),
+                size,
+                levels: NoiseLevels::geometric(1.0, 0.01, 10)?,
+                prediction: Prediction::Score,
+                ema_rate: None,
+            },
+            true => Setting {
+                config: RefineNetConfig::ncsnv2(Form::Ncsn, channels, width),
+                size,
+                levels: NoiseLevels::geometric(50.0, 0.01, 232)?,
+                prediction: Prediction::ScaledScore,
+                ema_rate: Some(0.999),
+            },
+        })
     }
 }
 
@@ -178,17 +210,17 @@ impl Workload {
     pub fn measure(&self, n_steps: u64, count: bool, device: DeviceKind) -> Result<Measurement> {
         let Self { what, net, batch, precision } = *self;
         precision.set_current();
-        let (config, size) = net.config();
+        let Setting { config, size, levels, prediction, ema_rate } = net.setting()?;
         let noise = Noise::new(DEFAULT_SEED);
         let new_net = |device: &Device| RefineNet::new(&config, &mut noise.stream("init", 0), device);
         let kind = device.chosen();
         let device = device.open()?;
         let (steps, work, passes) = match what {
             What::Train => {
-                let levels = NoiseLevels::geometric(1.0, 0.01, N_LEVELS)?;
                 let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
-                let model = Model::new(new_net(&device.clone().autodiff())?, levels);
-                let mut trainer = Trainer::new(model, rule, TrainingOptions::default(), noise);
+                let model = Model { prediction, ..Model::new(new_net(&device.clone().autodiff())?, levels) };
+                let options = TrainingOptions { ema_rate, ..TrainingOptions::default() };
+                let mut trainer = Trainer::new(model, rule, options, noise);
                 let shape = [batch as usize, config.channels, size, size];
                 let mut x = vec![0.0; shape.iter().product()];
                 noise.stream("bench/x", 0).uniform(&mut x);
@@ -199,8 +231,9 @@ impl Workload {
                 (steps, trainer.net().work(size), 3.0)
             }
             What::Sample => {
-                let model = Model::new(new_net(&device)?, NoiseLevels::geometric(1.0, 0.01, N_LEVELS)?);
-                let method = PlainLangevin { t: 1.0, n_steps: (N_WARM_UP + n_steps) as usize, alpha: 2e-5 };
+                let model = Model { prediction, ..Model::new(new_net(&device)?, levels) };
+                let method =
+                    PlainLangevin { t: model.process.time(0), n_steps: (N_WARM_UP + n_steps) as usize, alpha: 2e-5 };
                 let shape = [config.channels, size, size];
                 let images = Images { numbers: 0..batch, shape, range: Range::Unit };
                 let mut chain = image_chain(&model, method, &images, noise, &device);
@@ -258,7 +291,7 @@ mod tests {
     #[test]
     fn multiply_adds_are_those_counted_layer_by_layer_by_hand() {
         for (net, expected) in [(Net::Mnist, 1_893_140_480), (Net::Cifar, 9_893_052_416)] {
-            let (config, size) = net.config();
+            let Setting { config, size, .. } = net.setting().expect("levels");
             let mut stream = Noise::new(1).stream("init", 0);
             let network = RefineNet::new(&config, &mut stream, &Device::flex()).expect("a network");
             assert_eq!(network.work(size).multiply_adds, expected, "{net:?}");

@@ -6,10 +6,15 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{laid_out, laid_out_unset, one_unit_each};
-use crate::ops::pixels::PixelOps;
+use crate::ops::pixels::{Activation, PixelOps};
 
 impl PixelOps for CubeBackend {
-    fn elu(x: CubeTensor) -> CubeTensor {
+    fn activate(x: CubeTensor, activation: Activation) -> CubeTensor {
+        match activation {
+            Activation::Elu => {}
+            Activation::None => return x,
+            other => unreachable!("{other:?} is composed of Burn's operations"),
+        }
         let x = laid_out(x);
         let (n, out) = (x.shape().num_elements(), laid_out_unset(&x, x.shape()));
         if n > 0 {
@@ -19,7 +24,10 @@ impl PixelOps for CubeBackend {
         out
     }
 
-    fn elu_backward(y: CubeTensor, grad: CubeTensor) -> CubeTensor {
+    fn activate_backward(y: CubeTensor, grad: CubeTensor, activation: Activation) -> CubeTensor {
+        if activation == Activation::None {
+            return grad;
+        }
         let [y, grad] = [y, grad].map(laid_out);
         let (n, out) = (y.shape().num_elements(), laid_out_unset(&y, y.shape()));
         if n > 0 {
