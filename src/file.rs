@@ -47,7 +47,7 @@ pub fn read_at_most(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
 /// A file under a temporary, hidden name beside its target, which [`AtomicFile::commit`] moves into place.
 ///
 /// Until then, and after a crash, whatever was at the target is untouched. Dropped uncommitted, it is removed; what a killed
-/// program leaves is found by [`remove_leftovers`]. The name has the process's number in it and is created exclusively: a link
+/// program leaves is found by [`remove_leftovers`] and [`remove_abandoned`]. The name has the process's number in it and is created exclusively: a link
 /// at that name is not followed, and programs that write the same target do not share a file.
 #[derive(Debug)]
 pub struct AtomicFile {
@@ -70,7 +70,10 @@ impl AtomicFile {
             io::ErrorKind::AlreadyExists => fs::remove_file(&temporary).and_then(|()| create()),
             _ => Err(error),
         });
-        let writer = BufWriter::new(file.map_err(Error::io(target))?);
+        let file = file.map_err(Error::io(target))?;
+        // Tells other processes, on other machines too, that its writer lives. Some file systems have no locks.
+        let _ = file.try_lock();
+        let writer = BufWriter::new(file);
         Ok(Self { writer, temporary, target: target.to_path_buf(), committed: false })
     }
 
@@ -174,12 +177,45 @@ fn hidden_name(path: &Path, end: &str) -> PathBuf {
 
 /// The name of the file that `name` is a temporary file of: of `.NAME.PROCESS.tmp`, or of `.NAME.tmp` as earlier versions wrote.
 fn target_name(name: &str) -> Option<&str> {
+    target_and_process(name).map(|(target, _)| target)
+}
+
+/// [`target_name`] and the number of the process that wrote it, as digits.
+fn target_and_process(name: &str) -> Option<(&str, Option<&str>)> {
     let name = name.strip_prefix('.')?.strip_suffix(".tmp")?;
     let is_process = |end: &str| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit());
     match name.rsplit_once('.') {
-        Some((target, end)) if is_process(end) => Some(target),
-        _ => Some(name),
+        Some((target, end)) if is_process(end) => Some((target, Some(end))),
+        _ => Some((name, None)),
     }
+}
+
+/// Removes the temporary files of `path` whose writers are dead, in a folder that anybody may write to: files of which no process
+/// holds the lock, with the number of a process that does not live. Links stay, and so does what cannot be judged.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn remove_abandoned(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder_of(path)).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some((target, Some(process))) = name.to_str().and_then(target_and_process) else { continue };
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && path.file_name() == Some(target.as_ref()) && !may_live(process) && is_unlocked(&entry.path()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the process of this number may be living; those of systems without `/proc` are told by their locks alone.
+fn may_live(process: &str) -> bool {
+    let all = Path::new("/proc");
+    process == std::process::id().to_string() || (all.join("self").exists() && all.join(process).exists())
+}
+
+/// Whether no process holds the lock of the file at `path`.
+fn is_unlocked(path: &Path) -> bool {
+    File::options().write(true).open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Removes the temporary files that killed programs left in `folder`, of those targets that `is_ours` knows. Whoever calls this
@@ -290,6 +326,40 @@ mod tests {
         remove_leftovers(&folder.path().join("none"), |_| true).expect("nothing to do");
         let left: Vec<bool> = names.iter().map(|name| folder.path().join(name).exists()).collect();
         assert_eq!(left, [false, false, true, true, true, true, true]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_a_dead_process_left_of_a_file_is_removed_and_nothing_of_a_living_one() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let mut child = std::process::Command::new("true").spawn().expect("starts");
+        child.wait().expect("ends");
+        let (dead, own) = (child.id(), std::process::id());
+        // No process has a number of eight digits.
+        let abandoned = format!(".a.{dead}.tmp");
+        let mut names = vec![abandoned.clone(), ".a.99999999.tmp".into(), ".a.1.tmp".into(), format!(".a.{own}.tmp")];
+        names.extend(
+            [".a.tmp", ".b.99999999.tmp", "a", ".a.88888888.tmp", ".a.77777777.tmp", "other"].map(String::from),
+        );
+        let path = |name: &str| folder.path().join(name);
+        let is_link = |name: &str| name.contains("7777");
+        names.iter().filter(|name| !is_link(name)).for_each(|name| fs::write(path(name), "x").expect("writes"));
+        std::os::unix::fs::symlink(path("other"), path(".a.77777777.tmp")).expect("links");
+        // Of a process that lives elsewhere, whose number is of none here.
+        let elsewhere = File::open(path(".a.88888888.tmp")).expect("opens");
+        elsewhere.lock().expect("locks");
+        remove_abandoned(&path("a")).expect("removes");
+        remove_abandoned(&path("no/such/folder")).expect("nothing to do");
+        let removed: Vec<&String> = names.iter().filter(|name| fs::symlink_metadata(path(name)).is_err()).collect();
+        assert_eq!(removed, [&abandoned, ".a.99999999.tmp"]);
+        drop(elsewhere);
+        remove_abandoned(&path("a")).expect("removes");
+        assert!(!path(".a.88888888.tmp").exists());
+        // What is being written has its lock.
+        let file = AtomicFile::create(&path("c")).expect("creates");
+        assert!(!is_unlocked(&file.temporary));
+        file.commit().expect("commits");
+        assert!(is_unlocked(&path("c")));
     }
 
     #[cfg(unix)]

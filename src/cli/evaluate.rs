@@ -20,6 +20,7 @@ use ncsn::eval::{
     Extractor, Features, ImageSet, InceptionScore, NpzContent, ResizeRule, Statistics, StatisticsFile, read_statistics,
     write_statistics,
 };
+use ncsn::file::remove_abandoned;
 use ncsn::{Error, Result};
 
 use super::log::Log;
@@ -70,6 +71,7 @@ fn write_stats(args: &StatsArgs) -> Result<ExitCode> {
         return Ok(interrupted());
     };
     let statistics = found.statistics.expect("asked for").finish()?;
+    remove_abandoned(output)?;
     write_statistics(output, &statistics_file(statistics, &extractor))?;
     log.info(format!("statistics of {} images of {} in {}", images.len(), one_line(images.name()), output.display()));
     Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ use clap::Args;
 use ncsn::checkpoint::{Saved, TensorFile, Weights, Which, saved_config, write_tensors};
 use ncsn::config::Runner;
 use ncsn::device::{self, upload};
+use ncsn::file::remove_abandoned;
 use ncsn::net::params::HostTensor;
 use ncsn::net::{InputRange, Network, NetworkConfig};
 use ncsn::score::{Model, Score};
@@ -118,6 +119,7 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     }
     let score = HostTensor { shape: x.shape, values: score };
     // The networks of both programs return the score itself.
+    remove_abandoned(&args.output)?;
     write_tensors(&args.output, &[("score".into(), score.clone()), ("output".into(), score)], &BTreeMap::new())?;
     super::say(format!("score of {n} images in {}", args.output.display()));
     Ok(ExitCode::SUCCESS)
