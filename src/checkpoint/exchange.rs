@@ -1,31 +1,40 @@
-//! Between our runs and the published program's: weights and optimisers' states.
+//! Between our runs and the published programs': weights, optimisers' states, moving averages, and how far a run has come.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
 
-use super::Weights;
-use super::pth::{Group, OptimizerState, Setting, StateValue, read_published};
+use super::pth::{Group, OptimizerState, Progress, Published, Setting, StateValue, read_published};
+use super::{SIGMAS, Weights};
+use crate::config::{Config, Program, Runner};
+use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::net::Backbone;
 use crate::net::params::{self, HostTensor};
+use crate::net::{Backbone, InputRange, Network};
+use crate::noise::Stream;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
-/// `trainer`, fresh, brought to the state of a published checkpoint: its weights, their average if it has one, its
-/// optimiser's state, and as many steps as the optimiser made.
+/// The key of the prefix of names in the metadata of a safetensors file.
+pub const PREFIX: &str = "prefix";
+
+/// `trainer`, fresh, brought to the state of a published checkpoint: its weights, their average if it has one, its optimiser's
+/// state under the trainer's own settings, and as many steps as were made. Gives the epoch, too, if the file has one.
+///
+/// Steps are those that the file says, as NCSNv2's program does, else those that the optimiser counted.
 ///
 /// # Errors
-/// When the file is no such checkpoint, or is of another network or optimiser.
+/// When the file is no such checkpoint, is of another network, optimiser or noise levels.
 pub fn resume_published<N: Module + Backbone<4> + Sync>(
     path: &Path,
     rule: Rule,
     trainer: Trainer<N>,
-) -> Result<Trainer<N>> {
+) -> Result<(Trainer<N>, Option<u64>)> {
     let mut published = read_published(path)?;
     let bad = |message: String| Error::format(path, message);
-    let state = published.optimizer.take();
+    let (state, progress) = (published.optimizer.take(), published.progress);
     let weights = Weights::of(path, published);
+    weights.has_of_model(SIGMAS, &trainer.model().process.stds(), SIGMAS_TOLERANCE)?;
     let ema = weights.has_ema().then(|| weights.load(trainer.net().clone(), true)).transpose()?;
     let trainer = trainer.map_net(|net| weights.load(net, false))?;
     let Some(state) = state else {
@@ -40,12 +49,14 @@ pub fn resume_published<N: Module + Backbone<4> + Sync>(
     let numbers: BTreeMap<&str, u64> = names.iter().map(String::as_str).zip(numbers).collect();
 
     let mut steps = state.state.values().filter_map(|kept| kept.get("step")?.number());
-    let n_steps = steps.next().unwrap_or(0.0);
-    if n_steps < 0.0 || n_steps.fract() != 0.0 || steps.any(|other| other != n_steps) {
+    let counted = steps.next();
+    let n_counted = counted.unwrap_or(0.0);
+    if n_counted < 0.0 || n_counted.fract() != 0.0 || steps.any(|other| other != n_counted) {
         return Err(bad("the steps of its optimiser are not one whole number, the same for each parameter".into()));
     }
-    let n_steps = n_steps as u64;
+    let step = progress.map_or(n_counted as u64, |progress| progress.step);
     // SGD does not count its steps.
+    let n_steps = if counted.is_some() { n_counted as u64 } else { step };
     let n_known = if state.state.is_empty() { 0 } else { n_steps.max(1) };
     let get = |key: &str| {
         let (kind, name) = key.split_once('.')?;
@@ -55,20 +66,91 @@ pub fn resume_published<N: Module + Backbone<4> + Sync>(
         }
     };
     let optimizer = Optimizer::from_host(rule, n_known, trainer.net(), get).map_err(|error| bad(error.to_string()))?;
-    Ok(trainer.resume(TrainerState { step: n_steps, optimizer, ema }))
+    Ok((trainer.resume(TrainerState { step, optimizer, ema }), progress.map(|progress| progress.epoch)))
 }
 
-/// An optimiser's state as PyTorch has it; `get` gives what it keeps under a state's name for the parameter `names[i]`.
+/// How far noise levels in a file may be from those of its configuration, of themselves: files have them in f32.
+pub(super) const SIGMAS_TOLERANCE: f64 = 1e-6;
+
+impl Weights {
+    /// The checkpoint as the run's own program keeps it, by [`Config::program`], or of weights without a configuration as the
+    /// program of such a network. The weights of a run are those of [`Self::read`], as they are trained.
+    ///
+    /// Of a run of NCSN's these are the weights and the optimiser's state, of NCSNv2's also the noise levels, the epoch, the step and
+    /// the average. Runs that do not know the size of their data set are in epoch 0. What is not there is left out: the
+    /// optimiser's state of a checkpoint that is not among a run's last two, say.
+    ///
+    /// # Errors
+    /// When these are not the weights of a network that we know, or the state beside them is damaged or of another run.
+    pub fn to_published(&self, config: Option<&Config>) -> Result<Published> {
+        let expected = config.map_or_else(|| self.network(InputRange::Unit), |config| Ok(config.network()))?;
+        let device = DeviceKind::Cpu.open()?;
+        let fresh = Network::new(&expected, &mut Stream::silent(), &device)?;
+        let net = self.load(fresh.clone(), false)?;
+        let architecture = expected.architecture();
+        let program = config.map_or(Program::of(architecture), Config::program);
+
+        let mut network = state_dict(&net)?;
+        if let Some(sigmas) = self.sigmas(config)? {
+            network.insert(0, (SIGMAS.to_string(), sigmas));
+        }
+        let found = Some(self.prefix()).filter(|prefix| !prefix.is_empty());
+        let prefix = self.metadata(PREFIX).or(found).unwrap_or(Runner::of(architecture).prefix()).to_string();
+        let ema = self.has_ema().then(|| params::to_host(&self.load(fresh, true)?)).transpose()?;
+        let optimizer = match (self.header(), self.optimizer_state()?, config) {
+            (Some(header), Some(state), Some(config)) => {
+                let get = |kind: &str, name: &str| {
+                    let key = format!("{kind}.{name}");
+                    let missing = || Error::format(state.path(), format!("found no tensor {key}"));
+                    state.get(&key)?.ok_or_else(missing)
+                };
+                Some(optimizer_state(config.rule(), header.optimizer_steps, &params::names(&net), get)?)
+            }
+            _ => None,
+        };
+        let of_run = self.header().filter(|_| program == Program::NcsnV2);
+        let progress = of_run.map(|header| Progress { epoch: header.epoch.unwrap_or(0), step: header.step });
+        Ok(Published { network, prefix, ema, optimizer, progress, ..Published::default() })
+    }
+
+    /// The noise levels that the state dict of NCSNv2's networks has: those of the configuration, else the file's own.
+    fn sigmas(&self, config: Option<&Config>) -> Result<Option<HostTensor>> {
+        match config.filter(|config| Runner::of(config.model.architecture) == Runner::NcsnV2) {
+            Some(config) => {
+                let values: Vec<f32> = config.noise_levels()?.sigmas().iter().map(|&sigma| sigma as f32).collect();
+                Ok(Some(HostTensor { shape: vec![values.len()], values }))
+            }
+            None => self.file.get(SIGMAS),
+        }
+    }
+}
+
+/// Parameters and buffers, those of each layer together, as PyTorch lists them.
+fn state_dict(net: &Network) -> Result<Vec<(String, HostTensor)>> {
+    fn layer(name: &str) -> &str {
+        name.rsplit_once('.').map_or("", |(layer, _)| layer)
+    }
+    let mut all = params::to_host(net)?;
+    for (name, buffer) in params::buffers_to_host(net)? {
+        let last = all.iter().rposition(|(other, _)| layer(other) == layer(&name));
+        all.insert(last.map_or(all.len(), |last| last + 1), (name, buffer));
+    }
+    Ok(all)
+}
+
+/// An optimiser's state as PyTorch 2 has it; `get` gives what it keeps under a state's name for the parameter `names[i]`.
 ///
 /// # Errors
 /// Those of `get`.
-pub fn to_published(
+fn optimizer_state(
     rule: Rule,
     n_steps: u64,
     names: &[String],
     mut get: impl FnMut(&str, &str) -> Result<HostTensor>,
 ) -> Result<OptimizerState> {
     let float = Setting::Float;
+    let off = Setting::Bool(false);
+    // Those that no rule of ours has are at PyTorch's defaults; older versions skip them.
     let settings = match rule {
         Rule::Adam { lr, betas, eps, weight_decay, amsgrad } => vec![
             ("lr", float(lr)),
@@ -76,36 +158,50 @@ pub fn to_published(
             ("eps", float(eps)),
             ("weight_decay", float(weight_decay)),
             ("amsgrad", Setting::Bool(amsgrad)),
+            ("maximize", off.clone()),
+            ("foreach", Setting::None),
+            ("capturable", off.clone()),
+            ("differentiable", off.clone()),
+            ("fused", Setting::None),
+            ("decoupled_weight_decay", off),
         ],
         Rule::RmsProp { lr, alpha, eps, weight_decay } => vec![
             ("lr", float(lr)),
+            ("momentum", float(0.0)),
             ("alpha", float(alpha)),
             ("eps", float(eps)),
+            ("centered", off.clone()),
             ("weight_decay", float(weight_decay)),
-            ("momentum", float(0.0)),
-            ("centered", Setting::Bool(false)),
+            ("capturable", off.clone()),
+            ("foreach", Setting::None),
+            ("maximize", off.clone()),
+            ("differentiable", off),
         ],
         Rule::Sgd { lr, momentum, weight_decay } => vec![
             ("lr", float(lr)),
             ("momentum", float(momentum)),
-            ("weight_decay", float(weight_decay)),
             ("dampening", float(0.0)),
-            ("nesterov", Setting::Bool(false)),
+            ("weight_decay", float(weight_decay)),
+            ("nesterov", off.clone()),
+            ("maximize", off.clone()),
+            ("foreach", Setting::None),
+            ("differentiable", off),
+            ("fused", Setting::None),
         ],
     };
-    let settings = settings.into_iter().map(|(name, setting)| (name.to_string(), setting)).collect();
-    let groups = vec![Group { params: (0..names.len() as u64).collect(), settings }];
+    let groups = vec![Group { params: (0..names.len() as u64).collect(), settings: settings.into_iter().collect() }];
     let mut state = BTreeMap::new();
     if n_steps > 0 {
         for (i, name) in names.iter().enumerate() {
-            let mut kept = BTreeMap::new();
+            let mut kept = Vec::new();
             if !matches!(rule, Rule::Sgd { .. }) {
-                kept.insert("step".to_string(), StateValue::Int(n_steps.cast_signed()));
+                // A tensor of one number since PyTorch 1.12; older versions compute with it as with a number.
+                kept.push(("step", StateValue::Tensor(HostTensor { shape: Vec::new(), values: vec![n_steps as f32] })));
             }
             for kind in rule.state_names() {
-                kept.insert((*kind).to_string(), StateValue::Tensor(get(kind, name)?));
+                kept.push((kind, StateValue::Tensor(get(kind, name)?)));
             }
-            state.insert(i as u64, kept);
+            state.insert(i as u64, kept.into_iter().collect());
         }
     }
     Ok(OptimizerState { groups, state })

@@ -6,7 +6,8 @@
 //! states the digest of its file, and that of a state the weights' digest too: what is read is what was written, and
 //! both are of one run.
 //!
-//! The published program's checkpoints, PyTorch files, are read and written too: [`pth`], [`resume_published`].
+//! The published programs' checkpoints, PyTorch files, are read and written too: [`pth`], [`resume_published`],
+//! [`Weights::to_published`].
 
 mod digest;
 mod exchange;
@@ -34,7 +35,7 @@ use crate::net::{Backbone, Network, NetworkConfig, Untold};
 use crate::noise::Stream;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
-pub use exchange::{resume_published, to_published};
+pub use exchange::{PREFIX, resume_published};
 pub use saved::{Saved, Which, newest, published, saved_config};
 use tensors::Sealed;
 pub(crate) use tensors::encode_tensors;
@@ -52,7 +53,8 @@ const STATE: &str = ".state.safetensors";
 const DIGEST_OF_WEIGHTS: &str = "weights";
 
 /// Tensors of checkpoints that follow from the configuration: no network has them. `sigmas` are NCSNv2's noise levels `[L]`.
-pub const OF_MODELS: [&str; 1] = ["sigmas"];
+pub const OF_MODELS: [&str; 1] = [SIGMAS];
+const SIGMAS: &str = "sigmas";
 
 /// The prefix of averaged weights.
 const EMA: &str = "ema.";
@@ -73,6 +75,9 @@ pub struct Header {
     /// The precision of the last steps; `None` in checkpoints of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<String>,
+    /// The epoch of the last step, counted from 0; `None` in checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
 }
 
 /// The checkpoints of one run, in one folder.
@@ -144,16 +149,8 @@ impl Checkpoints {
         if let Some(ema) = trainer.ema() {
             tensors.extend(params::to_host(ema)?.into_iter().map(|(name, t)| (format!("{EMA}{name}"), t)));
         }
-        let json = serde_json::to_string(header).expect("a header is plain data");
-        let metadata = |kind: Kind| {
-            BTreeMap::from([
-                ("format".to_string(), FORMAT.to_string()),
-                ("kind".into(), kind.name().into()),
-                ("run".into(), json.clone()),
-            ])
-        };
-        let weights = Sealed::new(&tensors, metadata(Kind::Weights));
-        let mut of_state = metadata(Kind::State);
+        let weights = Sealed::new(&tensors, metadata(header, Kind::Weights));
+        let mut of_state = metadata(header, Kind::State);
         of_state.insert(DIGEST_OF_WEIGHTS.into(), weights.digest.clone());
         // Both are on the disk before either has its name: a state alone with its weights' temporary file beside it tells of a kill
         // in between, a state that is quite alone of weights that somebody removed.
@@ -308,6 +305,24 @@ impl Kind {
     }
 }
 
+/// The metadata of a file of ours.
+fn metadata(header: &Header, kind: Kind) -> BTreeMap<String, String> {
+    let json = serde_json::to_string(header).expect("a header is plain data");
+    let values = [("format", FORMAT.to_string()), ("kind", kind.name().into()), ("run", json)];
+    values.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
+}
+
+/// Writes `path`, whole or not at all: weights of a run, with its configuration, that open to a model by themselves. The prefix is
+/// what stands before each name in a published checkpoint of them.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_weights(path: &Path, weights: &[(String, HostTensor)], header: &Header, prefix: &str) -> Result<()> {
+    let mut metadata = metadata(header, Kind::Weights);
+    metadata.insert(PREFIX.into(), prefix.into());
+    Sealed::new(weights, metadata).stage(path)?.commit()
+}
+
 /// The header of a file of ours, which holds what `kind` says.
 fn header(file: &TensorFile, kind: Kind) -> Result<Header> {
     let bad = |message: String| Error::format(file.path(), message);
@@ -370,7 +385,7 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Self::open`].
-    fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: &Path) -> Result<Self> {
         if pth::is_pth(path)? {
             return Ok(Self::of(path, pth::read_published(path)?));
         }

@@ -24,7 +24,9 @@ mod zip;
 
 use view::View;
 
-pub use published::{Group, Members, OptimizerState, Published, Setting, StateValue, read_optimizer, read_published};
+pub use published::{
+    Group, Members, Named, OptimizerState, Progress, Published, Setting, StateValue, read_optimizer, read_published,
+};
 pub use write::write_published;
 
 /// Larger files are refused before they are read into memory.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Checkpoints, Weights, pth};
+use super::exchange::SIGMAS_TOLERANCE;
+use super::{Checkpoints, SIGMAS, Weights, pth};
 use crate::config::{Config, Runner};
 use crate::data::Pixels;
 use crate::device;
@@ -69,7 +70,7 @@ impl Saved {
             return Err(Error::format(path, message));
         }
         // Published files of NCSNv2 have the noise levels, too, in f32.
-        weights.has_of_model("sigmas", &config.noise_levels()?.stds(), 1e-6)?;
+        weights.has_of_model(SIGMAS, &config.noise_levels()?.stds(), SIGMAS_TOLERANCE)?;
         Ok(Self { config, weights })
     }
 

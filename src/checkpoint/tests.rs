@@ -28,7 +28,15 @@ fn trainer(seed: u64, step: u64) -> Trainer<Network> {
 }
 
 fn header_of(seed: u64, step: u64) -> Header {
-    Header { step, seed, loss: Some(2.5), optimizer_steps: step, config: "training: {}\n".into(), precision: None }
+    Header {
+        step,
+        seed,
+        loss: Some(2.5),
+        optimizer_steps: step,
+        config: "training: {}\n".into(),
+        precision: None,
+        epoch: None,
+    }
 }
 
 /// A folder with checkpoints of one run at `steps`.

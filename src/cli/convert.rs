@@ -6,31 +6,42 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use ncsn::checkpoint::pth::{OptimizerState, Published, is_pth, read_published, write_published};
-use ncsn::checkpoint::{Weights, saved_config, to_published, write_tensors};
-use ncsn::config::Runner;
-use ncsn::device::DeviceKind;
-use ncsn::net::params::{HostTensor, to_host};
-use ncsn::net::{InputRange, Network};
+use ncsn::checkpoint::pth::{Published, is_pth, read_published, write_published};
+use ncsn::checkpoint::{
+    Checkpoints, Header, OF_MODELS, PREFIX, Weights, newest, resume_published, saved_config, write_tensors,
+    write_weights,
+};
+use ncsn::device::Precision;
+use ncsn::file::remove_abandoned;
+use ncsn::noise::Noise;
 use ncsn::{Error, Result};
 
-use super::Common;
+use super::folders::config_path;
+use super::lock::Lock;
+use super::train::{new_trainer, save_config, with_absolute_path};
+use super::{Common, DEFAULT_SEED, say};
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// A checkpoint: PyTorch's (zip, older stream or tar), safetensors with the published names, or ours
+    /// A checkpoint: PyTorch's (zip, older stream or tar), safetensors with the published names, or ours; or the folder of
+    /// a run, whose newest is taken
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// Where to: FILE.pth, which PyTorch loads with weights_only=True, or FILE.safetensors
+    /// Where to: FILE.pth, as the published program of such a run keeps it, which PyTorch loads with weights_only=True;
+    /// FILE.safetensors, the weights alone; or, of a published checkpoint, the folder of a new run that goes on from it:
+    /// run/logs/NAME
     #[arg(value_name = "OUT")]
     output: PathBuf,
-    /// Write the moving average of the weights, without the optimiser's state
+    /// Write the moving average of the weights alone, as weights
     #[arg(long)]
     ema: bool,
     /// What stands before each name in a .pth file
-    /// [default: as it was, else "module." as the published program's AnnealRunner and BaselineRunner have it]
+    /// [default: as it was, else "module." as the published programs have it, but for ScoreNetRunner]
     #[arg(long)]
     prefix: Option<String>,
+    /// The configuration of a run that goes on from a published checkpoint [default: config.yml beside it]
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
     /// Replace OUT if it is there
     #[arg(long)]
     overwrite: bool,
@@ -38,89 +49,159 @@ pub struct ConvertArgs {
     pub common: Common,
 }
 
-/// What a checkpoint holds, whatever its format.
-struct Parts {
-    network: Vec<(String, HostTensor)>,
-    /// `None` where the format does not say it.
-    prefix: Option<String>,
-    optimizer: Option<OptimizerState>,
-    /// What is said of the moving average.
-    left_out: Option<&'static str>,
+/// What is written.
+enum To {
+    Pth,
+    Safetensors,
+    Run,
 }
 
-/// Where the file has an average that is not asked for.
-const LEFT_OUT: &str = "; their moving average is left out, --ema writes it";
-
-/// The key of the prefix in the metadata of a safetensors file.
-const PREFIX: &str = "prefix";
+/// A checkpoint as a program of its family keeps it, and the run it comes from.
+struct Found {
+    published: Published,
+    header: Option<Header>,
+}
 
 pub fn run(args: ConvertArgs) -> Result<ExitCode> {
-    let extension = args.output.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    let to_pth = match extension {
-        "pth" | "pt" => true,
-        "safetensors" => false,
-        _ => {
-            let message =
-                format!("{}: found extension {extension:?}, expected .pth or .safetensors", args.output.display());
-            return Err(Error::Usage(message));
+    let output = args.output.display();
+    let to = match args.output.extension().map(|extension| extension.to_string_lossy()) {
+        Some(extension) if extension == "pth" || extension == "pt" => To::Pth,
+        Some(extension) if extension == "safetensors" => To::Safetensors,
+        None => To::Run,
+        Some(extension) => {
+            return Err(Error::Usage(format!(
+                "{output}: found extension {extension:?}, expected .pth, .safetensors, or none for the folder of a run"
+            )));
         }
     };
+    if let To::Run = to {
+        return to_run(&args);
+    }
+    if args.config.is_some() {
+        return Err(Error::Usage(format!(
+            "found --config, but {output} is no folder of a run that would go on with it"
+        )));
+    }
     if args.output.exists() && !args.overwrite {
-        return Err(Error::Usage(format!("{} exists; --overwrite replaces it", args.output.display())));
+        return Err(Error::Usage(format!("{output} exists; --overwrite replaces it")));
     }
-    let Parts { network, prefix, optimizer, left_out } =
-        if is_pth(&args.input)? { published(&args.input, args.ema)? } else { ours(&args.input, args.ema)? };
-    let n_tensors = network.len();
-    let prefix = args.prefix.or(prefix).unwrap_or_else(|| "module.".into());
-    if to_pth {
-        write_published(&args.output, &network, &prefix, optimizer.as_ref())?;
-    } else {
-        write_tensors(&args.output, &network, &BTreeMap::from([(PREFIX.to_string(), prefix)]))?;
+    let Found { mut published, header } = found(&args.input)?;
+    let mut more = String::new();
+    if args.ema {
+        published = only_average(&args.input, published)?;
+    } else if published.ema.is_some() && !(matches!(to, To::Pth) && published.progress.is_some()) {
+        more = "; their moving average is left out, --ema writes it".into();
     }
-    let state = match optimizer {
-        Some(_) if to_pth => " and the optimiser's state",
-        Some(_) => " (the optimiser's state is in .pth files only)",
-        None => "",
+    if let Some(prefix) = args.prefix {
+        published.prefix = prefix;
+    }
+    remove_abandoned(&args.output)?;
+    let state = match (to, &published, &header) {
+        (To::Pth, Published { optimizer, progress, ema, .. }, _) => {
+            write_published(&args.output, &published)?;
+            let average = if progress.is_some() && ema.is_some() { ", their moving average" } else { "" };
+            match (optimizer, progress) {
+                (Some(_), _) => format!("{average} and the optimiser's state"),
+                // NCSNv2's program would fail to go on from it.
+                (None, Some(_)) => format!("{average}, without the optimiser's state, which is not beside them"),
+                (None, None) => String::new(),
+            }
+        }
+        (_, Published { network, prefix, .. }, Some(header)) => {
+            let is_own = |(name, _): &&(String, _)| !OF_MODELS.contains(&&name[..]);
+            let own: Vec<_> = network.iter().filter(is_own).cloned().collect();
+            write_weights(&args.output, &own, header, prefix)?;
+            published.network = own;
+            left_out(&published)
+        }
+        (_, Published { network, prefix, .. }, None) => {
+            write_tensors(&args.output, network, &BTreeMap::from([(PREFIX.to_string(), prefix.clone())]))?;
+            left_out(&published)
+        }
     };
-    super::say(format!("{n_tensors} tensors{state} in {}{}", args.output.display(), left_out.unwrap_or_default()));
+    say(format!("{} tensors{state} in {output}{more}", published.network.len()));
     Ok(ExitCode::SUCCESS)
 }
 
-fn published(path: &Path, ema: bool) -> Result<Parts> {
-    let Published { network, prefix, ema: average, optimizer, .. } = read_published(path)?;
-    let (prefix, has_average) = (Some(prefix), average.is_some());
-    if ema {
-        let network = average.ok_or_else(|| Error::format(path, "found no moving average of the weights"))?;
-        return Ok(Parts { network, prefix, optimizer: None, left_out: None });
-    }
-    Ok(Parts { network, prefix, optimizer, left_out: has_average.then_some(LEFT_OUT) })
+/// What is said of an optimiser's state that no weights file has.
+fn left_out(published: &Published) -> String {
+    let said = published.optimizer.as_ref().map(|_| " (the optimiser's state is in .pth files only)");
+    said.unwrap_or_default().to_string()
 }
 
-fn ours(path: &Path, ema: bool) -> Result<Parts> {
-    let weights = Weights::open(path)?;
-    if ema && !weights.has_ema() {
-        return Err(Error::format(path, "found no moving average of the weights"));
+fn found(path: &Path) -> Result<Found> {
+    if path.is_file() && is_pth(path)? {
+        return Ok(Found { published: read_published(path)?, header: None });
     }
-    let config = weights.network(InputRange::Unit)?;
-    let net: Network = weights.build(InputRange::Unit, ema, &DeviceKind::Cpu.open()?)?;
-    // In the order of registration, by which PyTorch's optimisers number the parameters.
-    let network = to_host(&net)?;
-    let of_runner = Runner::of(config.architecture()).prefix();
-    let found = Some(weights.prefix()).filter(|prefix| !prefix.is_empty());
-    let prefix = Some(weights.metadata(PREFIX).or(found).unwrap_or(of_runner).to_string());
-    let left_out = (weights.has_ema() && !ema).then_some(LEFT_OUT);
-    let (header, state) = (weights.header(), weights.optimizer_state()?);
-    let optimizer = match (header, state, saved_config(&weights, None)?) {
-        (Some(header), Some(state), Some(config)) if !ema => {
-            let names: Vec<String> = network.iter().map(|(name, _)| name.clone()).collect();
-            let get = |kind: &str, name: &str| {
-                let key = format!("{kind}.{name}");
-                let missing = || Error::format(state.path(), format!("found no tensor {key}"));
-                state.get(&key)?.ok_or_else(missing)
-            };
-            Some(to_published(config.rule(), header.optimizer_steps, &names, get)?)
-        }
-        _ => None,
+    let weights = if path.is_dir() { newest(path)? } else { Weights::open(path)? };
+    if is_pth(weights.path())? {
+        return found(weights.path());
+    }
+    let config = saved_config(&weights, None)?;
+    // A run's as they are trained: PyTorch divides by spectral norms itself.
+    let weights = if config.is_some() { Weights::read(weights.path())? } else { weights };
+    Ok(Found { published: weights.to_published(config.as_ref())?, header: weights.header().cloned() })
+}
+
+/// The average as the weights, and nothing else. Buffers that are not averaged stay.
+fn only_average(path: &Path, published: Published) -> Result<Published> {
+    let Published { network, prefix, ema, .. } = published;
+    let ema = ema.ok_or_else(|| Error::format(path, "found no moving average of the weights"))?;
+    let mut averages: BTreeMap<_, _> = ema.into_iter().collect();
+    let average = |(name, own)| (averages.remove(&name).unwrap_or(own), name);
+    let network = network.into_iter().map(average).map(|(tensor, name)| (name, tensor)).collect();
+    Ok(Published { network, prefix, ..Published::default() })
+}
+
+/// Makes a run of ours of a published checkpoint, in a folder that has none.
+fn to_run(args: &ConvertArgs) -> Result<ExitCode> {
+    let (input, output) = (args.input.display(), args.output.display());
+    if args.ema || args.prefix.is_some() || args.overwrite {
+        let message =
+            format!("found --ema, --prefix or --overwrite, which are for files; {output} is the folder of a run");
+        return Err(Error::Usage(message));
+    }
+    let path = if args.input.is_dir() { newest(&args.input)?.path().to_path_buf() } else { args.input.clone() };
+    if !is_pth(&path)? {
+        return Err(Error::Usage(format!(
+            "{input} is no checkpoint of a published program, of which a run is made; a run of ours goes on by itself"
+        )));
+    }
+    let weights = Weights::open(&path)?;
+    let Some(mut config) = saved_config(&weights, args.config.as_deref())? else {
+        return Err(Error::format(&path, "found weights without a configuration, expected one with --config FILE"));
     };
-    Ok(Parts { network, prefix, optimizer, left_out })
+    with_absolute_path(&mut config)?;
+    let seed = *config.training.seed.get_or_insert(DEFAULT_SEED);
+    let trainer = new_trainer(&config, Noise::new(seed), &args.common)?;
+    let (trainer, epoch) = resume_published(&path, config.rule(), trainer)?;
+
+    let lock = Lock::take(&args.output)?;
+    let (checkpoints, own_config) = (Checkpoints::new(&args.output), config_path(&args.output));
+    let save = || {
+        if own_config.exists() || !checkpoints.steps()?.is_empty() {
+            return Err(Error::Usage(format!("the run {output} exists; `ncsn train --resume` goes on with it")));
+        }
+        save_config(&own_config, &config)?;
+        checkpoints.save(
+            &trainer,
+            &Header {
+                step: trainer.step_count(),
+                seed,
+                loss: None,
+                optimizer_steps: trainer.optimizer().n_steps(),
+                config: config.to_yaml(),
+                precision: Some(Precision::current().to_string()),
+                epoch,
+            },
+        )
+    };
+    match save() {
+        Ok(path) => say(format!("a run at step {} in {output}: {}", trainer.step_count(), path.display())),
+        Err(error) => {
+            lock.give_back();
+            return Err(error);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -35,8 +35,13 @@ impl RunFolders {
     }
 
     pub fn config(&self) -> PathBuf {
-        self.logs.join("config.yml")
+        config_path(&self.logs)
     }
+}
+
+/// Where the configuration of the run in `logs` is.
+pub fn config_path(logs: &Path) -> PathBuf {
+    logs.join("config.yml")
 }
 
 /// Makes the folder `path` and those above it, unless they exist.

@@ -122,10 +122,12 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let noise = Noise::new(seed);
     let trainer = new_trainer(&config, noise, &args.common)?;
     let checkpoints = folders.checkpoints();
+    let mut published_epoch = None;
     let (mut trainer, smoothed) = match &found {
         Found::Ours(steps) if args.resume => resume(args, &checkpoints, steps, config.rule(), trainer, &mut log)?,
         Found::Published(path) if args.resume => {
-            let trainer = resume_published(path, config.rule(), trainer)?;
+            let (trainer, epoch) = resume_published(path, config.rule(), trainer)?;
+            published_epoch = epoch.map(|epoch| (trainer.step_count(), epoch));
             log.info(format!("going on with the published program's {}", path.display()));
             (trainer, None)
         }
@@ -149,7 +151,8 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
 
     let is_ours = matches!(found, Found::Ours(_));
     let config = &config;
-    let mut session = Session { args, config, folders, lock, checkpoints, noise, train_set, smoothed, log, is_ours };
+    let mut session =
+        Session { args, config, folders, lock, checkpoints, noise, train_set, smoothed, log, is_ours, published_epoch };
     match session.train(&mut trainer, &*test_set)? {
         Outcome::Stopped => Ok(stop::code()),
         Outcome::Finished if args.no_sample => Ok(ExitCode::SUCCESS),
@@ -285,6 +288,8 @@ struct Session<'a> {
     log: Log,
     /// Whether the run's checkpoints are ours, so far as it has some.
     is_ours: bool,
+    /// The step and epoch that a published checkpoint is at, from which the run goes on.
+    published_epoch: Option<(u64, u64)>,
 }
 
 /// Where a run reports its losses.
@@ -466,13 +471,16 @@ impl Session<'_> {
     fn save(&mut self, trainer: &Trainer<Network>, events: &mut EventWriter) -> Result<()> {
         self.lock.check()?;
         events.flush()?;
+        let step = trainer.step_count();
+        let published = self.published_epoch.filter(|(of_step, _)| *of_step == step).map(|(_, epoch)| epoch);
         let header = Header {
-            step: trainer.step_count(),
+            step,
             seed: self.noise.seed(),
             loss: self.smoothed,
             optimizer_steps: trainer.optimizer().n_steps(),
             config: self.config.to_yaml(),
             precision: Some(Precision::current().to_string()),
+            epoch: Some(published.unwrap_or_else(|| self.config.epoch(step, self.train_set.len()))),
         };
         let path = self.checkpoints.save(trainer, &header)?;
         self.log.debug(format!("saved {}", path.display()));
@@ -579,17 +587,23 @@ fn load_config(args: &TrainArgs, name: &str) -> Result<Config> {
     }
     let (file, name) = Config::load(name, &args.set, args.runner)?;
     let mut config = file.images(&name)?;
+    with_absolute_path(&mut config)?;
+    Ok(config)
+}
+
+/// Makes the path of the data absolute: the run may go on from another folder.
+pub fn with_absolute_path(config: &mut Config) -> Result<()> {
     if let Some(path) = &mut config.data.dataset.path {
-        // The run may go on from another folder.
         *path = std::path::absolute(&*path).map_err(Error::io(&*path))?;
         if path.to_str().is_none() {
             return Err(Error::Usage(format!("data.path {} is no UTF-8 text, which config.yml is", path.display())));
         }
     }
-    Ok(config)
+    Ok(())
 }
 
-fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer<Network>> {
+/// A run before its first step.
+pub fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer<Network>> {
     let device = common.open_device()?.autodiff();
     let net = Network::new(&config.network(), &mut noise.stream("init", 0), &device)?;
     Ok(Trainer::new(config.model(net)?, config.rule(), config.training_options(), noise))
@@ -599,7 +613,8 @@ fn count_images(source: &dyn Source) -> String {
     if source.len() >= 1 << 40 { "endless".into() } else { source.len().to_string() }
 }
 
-fn save_config(path: &Path, config: &Config) -> Result<()> {
+/// Writes a run's configuration, whole or not at all.
+pub fn save_config(path: &Path, config: &Config) -> Result<()> {
     ncsn::file::write_atomically(path, |out| out.write_all(config.to_yaml().as_bytes()))
 }
 

@@ -159,6 +159,16 @@ impl Config {
         let of_epochs = (u128::from(n_epochs) * n_images as u128).div_ceil(batch_size as u128);
         u64::try_from(of_epochs).unwrap_or(u64::MAX).min(n_iters)
     }
+
+    /// The epoch in which step `step`, counted from 1, begins, counted from 0; before the first step also 0. Batches run on from
+    /// one epoch into the next.
+    ///
+    /// # Panics
+    /// If `n_images` is 0.
+    pub fn epoch(&self, step: u64, n_images: usize) -> u64 {
+        let n_before = u128::from(step.saturating_sub(1)) * self.training.batch_size as u128;
+        u64::try_from(n_before / n_images as u128).unwrap_or(u64::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -243,5 +253,16 @@ mod tests {
         assert_eq!([101, 1000, 1 << 40].map(|n| config.n_steps(n)), [31, 100, 100]);
         (config.training.n_epochs, config.training.n_iters) = (u64::MAX, u64::MAX);
         assert_eq!(config.n_steps(1 << 40), u64::MAX);
+    }
+
+    #[test]
+    fn a_step_belongs_to_the_epoch_of_its_first_image() {
+        let mut config = Config::default();
+        config.training.batch_size = 4;
+        // The published fixture: three batches of a set of four images end in its third epoch.
+        assert_eq!([0, 1, 2, 3].map(|step| config.epoch(step, 4)), [0, 0, 1, 2]);
+        assert_eq!([1, 2, 3, 4].map(|step| config.epoch(step, 6)), [0, 0, 1, 2]);
+        assert_eq!(config.epoch(u64::MAX, 1), u64::MAX);
+        assert_eq!(config.epoch(9, 1 << 40), 0);
     }
 }

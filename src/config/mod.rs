@@ -30,7 +30,7 @@ pub use data::{Data, Dataset};
 pub use evaluation::{FastFid, Test};
 pub use model::{Architecture, Model};
 pub use optim::{Optim, Optimizer};
-pub use published::{Runner, Unused};
+pub use published::{Program, Runner, Unused};
 pub use sampling::Sampling;
 pub use training::{Algo, Slicing, Training};
 pub use writer::Key;

@@ -94,6 +94,30 @@ impl Runner {
     }
 }
 
+/// A published program; each keeps its checkpoints in a layout of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// NCSN's, with all of its runners.
+    Ncsn,
+    /// NCSNv2's, which also has NCSN's networks.
+    NcsnV2,
+}
+
+impl Program {
+    /// The program that such a network comes from first.
+    pub fn of(architecture: Architecture) -> Self {
+        if Runner::of(architecture) == Runner::NcsnV2 { Self::NcsnV2 } else { Self::Ncsn }
+    }
+}
+
+impl Config {
+    /// The program that the configuration was written for.
+    pub fn program(&self) -> Program {
+        // Only NCSNv2's files choose the normalisation, and those that leave it open are given its default.
+        if self.model.normalization.is_some() { Program::NcsnV2 } else { Program::of(self.model.architecture) }
+    }
+}
+
 /// Whether the file is that of the toy experiments, which has nothing to configure.
 pub(super) fn is_toy(file: &mut Reader<'_>) -> Result<bool> {
     let mut placeholder = String::new();

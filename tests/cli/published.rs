@@ -250,7 +250,7 @@ impl Pickler {
         for (&param, kept) in &optimizer.state {
             self.number(param as usize);
             self.put(b"}(");
-            for (name, value) in kept {
+            for (name, value) in kept.iter() {
                 self.text(name);
                 match value {
                     StateValue::Int(n) => self.number(*n as usize),

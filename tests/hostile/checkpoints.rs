@@ -7,7 +7,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ncsn::checkpoint::pth::{Group, OptimizerState, Published, Setting, StateValue, write_published};
+use ncsn::checkpoint::pth::{
+    Group, Members, OptimizerState, Progress, Published, Setting, StateValue, write_published,
+};
 use ncsn::net::params::HostTensor;
 
 /// Reads; checks that it is fast, and that an error is one line without control characters.
@@ -134,30 +136,41 @@ fn written() -> Vec<u8> {
         shape: shape.to_vec(),
         values: (0..shape.iter().product()).map(|i: usize| i as f32).collect(),
     };
-    let kept = BTreeMap::from([
-        ("step".to_string(), StateValue::Tensor(tensor(&[]))),
-        ("exp_avg".into(), StateValue::Tensor(tensor(&[2, 3]))),
-        ("n".into(), StateValue::Int(70_000)),
-        ("none".into(), StateValue::None),
-    ]);
-    let settings = BTreeMap::from([
-        ("lr".to_string(), Setting::Float(0.001)),
-        ("betas".into(), Setting::Floats(vec![0.9, 0.999])),
-        ("amsgrad".into(), Setting::Bool(false)),
-        ("foreach".into(), Setting::None),
-        ("n".into(), Setting::Int(-1)),
-    ]);
+    let kept = [
+        ("step", StateValue::Tensor(tensor(&[]))),
+        ("exp_avg", StateValue::Tensor(tensor(&[2, 3]))),
+        ("n", StateValue::Int(70_000)),
+        ("none", StateValue::None),
+    ];
+    let settings = [
+        ("lr", Setting::Float(0.001)),
+        ("betas", Setting::Floats(vec![0.9, 0.999])),
+        ("amsgrad", Setting::Bool(false)),
+        ("foreach", Setting::None),
+        ("n", Setting::Int(-1)),
+    ];
     let optimizer = OptimizerState {
-        groups: vec![Group { params: vec![0, 140_000_000_000_000], settings }],
-        state: BTreeMap::from([(140_000_000_000_000, kept)]),
+        groups: vec![Group { params: vec![0, 140_000_000_000_000], settings: settings.into_iter().collect() }],
+        state: BTreeMap::from([(140_000_000_000_000, kept.into_iter().collect())]),
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint.pth");
-    let network = [("a.weight".to_string(), tensor(&[2, 3])), ("b".into(), tensor(&[0, 4]))];
-    write_published(&path, &network, "module.", Some(&optimizer)).unwrap();
+    let network = vec![("a.weight".to_string(), tensor(&[2, 3])), ("b".into(), tensor(&[0, 4]))];
+    let written = Published {
+        ema: Some(network.clone()),
+        network,
+        prefix: "module.".into(),
+        optimizer: Some(optimizer),
+        progress: Some(Progress { epoch: 3, step: 70_000 }),
+        members: Members {
+            weights: "item 1 of a list".into(),
+            ema: Some("item 5 of a list".into()),
+            only_average: false,
+        },
+    };
+    write_published(&path, &written).unwrap();
     let bytes = fs::read(&path).unwrap();
-    let read = read(&bytes).unwrap();
-    assert_eq!((&read.network[..], read.prefix.as_str(), read.optimizer), (&network[..], "module.", Some(optimizer)));
+    assert_eq!(read(&bytes).unwrap(), written);
     bytes
 }
 

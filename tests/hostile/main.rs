@@ -201,8 +201,15 @@ fn checkpoint() -> [Vec<u8>; 2] {
     let optimizer = Optimizer::from_host(ADAM, STEP, trainer.net(), moments).unwrap();
     let trainer = trainer.resume(TrainerState { step: STEP, optimizer, ema: None });
     let folder = tempfile::tempdir().unwrap();
-    let header =
-        Header { step: STEP, seed: 1, loss: Some(2.5), optimizer_steps: STEP, config: String::new(), precision: None };
+    let header = Header {
+        step: STEP,
+        seed: 1,
+        loss: Some(2.5),
+        optimizer_steps: STEP,
+        config: String::new(),
+        precision: None,
+        epoch: None,
+    };
     let path = Checkpoints::new(folder.path()).save(&trainer, &header).unwrap();
     [fs::read(&path).unwrap(), fs::read(path.with_extension("state.safetensors")).unwrap()]
 }

@@ -2,6 +2,7 @@
 //! weights, as members of a list or of a dict.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Index;
 use std::path::Path;
 
 use super::{Pth, read_file};
@@ -19,7 +20,9 @@ const OPTIMIZERS: [&str; 3] = ["optimizer_state_dict", "optimizer", "optim"];
 /// parameters' order.
 const SHADOW: &str = "shadow";
 const SHADOW_PARAMS: &str = "shadow_params";
-/// Where NCSNv2's list has the average.
+/// Where NCSNv2's list has the epoch, the step and the average.
+const THIRD: usize = 2;
+const FOURTH: usize = 3;
 const FIFTH: usize = 4;
 /// Tensors of a `state_dict` that are no parameters.
 const BUFFERS: [&str; 6] = ["sigmas", "num_batches_tracked", "running_mean", "running_var", "weight_u", "weight_v"];
@@ -27,7 +30,7 @@ const BUFFERS: [&str; 6] = ["sigmas", "num_batches_tracked", "running_mean", "ru
 const FREQUENCIES: &str = "W";
 
 /// A network's weights, and what lies beside them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Published {
     /// The weights by name, without the prefix, in the order of the file.
     pub network: Vec<(String, HostTensor)>,
@@ -40,10 +43,21 @@ pub struct Published {
     pub members: Members,
     /// The optimiser's state, if the file has one.
     pub optimizer: Option<OptimizerState>,
+    /// How far the run has come, if the file is a list of NCSNv2's program.
+    pub progress: Option<Progress>,
+}
+
+/// How far a run of NCSNv2's program has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The epoch of the last step, counted from 0.
+    pub epoch: u64,
+    /// Steps made.
+    pub step: u64,
 }
 
 /// Which parts of a checkpoint are taken for what, in words.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Members {
     /// The weights: `"item 1 of a list"`, `"model"`.
     pub weights: String,
@@ -59,7 +73,50 @@ pub struct OptimizerState {
     /// Parameters that share settings.
     pub groups: Vec<Group>,
     /// What is kept for each parameter, by its number in [`Group::params`]: `step`, `exp_avg`, `square_avg`, ….
-    pub state: BTreeMap<u64, BTreeMap<String, StateValue>>,
+    pub state: BTreeMap<u64, Named<StateValue>>,
+}
+
+/// Values by name, in the order of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Named<T>(Vec<(String, T)>);
+
+impl<T> Named<T> {
+    /// The value called `name`; the last one, if a file has several.
+    pub fn get(&self, name: &str) -> Option<&T> {
+        self.0.iter().rev().find(|(own, _)| own == name).map(|(_, value)| value)
+    }
+
+    /// The names, in the order of the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(name, _)| name)
+    }
+
+    /// Names and values, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T, N: Into<String>> FromIterator<(N, T)> for Named<T> {
+    fn from_iter<I: IntoIterator<Item = (N, T)>>(values: I) -> Self {
+        Self(values.into_iter().map(|(name, value)| (name.into(), value)).collect())
+    }
+}
+
+impl<T> Index<&str> for Named<T> {
+    type Output = T;
+
+    /// # Panics
+    /// When there is no value of this name.
+    fn index(&self, name: &str) -> &T {
+        self.get(name).unwrap_or_else(|| panic!("no value called {name:?}"))
+    }
 }
 
 /// Some parameters and their settings.
@@ -68,7 +125,7 @@ pub struct Group {
     /// The parameters' numbers, in the network's order: 0, 1, …, or, before PyTorch 1.5, addresses in memory.
     pub params: Vec<u64>,
     /// `lr`, `betas`, `weight_decay`, …. Settings that are not made of numbers are left out.
-    pub settings: BTreeMap<String, Setting>,
+    pub settings: Named<Setting>,
 }
 
 /// One setting of an optimiser.
@@ -128,8 +185,8 @@ impl StateValue {
     }
 }
 
-/// Reads a checkpoint: a list or tuple that begins with a network's `state_dict` and, perhaps, an optimiser's, and
-/// whose fifth item may be a moving average of the weights; a `state_dict` alone; or a dict with any of these under a
+/// Reads a checkpoint: a list or tuple that begins with a network's `state_dict` and, perhaps, an optimiser's, whose third and
+/// fourth items may be an epoch and a step, and whose fifth may be a moving average of the weights; a `state_dict` alone; or a dict with any of these under a
 /// usual name (`state_dict`, `model`, …; `optimizer`, …; `ema`, `params_ema`, …). Nothing in the file is executed.
 ///
 /// # Errors
@@ -159,13 +216,19 @@ impl Published {
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let mut scratch = Vec::new();
         let pth = Pth::parse(path, bytes, &mut scratch)?;
-        let Parts { weights, ema, only_average, optimizer: state } = parts(&pth)?;
+        let Parts { weights, ema, only_average, optimizer: state, progress } = parts(&pth)?;
         let (network, prefix) = network(&pth, weights.value)?;
         let average = ema.as_ref().map(|ema| average(&pth, ema, &network)).transpose()?;
         let optimizer = state.map(|state| optimizer(&pth, state)).transpose()?;
         let (ema, from) = average.unzip();
         let members = Members { weights: weights.name, ema: from, only_average };
-        Ok(Self { network, prefix, ema, members, optimizer })
+        Ok(Self { network, prefix, ema, members, optimizer, progress })
+    }
+
+    /// The tensors of the average that are trained, which are those that NCSNv2's program keeps: no buffers. `None` if there is no
+    /// average.
+    pub fn averaged(&self) -> Option<impl Iterator<Item = &(String, HostTensor)>> {
+        Some(self.ema.as_ref()?.iter().filter(|(name, tensor)| is_trained(name, tensor)))
     }
 }
 
@@ -181,6 +244,7 @@ struct Parts<'v, 'a> {
     ema: Option<Part<'v, 'a>>,
     only_average: bool,
     optimizer: Option<&'v Value<'a>>,
+    progress: Option<Progress>,
 }
 
 /// Finds the parts; an error names what there is and what was looked for.
@@ -197,11 +261,13 @@ fn parts<'v, 'a>(pth: &'v Pth<'_, 'a>) -> Result<Parts<'v, 'a>> {
                 no_network(pth, &format!("a list that begins with {first}"))
             })?;
             let ema = part(FIFTH).filter(|part| is_weights(part.value));
-            Ok(Parts { weights, ema, only_average: false, optimizer: of_optimizer(item(1)) })
+            let count = |i: usize| item(i)?.as_size();
+            let progress = count(THIRD).zip(count(FOURTH)).map(|(epoch, step)| Progress { epoch, step });
+            Ok(Parts { weights, ema, only_average: false, optimizer: of_optimizer(item(1)), progress })
         }
         root if is_weights(root) => {
             let weights = Part { name: "the whole file".into(), value: root };
-            Ok(Parts { weights, ema: None, only_average: false, optimizer: None })
+            Ok(Parts { weights, ema: None, only_average: false, optimizer: None, progress: None })
         }
         root @ Value::Dict(_) => {
             let member = |name: &&str| Some(Part { name: format!("{name:?}"), value: pickle.get(root, name)? });
@@ -215,7 +281,7 @@ fn parts<'v, 'a>(pth: &'v Pth<'_, 'a>) -> Result<Parts<'v, 'a>> {
             }
             let weights = weights.ok_or_else(|| no_network(pth, &keys(pth, root)))?;
             let optimizer = OPTIMIZERS.iter().find_map(|name| of_optimizer(pickle.get(root, name)));
-            Ok(Parts { weights, ema, only_average, optimizer })
+            Ok(Parts { weights, ema, only_average, optimizer, progress: None })
         }
         other => Err(no_network(pth, &pth.kind(other))),
     }
@@ -390,16 +456,16 @@ fn optimizer<'a>(pth: &Pth<'_, 'a>, value: &Value<'a>) -> Result<OptimizerState>
         let Value::Dict(values) = pickle.value(*values) else {
             return Err(bad(format!("what is kept for parameter {param} is no dict")));
         };
-        let mut kept = BTreeMap::new();
+        let mut kept = Vec::with_capacity(values.len());
         pth.spend(1)?;
         for (name, value) in values {
             let no_name = || bad(format!("parameter {param} has a value without a name"));
             let name = pickle.text(*name).ok_or_else(no_name)?;
             pth.spend(1 + name.len())?;
             let value = state_value(pth, &format!("{name} of parameter {param}"), pickle.value(*value))?;
-            kept.insert(name.to_string(), value);
+            kept.push((name, value));
         }
-        if state.insert(param, kept).is_some() {
+        if state.insert(param, kept.into_iter().collect()).is_some() {
             return Err(bad(format!("parameter {param} is there twice")));
         }
     }
@@ -415,17 +481,17 @@ fn group<'a>(pth: &Pth<'_, 'a>, value: &Value<'a>) -> Result<Group> {
     pth.spend(1 + ids.len())?;
     let params: Option<Vec<u64>> = ids.iter().map(|id| pickle.value(*id).as_size()).collect();
     let params = params.ok_or_else(|| bad("a parameter is called by what is no number"))?;
-    let mut settings = BTreeMap::new();
+    let mut settings = Vec::new();
     for (name, value) in pairs(value) {
         let name = pickle.text(*name).ok_or_else(|| bad("a setting has a name that is no string"))?;
         pth.spend(1 + name.len())?;
         if name != "params"
             && let Some(setting) = setting(pth, name, pickle.value(*value))?
         {
-            settings.insert(name.to_string(), setting);
+            settings.push((name, setting));
         }
     }
-    Ok(Group { params, settings })
+    Ok(Group { params, settings: settings.into_iter().collect() })
 }
 
 /// A setting that is made of numbers; `None` for another.

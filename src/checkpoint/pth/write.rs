@@ -5,7 +5,7 @@ use std::path::Path;
 
 use flate2::Crc;
 
-use super::published::{OptimizerState, Setting, StateValue};
+use super::published::{OptimizerState, Progress, Published, Setting, StateValue};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::net::params::HostTensor;
@@ -18,24 +18,33 @@ const ALIGNMENT: usize = 64;
 /// Chunks of numbers that are turned to bytes at once.
 const N_CHUNK: usize = 1 << 14;
 
-/// Writes `path`, whole or not at all: the list `[state_dict, optimizer]` or, without an optimiser, `[state_dict]`, with
-/// `prefix` before each name. The same content gives the same bytes.
+/// Writes `path`, whole or not at all: the list `[state_dict, optimizer]` or, without an optimiser, `[state_dict]`, as NCSN's
+/// program has it; of a run whose progress is known `[state_dict, optimizer, epoch, step]` and, with an average, its trained
+/// parameters as a fifth item, as NCSNv2's has it, where `None` stands for an optimiser that is not there. The prefix comes before
+/// each name of the first item. The same content gives the same bytes.
 ///
 /// # Errors
 /// When the file cannot be written, or would be larger than 4 GiB.
 ///
 /// # Panics
 /// When a tensor has not as many values as its shape says.
-pub fn write_published(
-    path: &Path,
-    network: &[(String, HostTensor)],
-    prefix: &str,
-    optimizer: Option<&OptimizerState>,
-) -> Result<()> {
+pub fn write_published(path: &Path, published: &Published) -> Result<()> {
+    let Published { network, prefix, optimizer, progress, .. } = published;
     let mut pickler = Pickler { bytes: b"\x80\x02](".to_vec(), storages: Vec::new() };
-    pickler.state_dict(network, prefix);
-    if let Some(optimizer) = optimizer {
-        pickler.optimizer(optimizer);
+    pickler.bytes.extend(b"ccollections\nOrderedDict\n)R");
+    pickler.tensors(network, prefix);
+    match optimizer {
+        Some(optimizer) => pickler.optimizer(optimizer),
+        None if progress.is_some() => pickler.bytes.push(b'N'),
+        None => {}
+    }
+    if let Some(Progress { epoch, step }) = progress {
+        pickler.int(epoch.cast_signed());
+        pickler.int(step.cast_signed());
+        if let Some(averaged) = published.averaged() {
+            pickler.bytes.push(b'}');
+            pickler.tensors(averaged, "");
+        }
     }
     pickler.bytes.extend(b"e.");
     let Pickler { bytes: pickle, storages } = pickler;
@@ -102,9 +111,10 @@ struct Pickler<'a> {
 }
 
 impl<'a> Pickler<'a> {
-    fn state_dict(&mut self, network: &'a [(String, HostTensor)], prefix: &str) {
-        self.bytes.extend(b"ccollections\nOrderedDict\n)R(");
-        for (name, tensor) in network {
+    /// The items of the dict that was written last.
+    fn tensors(&mut self, tensors: impl IntoIterator<Item = &'a (String, HostTensor)>, prefix: &str) {
+        self.bytes.push(b'(');
+        for (name, tensor) in tensors {
             self.text(&format!("{prefix}{name}"));
             self.tensor(tensor);
         }
@@ -118,7 +128,7 @@ impl<'a> Pickler<'a> {
         for (&param, values) in &optimizer.state {
             self.int(param.cast_signed());
             self.bytes.extend(b"}(");
-            for (name, value) in values {
+            for (name, value) in values.iter() {
                 self.text(name);
                 match value {
                     StateValue::None => self.bytes.push(b'N'),
@@ -134,7 +144,7 @@ impl<'a> Pickler<'a> {
         self.bytes.extend(b"](");
         for group in &optimizer.groups {
             self.bytes.extend(b"}(");
-            for (name, setting) in &group.settings {
+            for (name, setting) in group.settings.iter() {
                 self.text(name);
                 self.setting(setting);
             }
