@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// A configuration that cannot be meant: unknown key, wrong type, impossible value.
     /// `place` is `file:line` (or `--set`, or just the file).
-    #[error("{}: {message}", fit_for_terminal(place))]
+    #[error("{}: {message}", in_one_line(place))]
     Config {
         /// Where: `configs/anneal.yml:37`.
         place: String,
@@ -67,7 +67,7 @@ pub enum Error {
     #[error("the device failed: {0}")]
     Device(String),
     /// A request that cannot be met as asked.
-    #[error("{}", fit_for_terminal(.0))]
+    #[error("{}", in_one_line(.0))]
     Usage(String),
 }
 
@@ -90,9 +90,15 @@ impl Error {
     }
 }
 
-/// A path in an error.
-fn shown_path(path: &Path) -> String {
+/// A path in a message of several lines, which keeps those of the path from being taken for its own. Messages of one line escape
+/// what they quote as a whole: see [`in_one_line`].
+pub fn shown_path(path: &Path) -> String {
     one_line(&path.display().to_string())
+}
+
+/// `text` as one line, fit for a terminal, however long. File names may hold new lines.
+pub fn in_one_line(text: &str) -> String {
+    fit_for_terminal(text).replace('\n', "\\n")
 }
 
 /// The longest message about a file.
@@ -181,7 +187,15 @@ mod tests {
             assert!(shown.contains("a\\u{1b}[2J\\u{202e}b") && !shown.contains('\u{1b}'), "{shown}");
         }
         assert_eq!(fit_for_terminal("σ – ‖ŝ‖\nline"), "σ – ‖ŝ‖\nline");
-        assert!(Error::format("a\nb", "c\nd").to_string().lines().count() == 1);
+        for error in [
+            Error::format("a\nb", "c\nd"),
+            Error::Usage("a\nb exists".into()),
+            Error::io("a\nb")(io::Error::other("x")),
+            Error::Config { place: "a\nb".into(), message: String::new() },
+            Error::MissingData(format!("not in {}", shown_path(Path::new("a\nb")))),
+        ] {
+            assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        }
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Device;
 use clap::Args;
-use ncsn::Result;
 use ncsn::config::Data;
 use ncsn::data::{Source, Split};
 use ncsn::device::{self, DeviceKind, Precision};
-use ncsn::error::{fit_for_terminal, is_fit_for_terminal};
+use ncsn::error::{in_one_line, is_fit_for_terminal};
+use ncsn::{Error, Result};
 
 use super::log::{Log, Verbosity};
 
@@ -62,10 +62,10 @@ pub fn lose_output(error: std::io::Error) {
     let _ = OUTPUT_LOST.set(error);
 }
 
-/// Prints a line of a result. When it cannot be written, the program goes on and ends with an error: see [`end`].
+/// Prints a line of a result, whatever the names in it. When it cannot be written, the program goes on and ends with an error: see [`end`].
 pub fn say(line: impl std::fmt::Display) {
     let mut out = std::io::stdout();
-    if let Err(error) = writeln!(out, "{}", fit_for_terminal(&line.to_string())).and_then(|()| out.flush()) {
+    if let Err(error) = writeln!(out, "{}", in_one_line(&line.to_string())).and_then(|()| out.flush()) {
         lose_output(error);
     }
 }
@@ -82,12 +82,17 @@ pub fn say_json(value: &impl serde::Serialize) {
 
 /// Prints a line about the work; one that cannot be written is no error.
 pub fn remark(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{}", fit_for_terminal(&line.to_string()));
+    let _ = writeln!(std::io::stdout(), "{}", in_one_line(&line.to_string()));
 }
 
 /// Prints a line beside the output; one that cannot be written is no error.
 pub fn hint(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{}", fit_for_terminal(&line.to_string()));
+    let _ = writeln!(std::io::stderr(), "{}", in_one_line(&line.to_string()));
+}
+
+/// Prints what a program ends with; some errors have lines of their own, with the files that they are about.
+pub fn complain(error: &Error) {
+    let _ = writeln!(std::io::stderr(), "error: {error}");
 }
 
 /// The exit code of a program whose work ended with `code`: a result that could not be written is an error, but not to a reader

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 
-use ncsn::error::fit_for_terminal;
+use ncsn::error::in_one_line;
 use ncsn::file::open_regular;
 use ncsn::{Error, Result};
 
@@ -97,7 +97,7 @@ impl Log {
     /// To the file alone: what the terminal shows as a progress bar.
     pub fn file_only(&mut self, line: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
-        let line = format!("[{seconds:9.1} s] {}\n", fit_for_terminal(line));
+        let line = format!("[{seconds:9.1} s] {}\n", in_one_line(line));
         let _ = match &mut self.file {
             Written::Nowhere => Ok(()),
             Written::Kept(lines) => lines.write_all(line.as_bytes()),

@@ -35,7 +35,7 @@ use clap::{Parser, Subcommand};
 use ncsn::device::instructions;
 use ncsn::{Error, Result};
 
-use self::common::{Common, end, hint, lose_output, parse, remark, say, say_json};
+use self::common::{Common, complain, end, hint, lose_output, parse, remark, say, say_json};
 use self::folders::RunFolders;
 use self::published::{DEFAULT_SEED, Published};
 
@@ -155,7 +155,7 @@ pub fn main() -> ExitCode {
     match command.and_then(|command| panic::caught(|| on_threads(command))) {
         Ok(code) => end(code),
         Err(error) => {
-            hint(format!("error: {error}"));
+            complain(&error);
             match error {
                 Error::Stopped(_) => stop::code(),
                 _ => ExitCode::FAILURE,

@@ -8,7 +8,7 @@ use super::decode::{decode, header_shape};
 use super::folder::check_headers;
 use super::resize::{center_crop, prepare};
 use super::{Progress, Source, Split};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown_path};
 use crate::file::read_at_most;
 
 const IMAGES: &str = "img_align_celeba";
@@ -89,7 +89,7 @@ fn missing(root: &Path) -> Error {
          https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html get img_align_celeba.zip (\"Align&Cropped Images\") and \
          {PARTITION} (\"Train/Val/Test Partitions\"), unpack the first, and put them so that these exist: \
          {0}/{PARTITION} and {0}/{IMAGES}/000001.jpg",
-        root.display()
+        shown_path(root)
     ))
 }
 
@@ -143,7 +143,7 @@ fn check_presence(folder: &Path, names: &[String]) -> Result<()> {
     let message = format!(
         "{}: {} of the {} images that {PARTITION} names are missing, the first being {first}; unpack all of \
          img_align_celeba.zip",
-        folder.display(),
+        shown_path(folder),
         1 + absent.count(),
         names.len()
     );

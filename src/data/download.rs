@@ -12,7 +12,7 @@ use sha2::Sha256;
 use ureq::http::{StatusCode, header};
 
 use super::Progress;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown_path};
 use crate::file::{digest, sync_folder};
 
 /// A published file: where it is and how to know it.
@@ -131,7 +131,7 @@ pub fn fetch(file: &RemoteFile<'_>, folder: &Path, progress: &mut Progress<'_>) 
         .map_err(Error::io(&part_path))?;
     // Two writers would spoil each other's bytes. Some file systems cannot lock; there, the checksum must do.
     if let Err(TryLockError::WouldBlock) = part.try_lock() {
-        return Err(Error::MissingData(format!("{}: another process is downloading it", part_path.display())));
+        return Err(Error::MissingData(format!("{}: another process is downloading it", shown_path(&part_path))));
     }
 
     let received = receive(file, &mut part, &part_path, progress).and_then(|()| verify(file, &mut part, &part_path));

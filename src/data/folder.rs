@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::decode::{decode, header_shape};
 use super::resize::prepare;
 use super::{Progress, Source, Split};
-use crate::error::{Error, Result, few};
+use crate::error::{Error, Result, few, shown_path};
 
 /// One image in so many is held out if the folder does not say which.
 const TEST_EVERY: usize = 20;
@@ -84,7 +84,7 @@ impl Folder {
     ) -> Result<Folder> {
         assert!((channels == 1 || channels == 3) && size > 0, "images of {channels}×{size}×{size}");
         if !root.is_dir() {
-            return Err(Error::MissingData(format!("{}: there is no such folder of images", root.display())));
+            return Err(Error::MissingData(format!("{}: there is no such folder of images", shown_path(root))));
         }
         let (train, test) = (root.join("train"), root.join("test"));
         let Listing { files, left_out } = if train.is_dir() && test.is_dir() {
@@ -107,7 +107,7 @@ impl Folder {
     pub fn all(root: &Path, channels: usize, size: usize, progress: &mut Progress<'_>) -> Result<Folder> {
         assert!((channels == 1 || channels == 3) && size > 0, "images of {channels}×{size}×{size}");
         if !root.is_dir() {
-            return Err(Error::MissingData(format!("{}: there is no such folder of images", root.display())));
+            return Err(Error::MissingData(format!("{}: there is no such folder of images", shown_path(root))));
         }
         let Listing { files, left_out } = images_below(root)?;
         check_headers(root, &files, header_shape, progress)?;
@@ -196,7 +196,7 @@ pub(crate) fn images_below(root: &Path) -> Result<Listing> {
     if files.is_empty() {
         let names = EXTENSIONS.map(|extension| format!("*.{extension}")).join(", ");
         let left_out = if left_out.is_empty() { String::new() } else { format!("; {left_out}") };
-        let message = format!("{}: the folder holds no image ({names}){left_out}", root.display());
+        let message = format!("{}: the folder holds no image ({names}){left_out}", shown_path(root));
         return Err(Error::MissingData(message));
     }
     files.sort();

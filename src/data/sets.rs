@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::data::download::{self, RemoteFile, fetch};
 use crate::data::memory::InMemory;
 use crate::data::{Labelled, Progress, Split, cifar, idx, mat};
-use crate::error::{Error, Result, few};
+use crate::error::{Error, Result, few, shown_path};
 
 /// Whether files that are not there may be downloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +135,7 @@ pub fn cifar10_labelled(
     );
     let names = [remote.name.to_owned()];
     if !missing.is_empty() && !is_there(&folder.join(remote.name))? {
-        let missing: Vec<String> = missing.iter().map(|path| path.display().to_string()).collect();
+        let missing: Vec<String> = missing.iter().map(|path| shown_path(path)).collect();
         return Err(Error::MissingData(format!(
             "CIFAR-10 is incomplete: {} not there, beside the others; put there what is missing, or move the others away and all of \
              it is downloaded",
@@ -211,7 +211,7 @@ fn find_or_fetch(
     };
     Err(Error::MissingData(format!(
         "{set} is not in {}. Put there one of\n  {accepted}\nThe published file is {} ({} bytes). {why}",
-        folder.display(),
+        shown_path(folder),
         remote.url,
         remote.n_bytes
     )))

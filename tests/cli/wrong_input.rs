@@ -192,3 +192,40 @@ fn two_programs_do_not_share_a_run() {
     first.wait().unwrap();
     assert!(message.contains("another ncsn is at work"), "{message}");
 }
+
+#[cfg(unix)]
+#[test]
+fn names_with_new_lines_and_control_characters_are_escaped_wherever_they_are_shown() {
+    let folder = scratch();
+    let evil = "a\nerror: b\u{1b}[2J";
+    let shown = "a\\nerror: b\\u{1b}[2J";
+    fs::create_dir(folder.path().join(evil)).unwrap();
+    let [pth, there, run] = [".pth", ".safetensors", ""].map(|end| format!("{evil}/{evil}{end}"));
+    fs::write(folder.path().join(&there), "x").unwrap();
+    let train = ["train", "--config", "tiny.yml", "--doc", "d", "--no-sample", "--set"];
+    for args in [
+        &["convert", "tiny.yml", &there][..],
+        &["convert", &there, &pth],
+        &["convert", &pth, &run],
+        &["info", "--doc", "d", "--run", evil],
+        &["train", "--doc", "d", "--resume", "--run", evil],
+        &["train", "--config", evil, "--doc", "d"],
+        &[&train[..], &[&format!("data={{dataset: folder, path: {:?}, image_size: 8, channels: 1}}", run)]].concat(),
+        &["noise-levels", "--dataset", evil],
+        &["noise-levels", "--dataset", "images", "--run", evil, "--set", &run],
+        &["evaluate", "--samples", &run, "--reference", evil],
+    ] {
+        let message = fails(folder.path(), args);
+        assert!(
+            !message.contains('\u{1b}') && !message.trim_end().lines().any(|l| l.starts_with("error: b")),
+            "{message}"
+        );
+        assert!(message.contains(shown) || message.contains("error: unexpected argument"), "{args:?}: {message}");
+    }
+    // And where all goes well.
+    succeeds(folder.path(), &[&TRAIN[..], &["--run", evil, "--set", "training.n_iters=4"]].concat());
+    let said = succeeds(folder.path(), &["convert", &format!("{evil}/logs/d"), &pth]);
+    assert!(said.contains(shown) && said.lines().count() == 1, "{said}");
+    let said = succeeds(folder.path(), &["info", "--doc", "d", "--run", evil]);
+    assert!(said.contains(shown) && !said.contains('\u{1b}'), "{said}");
+}

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use ncsn::config::Data;
 use ncsn::data::download::{Digest, INCEPTION, fetch};
 use ncsn::data::{SETS, Source as _, Split};
-use ncsn::error::one_of;
+use ncsn::error::{one_of, shown_path};
 use ncsn::eval::{Extractor, ImageSet, InceptionExtractor, SmallClassifier, SmallExtractor};
 use ncsn::{Error, Result};
 
@@ -99,7 +99,7 @@ fn published_weights(folder: &Path, log: &mut Log) -> Result<PathBuf> {
             Error::MissingData(format!(
                 "Inception's weights are not in {}. Put there {} ({} bytes, SHA-256 {sha256}) from\n  {}\nor give them with \
                  --weights FILE. Without them, --extractor small compares sets with each other. The download failed: {why}",
-                folder.display(),
+                shown_path(folder),
                 INCEPTION.name,
                 INCEPTION.n_bytes,
                 INCEPTION.url

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ncsn::config::Data;
 use ncsn::data::{Dataset, SETS, Source, Split};
-use ncsn::error::{one_line, one_of};
+use ncsn::error::{one_line, one_of, shown_path};
 use ncsn::eval::{ImageSet, ReadOptions};
 use ncsn::{Error, Result};
 
@@ -96,7 +96,7 @@ impl Images {
         match self {
             Self::Path(path) => {
                 if !path.exists() {
-                    let path = path.display();
+                    let path = shown_path(path);
                     let names = SETS.iter().filter(|set| !set.needs_path).map(|set| set.name);
                     let sets = one_of(names).to_ascii_lowercase();
                     return Err(Error::MissingData(format!(

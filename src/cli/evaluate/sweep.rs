@@ -234,7 +234,7 @@ fn finish(run: &Run<'_>, rows: &[Row], json: bool, log: &mut Log) -> Result<()> 
     plot::write(&run.folder.join("sweep"), &panels, panels.len().min(3))?;
     match json {
         true => rows.iter().for_each(say_json),
-        false => say(text.trim_end()),
+        false => text.trim_end().lines().for_each(say),
     }
     log.info(format!("best by {}: step {}", columns[0].metric, rows[best].step));
     log.info(format!("sweep.md, sweep.svg, sweep.png in {}", run.folder.display()));
