@@ -367,6 +367,7 @@ pub struct Weights {
     header: Option<Header>,
     prefix: String,
     members: Option<pth::Members>,
+    progress: Option<pth::Progress>,
 }
 
 impl Weights {
@@ -406,15 +407,15 @@ impl Weights {
         if header.is_none() {
             file.leave_out_all(|name| name.ends_with(N_BATCHES));
         }
-        Ok(Self { file, header, prefix, members: None })
+        Ok(Self { file, header, prefix, members: None, progress: None })
     }
 
     /// Those of `published`, which was read from `path`.
     fn of(path: &Path, published: pth::Published) -> Self {
-        let pth::Published { mut network, prefix, ema, members, .. } = published;
+        let pth::Published { mut network, prefix, ema, members, progress, .. } = published;
         network.extend(ema.into_iter().flatten().map(|(name, tensor)| (format!("{EMA}{name}"), tensor)));
         let file = TensorFile::of(path, network);
-        Self { file, header: None, prefix, members: Some(members) }
+        Self { file, header: None, prefix, members: Some(members), progress }
     }
 
     /// What stood before each name, of a file that is not ours.
@@ -425,6 +426,11 @@ impl Weights {
     /// Which parts of a PyTorch file these are; `None` for another file.
     pub fn members(&self) -> Option<&pth::Members> {
         self.members.as_ref()
+    }
+
+    /// How far the run had come, of a list of NCSNv2's program; [`Self::header`] says it of ours.
+    pub fn progress(&self) -> Option<pth::Progress> {
+        self.progress
     }
 
     /// The optimiser's state beside a checkpoint of ours, if it is still there.

@@ -245,7 +245,7 @@ fn buffers_come_with_either_weights_and_what_follows_from_the_configuration_may_
         let named = named.into_iter().chain(more.iter().map(|name| (*name, 5.0)));
         let tensors = named.map(|(name, x)| (name.to_string(), HostTensor { shape: vec![2], values: vec![x; 2] }));
         let file = TensorFile::of(Path::new("w"), tensors.collect());
-        Weights { file, header: None, prefix: String::new(), members: None }
+        Weights { file, header: None, prefix: String::new(), members: None, progress: None }
     };
     let values = |net: &Net| {
         let all = params::to_host(net).unwrap().into_iter().chain(params::buffers_to_host(net).unwrap());

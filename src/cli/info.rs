@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use ncsn::Result;
-use ncsn::checkpoint::pth::Members;
+use ncsn::checkpoint::pth::{Members, Progress};
 use ncsn::checkpoint::{Weights, newest, saved_config};
 use ncsn::device::DeviceKind;
 use ncsn::net::params;
@@ -77,7 +77,10 @@ fn describe(weights: &Weights) -> Result<()> {
             say(format!("training     step {} of {}, seed {}", header.step, config.training.n_iters, header.seed));
             say(header.loss.map_or("loss         unknown".into(), |loss| format!("loss         {loss:.3} (smoothed)")));
         }
-        _ => say("training     unknown: the file holds weights only"),
+        _ => say(match weights.progress() {
+            Some(Progress { epoch, step }) => format!("training     step {step}, epoch {epoch}"),
+            None => "training     unknown: the file holds weights only".into(),
+        }),
     }
     let Some(config) = saved else { return Ok(()) };
     let data = &config.data;

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use ncsn::checkpoint::{TensorFile, write_tensors};
+use ncsn::checkpoint::pth::{Progress, read_published};
+use ncsn::checkpoint::{Saved, TensorFile, Which, write_tensors};
 use ncsn::net::params::{self, HostTensor};
 use ncsn::net::{Condition, Form, NormKind, RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
@@ -356,4 +357,140 @@ fn the_flags_of_ncsnv2s_program_mean_what_they_mean_there() {
     assert_eq!(n_images(), 3);
     assert!(fails(at, &[&train[..], &["--fast_fid"]].concat()).contains("ncsn evaluate --doc v2 --sweep"));
     assert!(fails(at, &[&train[..], &["--run", "other"]].concat()).contains("--run"));
+}
+
+/// The tensors of a file of ours: all of it but the header.
+fn data(path: &Path) -> Vec<u8> {
+    let bytes = fs::read(path).unwrap();
+    let n_header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + n_header..].to_vec()
+}
+
+#[test]
+fn a_run_goes_to_the_published_program_and_back_as_if_it_had_never_left() {
+    let folder = scratch();
+    let at = folder.path();
+    let logs = |doc: &str| at.join("run/logs").join(doc);
+    // One of each optimiser, the last on a network of NCSN's, which this program has too; and buffers of every kind.
+    for (optimizer, name, norms) in [
+        ("Adam", "ncsnv2", ""),
+        ("RMSProp", "ncsnv2", "normalization: BatchNorm, "),
+        ("SGD", "ncsn", "normalization: BatchNorm, spec_norm: true, "),
+    ] {
+        let optim = format!("optim: {{optimizer: {optimizer}, lr: 1.0e-6}}\nmodel: {{name: {name}, {norms}");
+        let config = TINY.replace("model: {", &optim);
+        fs::write(at.join("v2.yml"), config).unwrap();
+        let train = |doc: &str, n_iters: &str| {
+            let n_iters = format!("training.n_iters={n_iters}");
+            succeeds(at, &["train", "--config", "v2.yml", "--doc", doc, "--no-sample", "--set", &n_iters]);
+        };
+        let doc = |step: &str| format!("{optimizer}-{step}");
+        let [straight, first, beside, ours] = ["straight", "first", "beside", "ours"].map(doc);
+        train(&straight, "6");
+        train(&first, "4");
+
+        // To its program, which finds the configuration beside it.
+        fs::create_dir_all(logs(&beside)).unwrap();
+        fs::copy(at.join("v2.yml"), logs(&beside).join("config.yml")).unwrap();
+        let pth = format!("run/logs/{beside}/checkpoint.pth");
+        let said = succeeds(at, &["convert", &format!("run/logs/{first}"), &pth]);
+        assert!(said.contains(", their moving average and the optimiser's state in run/logs/"), "{said}");
+        let published = read_published(&at.join(&pth)).unwrap();
+        assert_eq!(published.progress, Some(Progress { epoch: 0, step: 4 }));
+        assert_eq!((&published.prefix[..], published.network[0].0 == "sigmas"), ("module.", name == "ncsnv2"));
+        let average: Vec<&str> = published.averaged().unwrap().map(|(name, _)| &name[..]).collect();
+        let is_buffer = |name: &&str| {
+            ["sigmas", "running_mean", "running_var", "weight_u", "weight_v"].iter().any(|end| name.ends_with(end))
+        };
+        let all = published.network.iter().map(|(name, _)| &name[..]);
+        let (buffers, trained): (Vec<&str>, Vec<&str>) = all.partition(is_buffer);
+        assert_eq!(average, trained);
+        assert_eq!(buffers.len() > 1, !norms.is_empty());
+
+        let info = succeeds(at, &["info", "--doc", &beside]);
+        assert!(info.contains("training     step 4, epoch 0"), "{info}");
+
+        // Back, in its own folder and in a new one.
+        let said = succeeds(at, &["convert", &pth, &format!("run/logs/{ours}")]);
+        assert!(said.contains(&format!("a run at step 4 in run/logs/{ours}: ")), "{said}");
+        for file in ["checkpoint_4.safetensors", "checkpoint_4.state.safetensors"] {
+            assert!(data(&logs(&ours).join(file)) == data(&logs(&first).join(file)), "{optimizer}: {file}");
+        }
+        let again = format!("{optimizer}.pth");
+        succeeds(at, &["convert", &format!("run/logs/{ours}/checkpoint_4.safetensors"), &again]);
+        assert!(fs::read(at.join(&again)).unwrap() == fs::read(at.join(&pth)).unwrap(), "{optimizer}: every byte");
+        for doc in [&beside, &ours] {
+            let args = ["train", "--doc", doc, "--resume", "--no-sample", "--set", "training.n_iters=6"];
+            let said = succeeds(at, &args);
+            assert!(said.contains("going on at step 4"), "{said}");
+            for file in ["checkpoint_6.safetensors", "checkpoint_6.state.safetensors"] {
+                assert!(data(&logs(doc).join(file)) == data(&logs(&straight).join(file)), "{optimizer}, {doc}: {file}");
+            }
+        }
+    }
+
+    // What is not there, and what is.
+    let message = fails(at, &["convert", "Adam.pth", "run/logs/none"]);
+    assert!(message.contains("found weights without a configuration, expected one with --config FILE"), "{message}");
+    assert!(!logs("none").exists());
+    succeeds(at, &["convert", "RMSProp.pth", "run/logs/none", "--config", "run/logs/RMSProp-first/config.yml"]);
+    let message =
+        fails(at, &["convert", "RMSProp.pth", "run/logs/none", "--config", "run/logs/RMSProp-first/config.yml"]);
+    assert!(message.contains("the run run/logs/none exists; `ncsn train --resume` goes on with it"), "{message}");
+    let message = fails(at, &["convert", "run/logs/none", "run/logs/other"]);
+    assert!(message.contains("is no checkpoint of a published program"), "{message}");
+    let message = fails(at, &["convert", "Adam.pth", "run/logs/other", "--config", "run/logs/SGD-first/config.yml"]);
+    assert!(message.contains("model.architecture is ncsn, which is not one of NCSNRunner's"), "{message}");
+    assert!(!logs("other").exists());
+    // Of the checkpoint of step 3 nothing is left but the weights, once there are two more.
+    let args = ["train", "--doc", "Adam-straight", "--resume", "--no-sample", "--set", "training.n_iters=9"];
+    succeeds(at, &args);
+    let said = succeeds(at, &["convert", "run/logs/Adam-straight/checkpoint_3.safetensors", "weights.pth"]);
+    assert!(said.contains("without the optimiser's state, which is not beside them"), "{said}");
+    let published = read_published(&at.join("weights.pth")).unwrap();
+    assert!(published.optimizer.is_none() && published.ema.is_some() && published.progress.unwrap().step == 3);
+}
+
+#[test]
+fn the_average_alone_is_the_weights_of_a_file_that_opens_by_itself() {
+    let folder = trained();
+    let at = folder.path();
+    let said = succeeds(at, &["convert", "run/logs/v2", "average.safetensors", "--ema"]);
+    assert!(said.contains("tensors in average.safetensors"), "{said}");
+    succeeds(at, &["convert", "run/logs/v2", "average.pth", "--ema"]);
+    succeeds(at, &["convert", "run/logs/v2", "last.safetensors"]);
+    let run = Saved::open(at.join("run/logs/v2")).unwrap();
+    let device = Device::flex();
+    let weights = |saved: &Saved, which| params::to_host(&saved.model(which, &device).unwrap().net).unwrap();
+    let [average, last] = [Which::Averaged, Which::Last].map(|which| weights(&run, which));
+    assert_ne!(average, last);
+    for (name, expected) in [("average", &average), ("last", &last)] {
+        let path = at.join(format!("{name}.safetensors"));
+        let saved = Saved::open(&path).unwrap();
+        assert_eq!((saved.config(), weights(&saved, Which::Averaged)), (run.config(), expected.clone()), "{name}");
+        // Nothing but the parameters, under the published names.
+        let mut names: Vec<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        assert!(TensorFile::open(&path).unwrap().names().eq(names), "{name}");
+    }
+    succeeds(at, &["sample", "--checkpoint", "average.safetensors", "-o", "a", "--n", "2"]);
+    succeeds(at, &["sample", "--doc", "v2", "-o", "b", "--n", "2"]);
+    succeeds(at, &["sample", "--checkpoint", "average.pth", "--config", "v2.yml", "-o", "c", "--n", "2"]);
+    let image = |folder: &str| fs::read(at.join(folder).join("images/000001.png")).unwrap();
+    assert!(image("a") == image("b") && image("c") == image("b"));
+    let published = read_published(&at.join("average.pth")).unwrap();
+    assert!(published.network[0].0 == "sigmas" && published.progress.is_none() && published.optimizer.is_none());
+    assert_eq!(published.network[1..], average);
+
+    // There is no average of an average, nor of a run that keeps none.
+    fs::write(at.join("plain.yml"), TINY.replace("ema: true", "ema: false")).unwrap();
+    succeeds(at, &["train", "--config", "plain.yml", "--doc", "plain", "--no-sample"]);
+    for input in ["run/logs/plain", "average.safetensors", "average.pth"] {
+        let message = fails(at, &["convert", input, "out.safetensors", "--ema"]);
+        assert!(message.contains("found no moving average of the weights"), "{message}");
+    }
+    // Without an average the published list ends with the step.
+    succeeds(at, &["convert", "run/logs/plain", "plain.pth"]);
+    let published = read_published(&at.join("plain.pth")).unwrap();
+    assert!(published.ema.is_none() && published.optimizer.is_some() && published.progress.unwrap().step == 6);
 }

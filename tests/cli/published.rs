@@ -133,12 +133,30 @@ fn what_cannot_be_converted_is_told() {
         (["convert", "tiny.yml", "out.safetensors"], "no complete safetensors file"),
         (["convert", "evil.pth", "there.pth"], "there.pth exists; --overwrite"),
         (["convert", "evil.pth", "out.onnx"], "expected .pth"),
+        (["convert", "evil.pth", "out"], "refuses to load posix.system"),
     ] {
         let message = fails(folder.path(), &args);
         assert!(message.contains(needle), "{needle} in {message}");
     }
     assert!(!folder.path().join("hacked").exists());
-    assert!(!folder.path().join("out.safetensors").exists());
+    assert!(!folder.path().join("out.safetensors").exists() && !folder.path().join("out").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_killed_convert_or_score_left_goes_with_the_next_one() {
+    let folder = with_plain_config();
+    train(folder.path(), "d", "4");
+    let left = |name: &str| folder.path().join(name);
+    // No process has a number of eight digits; the first always lives.
+    for name in [".a.pth.99999999.tmp", ".score.safetensors.99999999.tmp", ".other.99999999.tmp", ".a.pth.1.tmp"] {
+        fs::write(left(name), "half").unwrap();
+    }
+    succeeds(folder.path(), &["convert", "run/logs/d/checkpoint_4.safetensors", "a.pth"]);
+    assert!(!left(".a.pth.99999999.tmp").exists() && left(".score.safetensors.99999999.tmp").exists());
+    score(folder.path(), "a.pth", &[]);
+    assert!(!left(".score.safetensors.99999999.tmp").exists());
+    assert!(left(".other.99999999.tmp").exists() && left(".a.pth.1.tmp").exists());
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! NCSNv2's networks, those of its program's NCSN, their blocks, and the gradient of its loss.
 
+use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use ncsn::checkpoint::Weights;
 use ncsn::device::Precision;
 use ncsn::net::params::{Replace, replace};
 use ncsn::net::{
-    Activation, Architecture, ChainedPool, Fusion, InputRange, Network, NetworkConfig, Norm, NormKind, Pool,
-    RefineBlock, Resample, ResidualBlock, ResidualConvUnit, Untold, params,
+    Activation, Architecture, ChainedPool, Condition, Conv2d, Dual, Fusion, InputRange, MeanPoolConv, Network,
+    NetworkConfig, Norm, NormKind, Pool, RefineBlock, Resample, ResidualBlock, ResidualConvUnit, Untold, params,
 };
 use ncsn::noise::Noise;
 use ncsn_kernels::ops::is_cpu;
@@ -222,5 +223,47 @@ fn block_cases() -> Vec<Case> {
         let block = of(&format!("ResidualBlock_{name}"), plus, None);
         cases.push(block.case(build, |block, x, y| block.forward(blocks::one(x), y)));
     }
+    // No network has it: its only block of this option, of images of 28 pixels, is dilated, and does not halve them.
+    let block = of("ResidualBlock_down_adjust_padding", plus, None);
+    cases.push(block.case(ZerosFirst::new, |block, x, y| block.forward(blocks::one(x), y)));
     cases
+}
+
+/// A residual block that halves images of odd sides: before each convolution that is pooled, zeros are put above and to the left.
+#[derive(Module, Debug)]
+struct ZerosFirst {
+    conv1: Conv2d,
+    normalize2: Norm,
+    conv2: MeanPoolConv,
+    shortcut: MeanPoolConv,
+    normalize1: Norm,
+}
+
+impl ZerosFirst {
+    fn new(p: &mut ncsn::net::Parts<'_>) -> Self {
+        let norm = |p: &mut ncsn::net::Parts<'_>| Norm::new(p.norm, 4, p.n_levels, p.noise, p.device);
+        let conv =
+            |n_out, kernel, p: &mut ncsn::net::Parts<'_>| Conv2d::new(4, n_out, kernel, 1, true, p.noise, p.device);
+        Self {
+            conv1: conv(4, 3, p),
+            normalize2: norm(p),
+            conv2: MeanPoolConv { conv: conv(8, 3, p) },
+            shortcut: MeanPoolConv { conv: conv(8, 1, p) },
+            normalize1: norm(p),
+        }
+    }
+
+    fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
+        let padded = |x: Dual<4>| {
+            x.linear(|x: Tensor<4>| {
+                let [n, channels, height, width] = x.dims();
+                let zeros = |height, width| Tensor::zeros([n, channels, height, width], &x.device());
+                let x = Tensor::cat(vec![zeros(1, width), x.clone()], 2);
+                Tensor::cat(vec![zeros(height + 1, 1), x], 3)
+            })
+        };
+        let h = self.conv1.forward(self.normalize1.forward_then(Activation::Elu, x.clone(), given));
+        let h = self.normalize2.forward_then(Activation::Elu, h, given);
+        self.shortcut.forward(padded(x)) + self.conv2.forward(padded(h))
+    }
 }
