@@ -65,7 +65,7 @@ impl EventWriter {
         // The header chunk comes first: signature, length and "IHDR", then width and height.
         let side = |at| png.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
         let (Some(width), Some(height)) = (side(16), side(20)) else {
-            return Err(Error::Usage(format!("found {} bytes, expected a PNG picture", png.len())));
+            return Err(Error::unexpected(format!("{} bytes", png.len()), "a PNG picture"));
         };
         self.summary(tag, step, |value| {
             value.message(4, |image| {

@@ -67,9 +67,8 @@ impl FromStr for DeviceKind {
 
     fn from_str(text: &str) -> Result<Self> {
         let unknown = || {
-            Error::Usage(format!(
-                "found device {text}, expected auto, cpu, cuda, metal or vulkan, perhaps with a number: cuda:1"
-            ))
+            let expected = "auto, cpu, cuda, metal or vulkan, perhaps with a number: cuda:1";
+            Error::unexpected(format!("device {text}"), expected)
         };
         let (name, index) = match text.split_once(':') {
             Some((name, index)) => (name, Some(index.parse::<usize>().map_err(|_| unknown())?)),

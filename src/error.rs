@@ -66,7 +66,35 @@ pub enum Error {
     /// A device that could not compute: out of memory, say, or lost.
     #[error("the device failed: {0}")]
     Device(String),
-    /// A request that cannot be met as asked.
+    /// A value that is none of those that are possible, called by its name.
+    #[error("{} is {}, expected {}", in_one_line(name), in_one_line(found), in_one_line(expected))]
+    Value {
+        /// Which: a key (`model.spec_norm`), or in words.
+        name: String,
+        /// The value.
+        found: String,
+        /// Those that are possible.
+        expected: String,
+    },
+    /// A tensor of a shape that does not fit.
+    #[error("{} has shape {}, expected {}", in_one_line(name), in_one_line(found), in_one_line(expected))]
+    Shape {
+        /// The tensor's name.
+        name: String,
+        /// Its shape: `[4, 3, 3, 3]`.
+        found: String,
+        /// The shape that would fit, or its dimensions.
+        expected: String,
+    },
+    /// Something else than was expected: too few samples, a name that nobody knows, sets that do not belong together.
+    #[error("found {}, expected {}", in_one_line(found), in_one_line(expected))]
+    Unexpected {
+        /// What there is.
+        found: String,
+        /// What could be there.
+        expected: String,
+    },
+    /// A request that cannot be met as asked, for a reason that the other variants do not have.
     #[error("{}", in_one_line(.0))]
     Usage(String),
 }
@@ -76,6 +104,21 @@ impl Error {
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { path, source }
+    }
+
+    /// [`Error::Value`].
+    pub fn value(name: impl Into<String>, found: impl Display, expected: impl Into<String>) -> Error {
+        Error::Value { name: name.into(), found: found.to_string(), expected: expected.into() }
+    }
+
+    /// [`Error::Shape`].
+    pub fn shape(name: impl Into<String>, found: impl Into<String>, expected: impl Into<String>) -> Error {
+        Error::Shape { name: name.into(), found: found.into(), expected: expected.into() }
+    }
+
+    /// [`Error::Unexpected`].
+    pub fn unexpected(found: impl Into<String>, expected: impl Into<String>) -> Error {
+        Error::Unexpected { found: found.into(), expected: expected.into() }
     }
 
     /// A file with the wrong content. Messages quote files, and so do those of the libraries that read them: see
@@ -173,11 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_found_and_what_was_expected_can_be_matched_and_reads_as_a_sentence() {
+        let value = Error::value("label 3", 12, "0 to 9");
+        assert!(matches!(&value, Error::Value { name, found, .. } if name == "label 3" && found == "12"));
+        assert_eq!(value.to_string(), "label 3 is 12, expected 0 to 9");
+        let shape = Error::shape("conv.weight", "[4, 3]", "4 dimensions");
+        assert_eq!(shape.to_string(), "conv.weight has shape [4, 3], expected 4 dimensions");
+        let unexpected = Error::unexpected(format!("{} samples", 1), "at least 2");
+        assert!(matches!(&unexpected, Error::Unexpected { expected, .. } if expected == "at least 2"));
+        assert_eq!(unexpected.to_string(), "found 1 samples, expected at least 2");
+    }
+
+    #[test]
     fn names_and_messages_cannot_steer_a_terminal() {
         let evil = "a\u{1b}[2J\u{202e}b";
         let errors = [
             Error::format(evil, evil),
             Error::Usage(evil.into()),
+            Error::value(evil, evil, evil),
+            Error::unexpected(evil, evil),
             Error::MissingData(evil.into()),
             Error::Config { place: evil.into(), message: String::new() },
             Error::io(evil)(io::Error::other("x")),

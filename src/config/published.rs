@@ -43,7 +43,7 @@ impl FromStr for Runner {
         let found = RUNNERS.iter().find(|(_, names)| names.contains(&name));
         found.map(|(runner, _)| *runner).ok_or_else(|| {
             let names: Vec<&str> = RUNNERS.iter().map(|(_, names)| names[0]).collect();
-            Error::Usage(format!("found runner {name:?}, expected one of {}", names.join(", ")))
+            Error::unexpected(format!("runner {name:?}"), format!("one of {}", names.join(", ")))
         })
     }
 }

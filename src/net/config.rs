@@ -345,11 +345,10 @@ impl RefineNetConfig {
         }
         if self.architecture().is_none() {
             let levels = if levels.is_some() { "with" } else { "without" };
-            let message = format!(
-                "found a RefineNet of the form {form:?} {levels} levels that pools by {pool:?}, expected NCSN's (with levels, Ncsn or \
-                 Deeper, Mean), its baseline's (without, Ncsn, Mean) or NCSNv2's (without, any, Max)"
-            );
-            return Err(Error::Usage(message));
+            return Err(Error::unexpected(
+                format!("a RefineNet of the form {form:?} {levels} levels that pools by {pool:?}"),
+                "NCSN's (with levels, Ncsn or Deeper, Mean), its baseline's (without, Ncsn, Mean) or NCSNv2's (without, any, Max)",
+            ));
         }
         Ok(())
     }

@@ -42,9 +42,10 @@ impl Shapes<'_> {
     /// The shape of a tensor of `RANK` dimensions.
     pub(super) fn of<const RANK: usize>(&self, name: &str) -> Result<[usize; RANK]> {
         match (self.0)(name) {
-            Some(dims) => dims.as_slice().try_into().map_err(|_| {
-                Error::Usage(format!("{name} has shape {}, expected {RANK} dimensions", shown_shape(&dims)))
-            }),
+            Some(dims) => dims
+                .as_slice()
+                .try_into()
+                .map_err(|_| Error::shape(name, shown_shape(&dims), format!("{RANK} dimensions"))),
             None => Err(Error::Usage(format!("found no tensor {name}: these are not the weights of an NCSN"))),
         }
     }
@@ -54,10 +55,8 @@ impl Shapes<'_> {
     pub(super) fn expect(&self, name: &str, expected: &[usize]) -> Result<()> {
         match (self.0)(name) {
             Some(found) if found == expected => Ok(()),
-            Some(found) => {
-                Err(Error::Usage(format!("{name} has shape {}, expected {expected:?}", shown_shape(&found))))
-            }
-            None => Err(Error::Usage(format!("found no tensor {name}, expected one of shape {expected:?}"))),
+            Some(found) => Err(Error::shape(name, shown_shape(&found), format!("{expected:?}"))),
+            None => Err(Error::unexpected(format!("no tensor {name}"), format!("one of shape {expected:?}"))),
         }
     }
 }

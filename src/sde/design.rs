@@ -29,8 +29,8 @@ impl Design {
         const MAX_LEVELS: usize = 1_000_000;
         NoiseLevels::geometric(sigma_begin, sigma_end, 2)?;
         if !(overlap > 0.0 && overlap < 0.99) || dim == 0 {
-            let message = format!("found an overlap of {overlap} for {dim} numbers, expected one between 0 and 0.99");
-            return Err(Error::Usage(message));
+            let found = format!("an overlap of {overlap} for {dim} numbers");
+            return Err(Error::unexpected(found, "one between 0 and 0.99"));
         }
         let with = |n_levels| Self { dim, sigma_begin, sigma_end, n_levels };
         // It grows with their number; where γ is beyond f64 it is none.

@@ -25,7 +25,7 @@ impl NoiseLevels {
             return Err(Error::Usage(format!("sigma_end {sigma_end} must be below sigma_begin {sigma_begin}")));
         }
         if n == 0 {
-            return Err(Error::Usage("found no noise level, expected at least one".into()));
+            return Err(Error::unexpected("no noise level", "at least one"));
         }
         let (first, last) = (sigma_begin.ln(), sigma_end.ln());
         let at = |i: usize| (first + (last - first) * i as f64 / (n.max(2) - 1) as f64).exp();

@@ -257,7 +257,7 @@ impl Optimizer {
                     let key = format!("{kind}.{name}");
                     let found = get(&key).ok_or_else(|| Error::Usage(format!("found no optimiser state {key}")))?;
                     if found.shape != shape {
-                        return Err(Error::Usage(format!("{key} has shape {:?}, expected {shape:?}", found.shape)));
+                        return Err(Error::shape(key, format!("{:?}", found.shape), format!("{shape:?}")));
                     }
                     let n = found.values.len();
                     Ok(upload(found.values, [n], &value.device().inner()))
