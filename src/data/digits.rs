@@ -95,10 +95,10 @@ impl Digits {
     /// The first `n` images with the digits that they show, in memory.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the split has fewer.
+    /// [`Error::Unexpected`] when the split has fewer.
     pub fn labelled(&self, n: usize) -> Result<Labelled> {
         if n > self.len() {
-            return Err(Error::Usage(format!("found {n} digits to draw, expected at most {}", self.len())));
+            return Err(Error::unexpected(format!("{n} digits to draw"), format!("at most {}", self.len())));
         }
         let n_pixels = self.shape().iter().product();
         let mut pixels_u8 = vec![0; n * n_pixels];

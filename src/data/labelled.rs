@@ -18,7 +18,7 @@ impl Labelled {
     /// Image k shows class `labels_u8[k]`.
     ///
     /// # Errors
-    /// [`Error::Usage`] as for [`check_labels`].
+    /// Those of [`check_labels`].
     pub fn new(images: InMemory, labels_u8: Vec<u8>) -> Result<Self> {
         check_labels(&labels_u8, images.len())?;
         Ok(Self { images, labels_u8 })
@@ -48,13 +48,13 @@ impl Labelled {
 /// Refuses labels that cannot be those of `n_images` images.
 ///
 /// # Errors
-/// [`Error::Usage`] when there are more or fewer of them, or one is no class.
+/// [`Error::Unexpected`] when there are more or fewer of them, [`Error::Value`] when one is no class.
 pub fn check_labels(labels_u8: &[u8], n_images: usize) -> Result<()> {
     if labels_u8.len() != n_images {
-        return Err(Error::Usage(format!("found {} labels, expected {n_images}, one an image", labels_u8.len())));
+        return Err(Error::unexpected(format!("{} labels", labels_u8.len()), format!("{n_images}, one an image")));
     }
     match labels_u8.iter().position(|&label| usize::from(label) >= N_CLASSES) {
-        Some(at) => Err(Error::Usage(format!("label {at} is {}, expected 0 to {}", labels_u8[at], N_CLASSES - 1))),
+        Some(at) => Err(Error::value(format!("label {at}"), labels_u8[at], format!("0 to {}", N_CLASSES - 1))),
         None => Ok(()),
     }
 }
