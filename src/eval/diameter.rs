@@ -33,8 +33,8 @@ pub struct Diameter {
 /// differences. The images are in memory as bytes.
 ///
 /// # Errors
-/// Those of reading an image; [`Error::Stopped`] when `progress`, which is told pairs of blocks, says so; [`Error::Usage`] if there are
-/// fewer than two images.
+/// Those of reading an image; [`Error::Stopped`] when `progress`, which is told pairs of blocks, says so; [`Error::Unexpected`] if
+/// there are fewer than two images.
 pub fn largest_distance(
     source: &dyn Source,
     noise: Noise,
@@ -43,7 +43,7 @@ pub fn largest_distance(
 ) -> Result<Diameter> {
     let image_len = source.shape().iter().product::<usize>();
     let chosen: Vec<usize> = match source.len() {
-        n @ 0..=1 => return Err(Error::Usage(format!("found {n} images, expected at least two"))),
+        n @ 0..=1 => return Err(Error::unexpected(format!("{n} images"), "at least two")),
         n @ 2..=MOST_IMAGES => (0..n).collect(),
         n => {
             let order = noise.permutation("diameter", 0, n as u64);

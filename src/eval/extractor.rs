@@ -82,7 +82,7 @@ impl Extractor {
     /// the others.
     ///
     /// # Errors
-    /// [`Error::Device`] when the device fails; [`Error::Usage`] when a small network was trained on images of another size.
+    /// [`Error::Device`] when the device fails; [`Error::Unexpected`] when a small network was trained on images of another size.
     pub fn extract(&self, pixels_u8: &[u8], size: [usize; 2]) -> Result<Extracted> {
         match self {
             Self::Inception(inception) => inception.extract(pixels_u8, size),
@@ -113,7 +113,7 @@ impl SmallExtractor {
         let [channels, height, width] = self.net.about().shape;
         if size != [height, width] {
             let [h, w] = size;
-            return Err(Error::Usage(format!("found images of {h}x{w} pixels, expected {height}x{width}")));
+            return Err(Error::unexpected(format!("images of {h}x{w} pixels"), format!("{height}x{width}")));
         }
         let grey: Vec<u8>;
         let pixels_u8 = if channels == 1 {

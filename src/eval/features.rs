@@ -15,18 +15,16 @@ impl<'a> Features<'a> {
     /// The rows of `dim` numbers that `values` consists of.
     ///
     /// # Errors
-    /// [`Error::Usage`] when `values` are no whole rows, or one of them is infinite or not a number.
+    /// [`Error::Unexpected`] when `values` are no whole rows, [`Error::Value`] when one of them is infinite or not a number.
     pub fn new(values: &'a [f32], dim: usize) -> Result<Self> {
         if dim == 0 || !values.len().is_multiple_of(dim) {
-            let message = format!("found {} numbers, expected rows of {dim} features", values.len());
-            return Err(Error::Usage(message));
+            return Err(Error::unexpected(format!("{} numbers", values.len()), format!("rows of {dim} features")));
         }
         match values.iter().position(|value| !value.is_finite()) {
             Some(at) => {
                 let (sample, feature) = (at / dim, at % dim);
-                let message =
-                    format!("feature {feature} of sample {sample} is {}, expected a finite number", values[at]);
-                Err(Error::Usage(message))
+                let name = format!("feature {feature} of sample {sample}");
+                Err(Error::value(name, values[at], "a finite number"))
             }
             None => Ok(Self { values, dim }),
         }
@@ -62,7 +60,7 @@ impl<'a> Features<'a> {
         if self.dim == dim {
             return Ok(());
         }
-        Err(Error::Usage(format!("found samples of {} features, expected {dim} as in the others", self.dim)))
+        Err(Error::unexpected(format!("samples of {} features", self.dim), format!("{dim} as in the others")))
     }
 }
 

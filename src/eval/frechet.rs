@@ -52,7 +52,7 @@ impl FrechetReference {
     /// The set with these features: for samples that are few, at most as many as features.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there are fewer than two samples.
+    /// [`Error::Unexpected`] when there are fewer than two samples.
     pub fn of_features(features: Features<'_>) -> Result<Self> {
         let Centred { mean, columns } = Centred::new(features)?;
         let varying: Vec<usize> = (0..features.dim()).filter(|i| columns.row(*i).iter().any(|x| *x != 0.0)).collect();
@@ -64,8 +64,8 @@ impl FrechetReference {
     /// The Fréchet distance to a set with the statistics `other`.
     ///
     /// # Errors
-    /// [`Error::Usage`] when it has another number of features, numbers are so large that their products overflow, or
-    /// the eigenvalues are not found.
+    /// [`Error::Unexpected`] when it has another number of features; [`Error::Usage`] when numbers are so large that their
+    /// products overflow, or the eigenvalues are not found.
     pub fn distance(&self, other: &Statistics) -> Result<f64> {
         same_dim(self.mu.len(), other.dim())?;
         let product = (&self.root * selected(other, &self.varying)) * self.root.transpose();
@@ -124,7 +124,7 @@ impl Centred {
     fn new(features: Features<'_>) -> Result<Self> {
         let n = features.n();
         if n < 2 {
-            return Err(Error::Usage(format!("found {n} samples, expected at least 2 for a covariance")));
+            return Err(Error::unexpected(format!("{n} samples"), "at least 2 for a covariance"));
         }
         let (mean, centred) = centre(features.values(), features.dim());
         let columns = DMatrix::from_vec(features.dim(), n, centred) / ((n - 1) as f64).sqrt();
@@ -147,7 +147,7 @@ fn same_dim(a: usize, b: usize) -> Result<()> {
     if a == b {
         return Ok(());
     }
-    Err(Error::Usage(format!("found sets of {a} and {b} features, expected as many in both")))
+    Err(Error::unexpected(format!("sets of {a} and {b} features"), "as many in both"))
 }
 
 /// Refuses what no eigenvalue can be found of.

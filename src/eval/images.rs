@@ -64,7 +64,7 @@ impl FromStr for ByteRule {
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|rule| rule.name() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            Error::Usage(format!("found the rule {text:?} for bytes, expected one of {names}"))
+            Error::unexpected(format!("the rule {text:?} for bytes"), format!("one of {names}"))
         })
     }
 }

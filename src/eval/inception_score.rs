@@ -70,7 +70,7 @@ impl InceptionScore {
     /// Adds the logits `[batch, n_classes]` of the next samples.
     ///
     /// # Errors
-    /// [`Error::Usage`] when they are of another number of classes, or more than were announced.
+    /// [`Error::Unexpected`] when they are of another number of classes, or more than were announced.
     pub fn add(&mut self, logits: Features<'_>) -> Result<()> {
         logits.expect_dim(self.n_classes)?;
         if self.n_added + logits.n() > self.n_samples {
@@ -89,7 +89,7 @@ impl InceptionScore {
     /// The score.
     ///
     /// # Errors
-    /// [`Error::Usage`] when fewer samples were added than announced.
+    /// [`Error::Unexpected`] when fewer samples were added than announced.
     pub fn finish(self) -> Result<ScoreOverSplits> {
         if self.n_added < self.n_samples {
             return Err(self.not_announced(self.n_added));
@@ -100,7 +100,7 @@ impl InceptionScore {
     }
 
     fn not_announced(&self, n_found: usize) -> Error {
-        Error::Usage(format!("found {n_found} samples, expected the {} that were announced", self.n_samples))
+        Error::unexpected(format!("{n_found} samples"), format!("the {} that were announced", self.n_samples))
     }
 }
 

@@ -51,12 +51,12 @@ pub struct Blocks {
 /// Σ_{i≠j} k(xᵢ, xⱼ)/(m(m − 1)) + Σ_{i≠j} k(yᵢ, yⱼ)/(n(n − 1)) − 2·mean k(xᵢ, yⱼ).
 ///
 /// # Errors
-/// [`Error::Usage`] when a set has fewer than two samples, or they have different numbers of features.
+/// [`Error::Unexpected`] when a set has fewer than two samples, or they have different numbers of features.
 pub fn mmd2_unbiased(x: Features<'_>, y: Features<'_>) -> Result<f64> {
     y.expect_dim(x.dim())?;
     for n in [x.n(), y.n()] {
         if n < 2 {
-            return Err(Error::Usage(format!("found {n} samples, expected at least 2 for a kernel distance")));
+            return Err(Error::unexpected(format!("{n} samples"), "at least 2 for a kernel distance"));
         }
     }
     Ok(mmd2(x, y))
@@ -102,12 +102,8 @@ pub fn kid_by_blocks(x: Features<'_>, y: Features<'_>, max_block: usize) -> Resu
     y.expect_dim(x.dim())?;
     let n_blocks = x.n().max(y.n()).div_ceil(max_block.max(1));
     if n_blocks == 0 || x.n().min(y.n()) / n_blocks < 2 {
-        let message = format!(
-            "found {} and {} samples for {n_blocks} blocks of at most {max_block}, expected at least 2 samples in each",
-            x.n(),
-            y.n()
-        );
-        return Err(Error::Usage(message));
+        let found = format!("{} and {} samples for {n_blocks} blocks of at most {max_block}", x.n(), y.n());
+        return Err(Error::unexpected(found, "at least 2 samples in each"));
     }
     let blocks: Vec<f64> =
         (0..n_blocks).into_par_iter().map(|i| mmd2(block(x, i, n_blocks), block(y, i, n_blocks))).collect();

@@ -46,13 +46,12 @@ impl<'a> Manifold<'a> {
     /// `features` with the distances to the `k_max` nearest others of each. It takes n²·dim operations.
     ///
     /// # Errors
-    /// [`Error::Usage`] when `k_max` is 0 or there are not more samples than that.
+    /// [`Error::Unexpected`] when `k_max` is 0 or there are not more samples than that.
     pub fn new(features: Features<'a>, k_max: usize) -> Result<Self> {
         if k_max == 0 || features.n() <= k_max {
             let n = features.n();
-            let message =
-                format!("found {n} samples for k = {k_max}, expected k of 1 or more, and more samples than k");
-            return Err(Error::Usage(message));
+            let found = format!("{n} samples for k = {k_max}");
+            return Err(Error::unexpected(found, "k of 1 or more, and more samples than k"));
         }
         let mut nearest = vec![f64::INFINITY; features.n() * k_max];
         let mut rows: Vec<&mut [f64]> = nearest.chunks_exact_mut(k_max).collect();
@@ -92,7 +91,7 @@ impl<'a> Manifold<'a> {
 /// set, and features of VGG-16.
 ///
 /// # Errors
-/// [`Error::Usage`] when features differ in their number, or a set was made for fewer neighbours.
+/// [`Error::Unexpected`] when features differ in their number, [`Error::Usage`] when a set was made for fewer neighbours.
 pub fn precision_recall(real: &Manifold<'_>, generated: &Manifold<'_>, k: usize) -> Result<PrecisionRecall> {
     generated.features.expect_dim(real.features.dim())?;
     real.expect_k(k)?;
@@ -106,12 +105,13 @@ pub fn precision_recall(real: &Manifold<'_>, generated: &Manifold<'_>, k: usize)
 /// Density and coverage of `generated` with the radius of the `k`-th neighbour (5 in the paper).
 ///
 /// # Errors
-/// [`Error::Usage`] when there is no generated sample, features differ in their number, or `real` was made for fewer neighbours.
+/// [`Error::Unexpected`] when there is no generated sample or features differ in their number, [`Error::Usage`] when `real` was made for
+/// fewer neighbours.
 pub fn density_coverage(real: &Manifold<'_>, generated: Features<'_>, k: usize) -> Result<DensityCoverage> {
     generated.expect_dim(real.features.dim())?;
     real.expect_k(k)?;
     if generated.n() == 0 {
-        return Err(Error::Usage("found no generated sample, expected at least one".into()));
+        return Err(Error::unexpected("no generated sample", "at least one"));
     }
     // How many samples lie in each ball: their sum is the density's, and coverage asks whether there is one.
     let mut n_inside = vec![0_u64; real.features.n()];

@@ -51,7 +51,7 @@ impl<'a> NearestNeighbours<'a> {
     /// Searches the next batch of the set.
     ///
     /// # Errors
-    /// [`Error::Usage`] when it has another number of features.
+    /// [`Error::Unexpected`] when it has another number of features.
     pub fn add(&mut self, set: Features<'_>) -> Result<()> {
         set.expect_dim(self.samples.dim())?;
         let (k, start) = (self.k, self.n_searched);

@@ -65,7 +65,7 @@ impl FromStr for ResizeRule {
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|rule| rule.name() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            Error::Usage(format!("found the resize rule {text:?}, expected one of {names}"))
+            Error::unexpected(format!("the resize rule {text:?}"), format!("one of {names}"))
         })
     }
 }

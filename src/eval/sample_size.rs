@@ -28,10 +28,10 @@ pub fn fid_warnings(n: u64, dim: usize) -> Vec<String> {
 /// The sizes of subsets from which FID∞ is extrapolated: 15, evenly spaced from 5,000 (or n/10, if that is smaller) to n.
 ///
 /// # Errors
-/// [`Error::Usage`] when `n` is below 3, for a line needs two sizes.
+/// [`Error::Unexpected`] when `n` is below 3, for a line needs two sizes.
 pub fn fid_infinity_sizes(n: usize) -> Result<Vec<usize>> {
     if n < 3 {
-        return Err(Error::Usage(format!("found {n} samples, expected at least 3 to extrapolate a distance")));
+        return Err(Error::unexpected(format!("{n} samples"), "at least 3 to extrapolate a distance"));
     }
     let first = N_SMALLEST.min(n / 10).max(2);
     Ok((0..N_SIZES).map(|i| first + (n - first) * i / (N_SIZES - 1)).collect())
@@ -40,7 +40,7 @@ pub fn fid_infinity_sizes(n: usize) -> Result<Vec<usize>> {
 /// FID∞: the value at 1/n = 0 of the line that fits (n, distance) best.
 ///
 /// # Errors
-/// [`Error::Usage`] when there are not two different n, an n is 0, or a distance is not finite.
+/// [`Error::Usage`] when there are not two different n, or an n is 0; [`Error::Value`] when a distance is not finite.
 pub fn fid_infinity(distances: &[(usize, f64)]) -> Result<f64> {
     let count = distances.len() as f64;
     let mean = |f: &dyn Fn(f64, f64) -> f64| {
@@ -53,7 +53,7 @@ pub fn fid_infinity(distances: &[(usize, f64)]) -> Result<f64> {
         return Err(Error::Usage("expected distances of at least two different numbers of samples".into()));
     }
     if let Some((n, distance)) = distances.iter().find(|(_, distance)| !distance.is_finite()) {
-        return Err(Error::Usage(format!("the distance of {n} samples is {distance}, expected a finite number")));
+        return Err(Error::value(format!("the distance of {n} samples"), distance, "a finite number"));
     }
     let slope = mean(&|x, y| (x - x_mean) * (y - y_mean)) / variance;
     Ok(y_mean - slope * x_mean)

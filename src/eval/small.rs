@@ -140,7 +140,7 @@ impl SmallClassifier {
     /// sets, precisions and devices, rounding differs, and after training so does the network.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the labels do not fit, or the images are none or not grey or coloured;
+    /// Those of [`check_labels`]; [`Error::Usage`] when the images are none or not grey or coloured;
     /// [`Error::NotFinite`] when the training diverges; [`Error::Device`] when the device cannot compute; those of the source.
     pub fn train(
         images: &dyn Source,
@@ -216,15 +216,15 @@ impl SmallClassifier {
     /// `pixels_u8`: `[n, channels, height, width]`, the last axis fastest.
     ///
     /// # Errors
-    /// [`Error::Usage`] when they are no whole number of images of the shape it was trained on; [`Error::Device`] when the
+    /// [`Error::Unexpected`] when they are no whole number of images of the shape it was trained on; [`Error::Device`] when the
     /// device cannot compute.
     pub fn features_and_logits(&self, pixels_u8: &[u8]) -> Result<(Vec<f32>, Vec<f32>)> {
         let [channels, height, width] = self.about.shape;
         let n_pixels = channels * height * width;
         if !pixels_u8.len().is_multiple_of(n_pixels) {
             let n_bytes = pixels_u8.len();
-            let message = format!("found {n_bytes} bytes of pixels, expected images of {channels}x{height}x{width}");
-            return Err(Error::Usage(message));
+            let expected = format!("images of {channels}x{height}x{width}");
+            return Err(Error::unexpected(format!("{n_bytes} bytes of pixels"), expected));
         }
         let device = self.net.devices().into_iter().next().expect("a network lives somewhere");
         let (mut all_features, mut all_logits) = (Vec::new(), Vec::new());
@@ -243,13 +243,13 @@ impl SmallClassifier {
     /// The share of `images` whose largest logit is that of their label.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the labels do not fit or the images are none or of another shape; [`Error::Device`] when the device
+    /// Those of [`check_labels`]; [`Error::Unexpected`] when the images are none or of another shape; [`Error::Device`] when the device
     /// cannot compute; those of the source.
     pub fn accuracy(&self, images: &dyn Source, labels_u8: &[u8]) -> Result<f64> {
         check_labels(labels_u8, images.len())?;
         if images.is_empty() || images.shape() != self.about.shape {
             let (n, found, expected) = (images.len(), images.shape(), self.about.shape);
-            return Err(Error::Usage(format!("found {n} images of shape {found:?}, expected some of {expected:?}")));
+            return Err(Error::unexpected(format!("{n} images of shape {found:?}"), format!("some of {expected:?}")));
         }
         let n_pixels = images.shape().iter().product();
         let mut n_right = 0;

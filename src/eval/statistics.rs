@@ -144,7 +144,7 @@ impl RunningStatistics {
     /// Adds a batch, of any size.
     ///
     /// # Errors
-    /// [`Error::Usage`] when its samples have another number of features.
+    /// [`Error::Unexpected`] when its samples have another number of features.
     pub fn add(&mut self, batch: Features<'_>) -> Result<()> {
         batch.expect_dim(self.dim)?;
         let mut values = batch.values();
@@ -163,12 +163,12 @@ impl RunningStatistics {
     /// The statistics of all samples that were added.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there are fewer than two.
+    /// [`Error::Unexpected`] when there are fewer than two.
     pub fn finish(mut self) -> Result<Statistics> {
         self.merge_pending();
         let (n, dim) = (self.n, self.dim);
         if n < 2 {
-            return Err(Error::Usage(format!("found {n} samples, expected at least 2 for a covariance")));
+            return Err(Error::unexpected(format!("{n} samples"), "at least 2 for a covariance"));
         }
         let mut sigma = vec![0.0; dim * dim];
         for (panel, start) in self.panels.into_iter().zip((0..dim).step_by(N_PANEL)) {
