@@ -6,11 +6,14 @@
 //! interrupted before it, and image 12 of a sampling run has the same noise whatever the batch it is drawn in. The numbers
 //! are made by [`ncsn_kernels::random`].
 
+mod legacy_random;
+
 use burn::tensor::{Device, Tensor};
 use ncsn_kernels::cpu::Isa;
 use ncsn_kernels::ops::random::{self as ops, draw};
 use ncsn_kernels::random::{self, Position};
 
+pub use legacy_random::LegacyRandom;
 pub use ncsn_kernels::ops::random::Distribution;
 
 /// The source of every stream of a run.

@@ -1,7 +1,8 @@
 //! The inception score: how sure a classifier is of each sample, and how different the samples are.
 
-use super::{Features, LegacyRandom, mean_and_variance};
+use super::{Features, mean_and_variance};
 use crate::error::{Error, Result};
+use crate::noise::LegacyRandom;
 
 /// exp E KL(p(c|x) ‖ p(c)) over classes c, on splits of the samples, from logits that come in batches (Salimans et al.
 /// 2016). Nothing is kept but a split's Σp and ΣΣ p ln p: the mean KL is (ΣΣ p ln p)/n − Σ p̄ ln p̄.

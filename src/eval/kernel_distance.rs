@@ -4,8 +4,9 @@
 use rayon::prelude::*;
 
 use super::pairs::Tile;
-use super::{Features, LegacyRandom, mean_and_variance};
+use super::{Features, mean_and_variance};
 use crate::error::{Error, Result};
+use crate::noise::LegacyRandom;
 
 /// How subsets are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,10 +3,11 @@
 use burn::tensor::{Tensor, TensorData};
 use ncsn::eval::frechet::{frechet_distance_of_features, frechet_distance_of_few};
 use ncsn::eval::{
-    Features, ImageSet, InceptionScore, LegacyRandom, ReadOptions, ResizeRule, Resizer, RunningStatistics,
-    ScoreOverSplits, Statistics, Subsets, frechet_distance, kid_by_blocks, kid_by_subsets, mmd2_unbiased,
+    Features, ImageSet, InceptionScore, ReadOptions, ResizeRule, Resizer, RunningStatistics, ScoreOverSplits,
+    Statistics, Subsets, frechet_distance, kid_by_blocks, kid_by_subsets, mmd2_unbiased,
 };
 use ncsn::net::Inception;
+use ncsn::noise::LegacyRandom;
 use safetensors::SafeTensors;
 use serde_json::Value;
 

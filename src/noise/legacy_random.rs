@@ -1,5 +1,5 @@
 //! NumPy's legacy generator, for numbers that were published with it: which samples a subset of KID holds, the order in
-//! which an inception score splits a data set. Everything else draws from `noise`.
+//! which an inception score splits a data set, which images of FFHQ are held out. Everything else draws from named streams.
 //!
 //! Source: Matsumoto & Nishimura 1998, "Mersenne Twister" (MT19937), seeded by their `init_genrand`; NumPy's
 //! `RandomState`, whose draws NEP 19 froze.
