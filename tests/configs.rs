@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer, Runner};
+use ncsn::sde::Design;
 
 fn named(name: &str) -> Dataset {
     Dataset::named(name).unwrap()
@@ -158,7 +159,7 @@ fn every_file_in_the_folder_of_configurations_loads_and_is_built_in() {
         assert!(message.contains(name), "{name} is not built in: {message}");
         n += 1;
     }
-    assert_eq!(n, 9);
+    assert_eq!(n, 13);
 }
 
 #[test]
@@ -179,7 +180,7 @@ fn impossible_values_are_refused() {
         ("optim.beta1=1", "below 1"),
         ("optim.optimizer=Adagrad", "Adam, RMSProp, SGD"),
         ("data.channels=3", "expected 1 for MNIST"),
-        ("data.path=x", "only with data.dataset FOLDER"),
+        ("data.path=x", "only with data.dataset LSUN, FFHQ or FOLDER"),
         ("data.dataset=FOLDER", "found no data.path"),
         ("sampling.n_steps_each=0", "from 1"),
     ] {
@@ -367,6 +368,73 @@ fn the_readme_says_where_the_files_of_every_data_set_are() {
         let row = format!("\n| `{}` | ", set.name);
         assert!(include_str!("../README.md").contains(&row), "README.md lacks the row of {}", set.name);
     }
+}
+
+#[test]
+fn ncsnv2_s_files_hold_the_published_values() {
+    // Network, size, batch, steps, Adam's ε, σ₁, L, T, ε, images a batch of sampling, columns of interpolation.
+    let rows = [
+        ("cifar10", "CIFAR10", 32, 128, 300_001, 1e-8, 50.0, 232, 5, 6.2e-6, 100, 15),
+        ("celeba", "CELEBA", 64, 128, 210_001, 1e-8, 90.0, 500, 5, 3.3e-6, 64, 15),
+        ("church", "LSUN-church_outdoor", 96, 128, 200_001, 1e-8, 140.0, 788, 4, 4.9e-6, 96, 12),
+        ("bedroom", "LSUN-bedroom", 128, 128, 150_001, 1e-8, 190.0, 1086, 3, 1.8e-6, 36, 10),
+        ("tower", "LSUN-tower", 128, 128, 150_001, 1e-8, 190.0, 1086, 3, 1.8e-6, 36, 10),
+        ("ffhq", "FFHQ", 256, 32, 80_001, 1e-3, 348.0, 2311, 3, 9e-7, 36, 8),
+    ];
+    for (name, set, size, batch, n_iters, eps, sigma_1, n_levels, n_steps, step_lr, n_drawn, n_columns) in rows {
+        let config = load(&format!("ncsnv2/{name}.yml"));
+        assert_eq!(
+            (&config.data.dataset, config.data.image_size, config.data.channels),
+            (&named(set), size, 3),
+            "{name}"
+        );
+        assert_eq!((config.training.batch_size, config.training.n_iters), (batch, n_iters), "{name}");
+        assert_eq!((config.optim.lr, config.optim.eps, config.optim.optimizer), (1e-4, eps, Optimizer::Adam), "{name}");
+        assert_eq!((config.model.sigma_begin, config.model.num_classes, config.model.ngf), (sigma_1, n_levels, 128));
+        assert_eq!((config.sampling.n_steps_each, config.sampling.step_lr), (n_steps, step_lr), "{name}");
+        assert_eq!(
+            (config.sampling.batch_size, config.sampling.n_interpolations),
+            (Some(n_drawn), n_columns),
+            "{name}"
+        );
+        let expected = match size {
+            32 | 64 => Architecture::NcsnV2,
+            96 | 128 => Architecture::NcsnV2Deeper,
+            _ => Architecture::NcsnV2Deepest,
+        };
+        assert_eq!(config.model.architecture, expected, "{name}");
+        assert_eq!(config.training_options().ema_rate, Some(0.999), "{name}");
+        assert!(config.data.random_flip && config.sampling.denoise && config.sampling.final_only, "{name}");
+        assert_eq!(config.data.uniform_dequantization, Some(false), "{name}");
+        // No range of checkpoints is empty, and a checkpoint is written every 5000 steps.
+        let (fast, test) = (&config.fast_fid, &config.test);
+        for ends in [[fast.begin_ckpt, fast.end_ckpt], [test.begin_ckpt, test.end_ckpt]] {
+            let [begin, end] = ends.map(Option::unwrap);
+            assert!(begin < end && end == n_iters - 1 && begin % 5000 == 0, "{name}: {begin} to {end}");
+        }
+        // Neighbouring levels overlap as technique 2 wants it.
+        let design = Design { dim: 3 * size * size, sigma_begin: sigma_1, sigma_end: config.model.sigma_end, n_levels };
+        assert!((design.overlap() - 0.566).abs() < 2e-3, "{name}: {}", design.overlap());
+    }
+}
+
+#[test]
+fn a_category_is_one_of_its_data_set_s() {
+    let parse =
+        |data: &str| Config::parse(&format!("data: {{{data}, image_size: 32, channels: 3}}"), "f.yml", &[], None);
+    for (data, needle) in [
+        ("dataset: LSUN", "found no data.category, expected one of LSUN's: bedroom, bridge"),
+        ("dataset: LSUN, category: cat", "data.category is cat, expected one of bedroom"),
+        ("dataset: FFHQ, category: bedroom", "only with data.dataset LSUN"),
+        ("dataset: CIFAR10, path: x", "only with data.dataset LSUN, FFHQ or FOLDER"),
+    ] {
+        let message = parse(data).unwrap_err().to_string();
+        assert!(message.contains(needle), "{data}: {message}");
+    }
+    let File::Images(config) = parse("dataset: LSUN, category: Tower, path: /a/b").unwrap() else { panic!("images") };
+    assert_eq!((config.data.dataset.label().as_str(), config.data.dataset.path.is_some()), ("LSUN-tower", true));
+    let File::Images(again) = Config::parse(&config.to_yaml(), "config.yml", &[], None).unwrap() else { panic!() };
+    assert_eq!(again, config);
 }
 
 #[test]

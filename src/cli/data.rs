@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ncsn::Result;
 use ncsn::config::Data;
 use ncsn::data::sets::Download;
-use ncsn::data::{Dataset, Labelled, Progress, Request, Source, Split, Work};
+use ncsn::data::{Dataset, Labelled, Place, Progress, Request, Source, Split, Work};
 
 use super::log::Log;
 use super::stop;
@@ -38,7 +38,7 @@ fn request<'a>(data: &Data, root: &'a Path, split: Split) -> Request<'a> {
 
 /// Opens a data set while the log tells how far that is.
 fn watched<T>(dataset: &Dataset, log: &mut Log, open: impl FnOnce(&mut Progress<'_>) -> Result<T>) -> Result<T> {
-    let name = if dataset.set.needs_path { "the folder" } else { dataset.name() };
+    let name = if dataset.set.place == Place::Path { "the folder" } else { dataset.name() };
     match dataset.set.work {
         Work::Headers => open(&mut headers(name, log)),
         Work::Download | Work::None => open(&mut progress(name, log)),

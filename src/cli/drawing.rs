@@ -182,9 +182,9 @@ impl Drawing {
     ) -> Result<Self> {
         let (levels, sampler) = (config.noise_levels()?, config.sampler());
         let start = || {
-            let name = config.data.dataset.name();
+            let name = config.data.dataset.label();
             let path = config.data.dataset.path.as_ref();
-            Ok((path.map_or_else(|| name.into(), |path| format!("{name} {}", path.display())), training_set()?))
+            Ok((path.map_or_else(|| name.clone(), |path| format!("{name} {}", path.display())), training_set()?))
         };
         Ok(Self {
             n_states: sampler.n_states(&levels),

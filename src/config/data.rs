@@ -3,7 +3,8 @@
 use super::fields::{Fields, Flag, Folder, OneOf, OrNone, Section};
 use super::published;
 pub use crate::data::Dataset;
-use crate::data::SETS;
+use crate::data::lsun::CATEGORIES;
+use crate::data::{Place, SETS};
 use crate::error::{Result, one_of};
 
 /// The images.
@@ -31,7 +32,7 @@ impl Default for Data {
     /// MNIST as published. A file must say its own data set, size and channels.
     fn default() -> Self {
         Self {
-            dataset: Dataset { set: &SETS[0], path: None },
+            dataset: Dataset { set: &SETS[0], path: None, category: None },
             image_size: 28,
             channels: 1,
             logit_transform: false,
@@ -47,15 +48,24 @@ impl Section for Data {
     const NAME: &'static str = "data";
 
     fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
-        let Dataset { set, path } = &mut self.dataset;
+        let Dataset { set, path, category } = &mut self.dataset;
         f.key("dataset", set, &SETS.each_ref().map(|set| (set.name, set)))?;
         f.require("dataset", &one_of(SETS.iter().map(|set| set.name)))?;
         f.key("path", path, OrNone(Folder))?;
-        f.check("path", set.needs_path || path.is_none(), || {
+        f.check("path", set.place != Place::Datasets || path.is_none(), || {
             format!("found data.path, expected it only with data.dataset {}", with_path())
         })?;
-        f.check("path", !set.needs_path || path.is_some(), || {
+        f.check("path", set.place != Place::Path || path.is_some(), || {
             format!("found no data.path, expected the folder of images that data.dataset {} means", set.name)
+        })?;
+        f.key("category", category, OrNone(&CATEGORIES.map(|name| (name, name))))?;
+        f.check("category", category.is_none() || !set.categories.is_empty(), || {
+            let with_categories = one_of(SETS.iter().filter(|set| !set.categories.is_empty()).map(|set| set.name));
+            format!("found data.category, expected it only with data.dataset {with_categories}")
+        })?;
+        f.check("category", category.is_some() || set.categories.is_empty(), || {
+            let categories = one_of(set.categories.iter().copied());
+            format!("found no data.category, expected one of {}'s: {categories}", set.name)
         })?;
         f.key("image_size", &mut self.image_size, 4..=1024)?;
         f.require("image_size", "the height and width of the images in pixels")?;
@@ -84,5 +94,5 @@ impl Section for Data {
 
 /// The data sets that are given with a path.
 fn with_path() -> String {
-    one_of(SETS.iter().filter(|set| set.needs_path).map(|set| set.name))
+    one_of(SETS.iter().filter(|set| set.place != Place::Datasets).map(|set| set.name))
 }

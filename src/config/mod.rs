@@ -79,7 +79,7 @@ pub struct Config {
 }
 
 /// The files built into the program.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 13] = [
     ("quickstart.yml", include_str!("../../configs/quickstart.yml")),
     ("anneal.yml", include_str!("../../configs/anneal.yml")),
     ("cifar10.yml", include_str!("../../configs/cifar10.yml")),
@@ -88,6 +88,10 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("toy.yml", include_str!("../../configs/toy.yml")),
     ("ncsnv2/cifar10.yml", include_str!("../../configs/ncsnv2/cifar10.yml")),
     ("ncsnv2/celeba.yml", include_str!("../../configs/ncsnv2/celeba.yml")),
+    ("ncsnv2/church.yml", include_str!("../../configs/ncsnv2/church.yml")),
+    ("ncsnv2/bedroom.yml", include_str!("../../configs/ncsnv2/bedroom.yml")),
+    ("ncsnv2/tower.yml", include_str!("../../configs/ncsnv2/tower.yml")),
+    ("ncsnv2/ffhq.yml", include_str!("../../configs/ncsnv2/ffhq.yml")),
     ("ncsnv2/ncsn_original.yml", include_str!("../../configs/ncsnv2/ncsn_original.yml")),
 ];
 

@@ -34,6 +34,17 @@ pub enum Work {
     None,
 }
 
+/// Where the files of a data set are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the folder of all data sets.
+    Datasets,
+    /// There, or where a path says.
+    DatasetsOrPath,
+    /// Where a path says.
+    Path,
+}
+
 /// One row of [`SETS`].
 pub struct Set {
     /// The name in a configuration.
@@ -42,12 +53,14 @@ pub struct Set {
     pub channels: &'static [usize],
     /// Height and width of the images in pixels; the published program's choice for a set without a single size.
     pub size: usize,
-    /// Whether the name is only given together with the path of a folder.
-    pub needs_path: bool,
+    /// Where its files are.
+    pub place: Place,
+    /// The names of its categories, one of which is chosen; none for a set that is whole.
+    pub categories: &'static [&'static str],
     /// What takes time when the set is opened.
     pub work: Work,
-    /// Opens the images. The first argument is the path, empty for a set that needs none.
-    pub(super) open: fn(&Path, &Request<'_>, &mut Progress<'_>) -> Result<Arc<dyn Source>>,
+    /// Opens the images.
+    pub(super) open: fn(&Dataset, &Request<'_>, &mut Progress<'_>) -> Result<Arc<dyn Source>>,
     /// Opens the images with their classes, perhaps at their own size; `None` for a set without labels.
     pub(super) labelled: Option<fn(&Request<'_>, &mut Progress<'_>) -> Result<Labelled>>,
 }
@@ -76,21 +89,39 @@ impl fmt::Debug for Set {
 pub struct Dataset {
     /// The row of the table.
     pub set: &'static Set,
-    /// The folder of the images, if and only if the row [needs](Set::needs_path) one.
+    /// Where the files are, if the row's [place](Set::place) leaves that open.
     pub path: Option<PathBuf>,
+    /// One of the row's [categories](Set::categories), if and only if it has some.
+    pub category: Option<&'static str>,
 }
 
 impl Dataset {
-    /// The data set of this name, in capital letters; `None` for one whose name is not enough, because it needs a path.
+    /// The data set of this name, in capital letters, perhaps with the name of a category in any case: `CIFAR10`,
+    /// `LSUN-bedroom`. `None` for one whose name is not enough, because it needs a path or a category.
     pub fn named(name: &str) -> Option<Self> {
-        let set = SETS.iter().find(|set| set.name == name && !set.needs_path)?;
-        Some(Self { set, path: None })
+        let (name, category) = name.split_once('-').map_or((name, None), |(name, category)| (name, Some(category)));
+        let set = SETS.iter().find(|set| set.name == name && set.place != Place::Path)?;
+        let known = |category: &str| set.categories.iter().copied().find(|known| known.eq_ignore_ascii_case(category));
+        let category = category.map(|category| known(category).ok_or(())).transpose().ok()?;
+        (category.is_some() != set.categories.is_empty()).then_some(Self { set, path: None, category })
+    }
+
+    /// What [`Self::named`] knows, in lower case; `category` stands for all of a set's categories.
+    pub fn names() -> Vec<String> {
+        let named = SETS.iter().filter(|set| set.place != Place::Path);
+        let category = |set: &Set| if set.categories.is_empty() { "" } else { "-category" };
+        named.map(|set| set.name.to_ascii_lowercase() + category(set)).collect()
     }
 
     /// All images below a folder.
     pub fn folder(path: impl Into<PathBuf>) -> Self {
-        let set = SETS.iter().find(|set| set.needs_path).expect("the table has such a row");
-        Self { set, path: Some(path.into()) }
+        let set = SETS.iter().find(|set| set.place == Place::Path).expect("the table has such a row");
+        Self { set, path: Some(path.into()), category: None }
+    }
+
+    /// The name with that of the category: `LSUN-bedroom`.
+    pub fn label(&self) -> String {
+        self.category.map_or_else(|| self.name().into(), |category| format!("{}-{category}", self.name()))
     }
 
     /// The name in a configuration.
@@ -124,7 +155,7 @@ impl Dataset {
     /// [`Error::MissingData`] when files are missing and cannot be downloaded, with their names; [`Error::Io`] and
     /// [`Error::Format`] when a file cannot be read; [`Error::Stopped`] when `progress` says so.
     pub fn open(&self, request: &Request<'_>, progress: &mut Progress<'_>) -> Result<Arc<dyn Source>> {
-        (self.set.open)(self.path.as_deref().unwrap_or(Path::new("")), request, progress)
+        (self.set.open)(self, request, progress)
     }
 
     /// Opens the images with their classes.
@@ -149,10 +180,16 @@ mod tests {
         for set in &SETS {
             assert_eq!(SETS.iter().filter(|other| *other == set).count(), 1, "{set:?}");
             let named = Dataset::named(set.name);
-            match set.needs_path {
-                true => assert_eq!((named, Dataset::folder("x").name()), (None, set.name)),
-                false => assert_eq!(named.unwrap().set, set),
+            match set.place {
+                Place::Path => assert_eq!((named, Dataset::folder("x").name()), (None, set.name)),
+                _ if set.categories.is_empty() => assert_eq!(named.unwrap().set, set),
+                _ => assert_eq!(named, None),
             }
+            for category in set.categories {
+                let name = format!("{}-{category}", set.name);
+                assert_eq!(Dataset::named(&name).unwrap().label(), name);
+            }
+            assert_eq!(Dataset::named(&format!("{}-other", set.name)), None);
             assert!(!set.channels.is_empty() && set.channels.iter().all(|channels| [1, 3].contains(channels)));
         }
         assert_eq!((Dataset::named("mnist"), Dataset::named("")), (None, None));
@@ -175,8 +212,9 @@ mod tests {
     #[test]
     fn a_set_without_files_says_where_they_should_be_whether_or_not_labels_are_wanted() {
         let root = tempfile::tempdir().unwrap();
-        for set in SETS.iter().filter(|set| set.work != Work::None && !set.needs_path) {
-            let (dataset, channels) = (Dataset { set, path: None }, set.channels[0]);
+        for set in SETS.iter().filter(|set| set.work != Work::None && set.place != Place::Path) {
+            let category = set.categories.first().copied();
+            let (dataset, channels) = (Dataset { set, path: None, category }, set.channels[0]);
             let request =
                 Request { root: root.path(), split: Split::Train, channels, size: 8, download: Download::Never };
             let folder = root.path().join(set.name.to_ascii_lowercase()).display().to_string();

@@ -41,20 +41,26 @@ pub(crate) fn decode(path: &Path) -> Result<Pixels> {
     let (reader, n_bytes) = open(path)?;
     let mut file = Vec::with_capacity(usize::try_from(n_bytes).unwrap_or(0));
     reader.take(n_bytes).read_to_end(&mut file).map_err(Error::io(path))?;
-    let format = format(path, &file)?;
-    check_complete(path, format, &file)?;
+    decode_bytes(path, &file)
+}
+
+/// [`decode`] for what an image file holds, which errors call `path`.
+pub(crate) fn decode_bytes(path: &Path, file: &[u8]) -> Result<Pixels> {
+    let n_bytes = file.len() as u64;
+    let format = format(path, file)?;
+    check_complete(path, format, file)?;
     guarded(path, || {
         if format == ImageFormat::Jpeg {
             let bad = |message| Error::format(path, message);
             let header =
-                jpeg::Header::parse(&file).map_err(bad)?.ok_or_else(|| bad("the JPEG file ends too early".into()))?;
+                jpeg::Header::parse(file).map_err(bad)?.ok_or_else(|| bad("the JPEG file ends too early".into()))?;
             check_jpeg_size(path, &header, n_bytes)?;
-            return jpeg::decode(&file, &header).map_err(bad);
+            return jpeg::decode(file, &header).map_err(bad);
         }
         if format == ImageFormat::Gif {
-            check_first_picture(path, Cursor::new(&file))?;
+            check_first_picture(path, Cursor::new(file))?;
         }
-        let decoder = decoder(Cursor::new(&file), format).map_err(|error| unreadable(path, error))?;
+        let decoder = decoder(Cursor::new(file), format).map_err(|error| unreadable(path, error))?;
         check_size(path, format, &decoder, n_bytes)?;
         let image = DynamicImage::from_decoder(decoder).map_err(|error| unreadable(path, error))?;
         Ok(to_eight_bits(image))

@@ -8,10 +8,13 @@ mod dataset;
 pub(crate) mod decode;
 pub mod digits;
 pub mod download;
+pub mod ffhq;
 pub mod folder;
 pub mod idx;
 mod jpeg;
 mod labelled;
+pub mod lmdb;
+pub mod lsun;
 pub mod mat;
 pub mod memory;
 pub mod resize;
@@ -19,28 +22,32 @@ pub mod sets;
 pub mod transform;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Result;
 use celeba::CelebA;
 use digits::Digits;
+use ffhq::Ffhq;
 use folder::Folder;
+use lsun::Lsun;
 use memory::InMemory;
 
 pub use batches::{Batch, BatchOptions, Batches, batch_order, read_batch};
-pub use dataset::{Dataset, Request, Set, Work};
+pub use dataset::{Dataset, Place, Request, Set, Work};
 pub use labelled::{Labelled, N_CLASSES, check_labels};
 pub use resize::Pixels;
 pub use transform::{Dequantise, Range, Transform};
 
 /// All data sets, in the order in which they are listed. A new one is a row here, and its source in a file of its own.
-pub static SETS: [Set; 6] = [
+pub static SETS: [Set; 8] = [
     // LeCun et al. 1998.
     Set {
         name: "MNIST",
         channels: &[1],
         size: 28,
-        needs_path: false,
+        place: Place::Datasets,
+        categories: &[],
         work: Work::Download,
         open: |_, r, p| in_memory(sets::mnist(&r.root.join("mnist"), r.split, r.download, p)?, r),
         labelled: Some(|r, p| sets::mnist_labelled(&r.root.join("mnist"), r.split, r.download, p)),
@@ -50,7 +57,8 @@ pub static SETS: [Set; 6] = [
         name: "CIFAR10",
         channels: &[3],
         size: 32,
-        needs_path: false,
+        place: Place::Datasets,
+        categories: &[],
         work: Work::Download,
         open: |_, r, p| in_memory(sets::cifar10(&r.root.join("cifar10"), r.split, r.download, p)?, r),
         labelled: Some(|r, p| sets::cifar10_labelled(&r.root.join("cifar10"), r.split, r.download, p)),
@@ -60,7 +68,8 @@ pub static SETS: [Set; 6] = [
         name: "CELEBA",
         channels: &[3],
         size: 32,
-        needs_path: false,
+        place: Place::Datasets,
+        categories: &[],
         work: Work::Headers,
         open: |_, r, p| Ok(Arc::new(CelebA::open(&r.root.join("celeba"), r.split, r.channels, r.size, p)?)),
         labelled: None,
@@ -70,17 +79,47 @@ pub static SETS: [Set; 6] = [
         name: "SVHN",
         channels: &[3],
         size: 32,
-        needs_path: false,
+        place: Place::Datasets,
+        categories: &[],
         work: Work::Download,
         open: |_, r, p| in_memory(sets::svhn(&r.root.join("svhn"), r.split, r.download, p)?, r),
         labelled: Some(|r, p| sets::svhn_labelled(&r.root.join("svhn"), r.split, r.download, p)),
+    },
+    // Yu et al. 2015.
+    Set {
+        name: "LSUN",
+        channels: &[3, 1],
+        size: 128,
+        place: Place::DatasetsOrPath,
+        categories: &lsun::CATEGORIES,
+        work: Work::Headers,
+        open: |d, r, p| {
+            let (root, category) = (d.path.clone().unwrap_or(r.root.join("lsun")), d.category.unwrap_or_default());
+            Ok(Arc::new(Lsun::open(&root, category, r.split, r.channels, r.size, p)?))
+        },
+        labelled: None,
+    },
+    // Karras et al. 2019.
+    Set {
+        name: "FFHQ",
+        channels: &[3, 1],
+        size: 256,
+        place: Place::DatasetsOrPath,
+        categories: &[],
+        work: Work::Headers,
+        open: |d, r, p| {
+            let root = d.path.clone().unwrap_or_else(|| Ffhq::place(r.root));
+            Ok(Arc::new(Ffhq::open(&root, r.split, r.channels, r.size, p)?))
+        },
+        labelled: None,
     },
     // Ours: drawn digits, built in.
     Set {
         name: "DIGITS",
         channels: &[1, 3],
         size: 28,
-        needs_path: false,
+        place: Place::Datasets,
+        categories: &[],
         work: Work::None,
         open: |_, r, _| Ok(Arc::new(Digits::new(r.size, r.channels, r.split)?)),
         // The digits have no end: as many as MNIST has.
@@ -94,9 +133,13 @@ pub static SETS: [Set; 6] = [
         name: "FOLDER",
         channels: &[3, 1],
         size: 32,
-        needs_path: true,
+        place: Place::Path,
+        categories: &[],
         work: Work::Headers,
-        open: |path, r, p| Ok(Arc::new(Folder::open(path, r.split, r.channels, r.size, p)?)),
+        open: |d, r, p| {
+            let root = d.path.as_deref().unwrap_or(Path::new(""));
+            Ok(Arc::new(Folder::open(root, r.split, r.channels, r.size, p)?))
+        },
         labelled: None,
     },
 ];

@@ -95,3 +95,43 @@ fn ctrl_c_ends_a_download_from_a_silent_server_within_a_second() {
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert_eq!(fs::read_dir(folder.path().join("run/datasets/svhn")).unwrap().count(), 0);
 }
+
+#[test]
+fn databases_are_trained_on_and_named_where_data_sets_are() {
+    let fixtures = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/lmdb"));
+    let folder = scratch();
+    let lsun = folder.path().join("run/datasets/lsun");
+    for part in ["church_outdoor_train_lmdb", "church_outdoor_val_lmdb"] {
+        fs::create_dir_all(lsun.join(part)).unwrap();
+        fs::copy(fixtures.join(part).join("data.mdb"), lsun.join(part).join("data.mdb")).unwrap();
+    }
+    let train = |name, sets: &[&'static str]| -> Vec<&'static str> {
+        let sets = sets.iter().copied().chain(["data.channels=3", "data.image_size=8"]);
+        let mut args: Vec<_> = TRAIN.into_iter().chain(sets.flat_map(|set| ["--set", set])).collect();
+        args[4] = name;
+        args
+    };
+    let church = train("church", &["data.dataset=LSUN", "data.category=church_outdoor"]);
+    succeeds(folder.path(), &church);
+    // A database as a file.
+    fs::copy(fixtures.join("ffhq/data.mdb"), folder.path().join("faces.mdb")).unwrap();
+    let faces = train("faces", &["data.dataset=FFHQ", "data.path=faces.mdb"]);
+    succeeds(folder.path(), &faces);
+    let saved = fs::read_to_string(folder.path().join("run/logs/church/config.yml")).unwrap();
+    assert!(saved.contains("  category: church_outdoor\n"), "{saved}");
+
+    let levels = succeeds(folder.path(), &["noise-levels", "--dataset", "LSUN-church_outdoor", "--image-size", "8"]);
+    assert!(levels.contains("sigma_begin: "), "{levels}");
+    let tower = train("tower", &["data.dataset=LSUN", "data.category=tower"]);
+    let message = fails(folder.path(), &tower);
+    assert!(message.contains("run/datasets/lsun/tower_train_lmdb/data.mdb"), "{message}");
+    let message = fails(folder.path(), &["inpaint", "--doc", "church", "--images", "LSUN", "-o", "out"]);
+    assert!(message.contains("no data set \"LSUN\""), "{message}");
+    // A cut database is told before anything is written.
+    let data = lsun.join("church_outdoor_train_lmdb/data.mdb");
+    fs::write(&data, &fs::read(&data).unwrap()[..8192]).unwrap();
+    let again = train("again", &["data.dataset=LSUN", "data.category=church_outdoor"]);
+    let message = fails(folder.path(), &again);
+    assert!(message.contains("data.mdb: the file ends too early"), "{message}");
+    assert!(!folder.path().join("run/logs/again").exists());
+}

@@ -20,7 +20,10 @@ use ncsn::checkpoint::{Checkpoints, Header, TensorFile, Weights};
 use ncsn::config::Config;
 use ncsn::data::celeba::CelebA;
 use ncsn::data::digits::Digits;
+use ncsn::data::ffhq::Ffhq;
 use ncsn::data::folder::read_image;
+use ncsn::data::lmdb::Lmdb;
+use ncsn::data::lsun::Lsun;
 use ncsn::data::{Pixels, Source, Split, cifar, idx, mat, unwatched};
 use ncsn::error::Result;
 use ncsn::eval::{
@@ -32,6 +35,11 @@ use ncsn::noise::Noise;
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Optimizer, Rule, Trainer, TrainerState, TrainingOptions};
+
+/// Reads every image of 3×8×8 pixels.
+fn all_images(set: &dyn Source) -> Result<()> {
+    (0..set.len()).try_for_each(|index| set.read(index, &mut [0; 3 * 64]))
+}
 
 /// Rounds for each format.
 fn n_rounds() -> usize {
@@ -397,13 +405,25 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         let set = CelebA::open(&root, Split::Train, 1, 8, &mut unwatched)?;
         (0..set.len()).try_for_each(|index| set.read(index, &mut [0; 64]))
     };
+    let lmdb: Read = |path| {
+        let (database, mut positions) = (Lmdb::open(path)?, Vec::new());
+        database.walk(&mut unwatched, |_, position| positions.push(position))?;
+        positions.into_iter().try_for_each(|position| database.entry(position).map(drop))
+    };
+    let lsun: Read = |path| {
+        let root = path.with_file_name("lsun");
+        fs::create_dir_all(&root).unwrap();
+        fs::copy(path, root.join("tower_train_lmdb")).unwrap();
+        all_images(&Lsun::open(&root, "tower", Split::Train, 3, 8, &mut unwatched)?)
+    };
+    let ffhq: Read = |path| all_images(&Ffhq::open(path, Split::Train, 3, 8, &mut unwatched)?);
     let npz_of: Pack = |npy| zip(&[("samples.npy", npy, false)]);
     let packed_npz_of: Pack = |npy| zip(&[("samples.npy", npy, true)]);
     let yaml: Read = |path| Config::load(&path.display().to_string(), &[], None).map(drop);
 
     type Format = (&'static str, Vec<u8>, Pack, Read);
     // Damage, then pack: so damage reaches what lies inside the compression, too.
-    let formats: [Format; 36] = [
+    let formats: [Format; 39] = [
         ("IDX", idx_file(), as_is, idx),
         ("IDX in gzip", idx_file(), gzipped, idx),
         ("gzipped IDX", gzip(&idx_file()), as_is, idx),
@@ -419,6 +439,9 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("labels in compressed MATLAB", mat_file(true), as_is, mat_label),
         ("CIFAR-10's archive", cifar_tar(), gzipped, unpack),
         ("CIFAR-10's gzipped archive", gzip(&cifar_tar()), as_is, unpack),
+        ("LMDB database", fixture("lmdb/small.mdb"), as_is, lmdb),
+        ("LMDB database of three levels", fixture("lmdb/long_keys.mdb"), as_is, lmdb),
+        ("LMDB database with overflow pages", fixture("lmdb/overflow.mdb"), as_is, lmdb),
         ("configuration", include_bytes!("../../configs/anneal.yml").to_vec(), as_is, yaml),
         ("ScoreNet's configuration", include_bytes!("../../configs/scorenet.yml").to_vec(), as_is, yaml),
         ("our weights", weights, as_is, weights_of),
@@ -449,7 +472,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         }
     }));
     // Of images a header alone can claim many pixels, which the file then has by chance.
-    let images: [Format; 15] = [
+    let images: [Format; 17] = [
         ("JPEG image, baseline", image("420.jpg"), as_is, one_image),
         ("JPEG image, progressive", image("420_progressive.jpg"), as_is, one_image),
         ("JPEG image, separate scans", image("420_separate.jpg"), as_is, one_image),
@@ -464,6 +487,8 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("BMP image, palette", image("palette.bmp"), as_is, one_image),
         ("GIF image", image("palette.gif"), as_is, one_image),
         ("GIF image, animated", image("animated.gif"), as_is, one_image),
+        ("LSUN's database", fixture("lmdb/church_outdoor_val_lmdb/data.mdb"), as_is, lsun),
+        ("FFHQ's database", fixture("lmdb/ffhq/data.mdb"), as_is, ffhq),
         ("CelebA's list", b"1.jpg 0\n2.jpg 0\n3.jpg 1\n4.jpg 2\r\n".to_vec(), as_is, celeba),
     ];
     let n_rounds = n_rounds();
@@ -498,7 +523,7 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
             assert!(after - before < most_bytes, "memory grew by {} bytes", after - before);
         }
     };
-    // Every file is below 50 kB, but for the classifier of 1.1 MB; the largest buffers are the decompressors' and the
+    // Every file is below 150 kB, but for the classifier of 1.1 MB; the largest buffers are the decompressors' and the
     // readers' own, far below 32 MiB.
     check(&formats, Duration::from_secs(1), 32 << 20);
     // What an image may take.

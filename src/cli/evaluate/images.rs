@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ncsn::config::Data;
-use ncsn::data::{Dataset, SETS, Source, Split};
+use ncsn::data::{Dataset, Source, Split};
 use ncsn::error::{one_line, one_of, shown_path};
 use ncsn::eval::{ImageSet, ReadOptions};
 use ncsn::{Error, Result};
@@ -97,8 +97,8 @@ impl Images {
             Self::Path(path) => {
                 if !path.exists() {
                     let path = shown_path(path);
-                    let names = SETS.iter().filter(|set| !set.needs_path).map(|set| set.name);
-                    let sets = one_of(names).to_ascii_lowercase();
+                    let sets = Dataset::names();
+                    let sets = one_of(sets.iter().map(String::as_str));
                     return Err(Error::MissingData(format!(
                         "{path}: found neither this nor a data set, expected {sets}, perhaps with -test and :0..5000"
                     )));
@@ -159,8 +159,11 @@ impl Set {
         let split = if self.split == Split::Train { "train" } else { "test" };
         let part = self.part.as_ref().map_or_else(String::new, |part| format!(":{part}"));
         match &self.dataset.path {
-            Some(path) => format!("{}-{split}{part}", path.display()),
-            None => format!("{}-{split}{part}", self.dataset.name().to_ascii_lowercase()),
+            Some(path) => {
+                let category = self.dataset.category.map_or_else(String::new, |category| format!("-{category}"));
+                format!("{}{category}-{split}{part}", path.display())
+            }
+            None => format!("{}-{split}{part}", self.dataset.label().to_ascii_lowercase()),
         }
     }
 }
@@ -222,6 +225,9 @@ mod tests {
         for (text, expected) in [
             ("mnist", set("MNIST", Split::Train, None)),
             ("cifar10-train", set("CIFAR10", Split::Train, None)),
+            ("lsun-church_outdoor", set("LSUN-church_outdoor", Split::Train, None)),
+            ("lsun-tower-test:0..9", set("LSUN-tower", Split::Test, Some((0..9, 1)))),
+            ("lsun", Images::Path("lsun".into())),
             ("mnist-test:0..5000", set("MNIST", Split::Test, Some((0..5000, 1)))),
             ("mnist-test:1..10000:2", set("MNIST", Split::Test, Some((1..10_000, 2)))),
             ("./mnist", Images::Path("./mnist".into())),
