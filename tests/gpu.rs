@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use ncsn::data::{Batch, Range};
 use ncsn::device::{self, Api, DeviceKind, Precision};
 use ncsn::loss::{Loss, Objective, Slicing};
-use ncsn::net::{Architecture, Dimensions, Network, params};
+use ncsn::net::{Architecture, Dimensions, Network, NetworkConfig, NormKind, max_pool_5, params};
 use ncsn::noise::{self, Distribution, Noise};
 use ncsn::sample::{AnnealedLangevin, Images, image_chain};
 use ncsn::score::Model;
@@ -22,7 +22,7 @@ use ncsn_kernels::ops::conv::{Conv, conv_transpose2d, conv2d, linear};
 use ncsn_kernels::ops::max_pool::max_pool_3x3;
 use ncsn_kernels::ops::norm::{Activation, instance_norm};
 use ncsn_kernels::ops::optimizer;
-use ncsn_kernels::ops::pixels::{elu, separable};
+use ncsn_kernels::ops::pixels::{activate, separable};
 use ncsn_kernels::optimizer as kernel;
 
 fn gpu() -> Device {
@@ -187,10 +187,15 @@ fn dense_layers_and_their_gradients_are_those_of_the_processor() {
 }
 
 #[test]
-fn filters_and_elu_and_their_gradients_are_those_of_the_processor() {
+fn filters_activations_and_maxima_and_their_gradients_are_those_of_the_processor() {
     for [h, w] in [[28, 28], [7, 5], [1, 1], [4, 9]] {
         let inputs = [("x", [2, 3, h, w])];
-        same_on_both("elu", &inputs, 1e-6, |mut x| elu(x.pop().unwrap()));
+        for activation in Activation::ALL {
+            let what = format!("{activation:?}");
+            same_on_both(&what, &inputs, 1e-6, |mut x| activate(x.pop().unwrap(), activation));
+        }
+        // NCSNv2's pool.
+        same_on_both("maxima", &inputs, 1e-6, |mut x| max_pool_5(x.pop().unwrap().into()).value);
         same_on_both("window", &inputs, 1e-6, |mut x| {
             separable(x.pop().unwrap(), Filter::window_mean(h, 5), Filter::window_mean(w, 5))
         });
@@ -211,7 +216,7 @@ fn instance_norms_and_their_gradients_are_those_of_the_processor() {
     for [n, c, h, w, columns] in
         [[3, 4, 5, 7, 3], [2, 40, 3, 2, 3], [1, 1, 9, 9, 2], [4, 3, 28, 28, 2], [2, 70, 1, 1, 3], [1, 3, 4, 4, 3]]
     {
-        for activation in [Activation::None, Activation::Elu] {
+        for activation in Activation::ALL {
             let inputs = [("x", [n, c, h, w]), ("table", [1, 1, 5, columns * c])];
             same_on_both(&format!("{inputs:?} {activation:?}"), &inputs, 2e-5, |inputs| {
                 let [x, table] = inputs.try_into().unwrap();
@@ -277,7 +282,11 @@ const SHAPE: [usize; 3] = [1, 8, 8];
 
 fn network(architecture: Architecture, device: &Device) -> Network {
     let [channels, size, _] = SHAPE;
-    let config = architecture.network(Dimensions { channels, width: 4, size, n_levels: 3 });
+    let mut config = architecture.network(Dimensions { channels, width: 4, size, n_levels: 3 });
+    // Norms that are composed there, and whose statistics follow the steps.
+    if let (Architecture::NcsnV2, NetworkConfig::RefineNet(config)) = (architecture, &mut config) {
+        config.norm = NormKind::BatchNorm;
+    }
     Network::new(&config, &mut Noise::new(1).stream("init", 0), device).unwrap()
 }
 
@@ -314,6 +323,7 @@ fn training_steps_are_those_of_the_processor() {
     for (architecture, options, rule) in [
         (Architecture::Ncsn, denoising, ADAM),
         (Architecture::Baseline, TrainingOptions { ema_rate: None, ..denoising }, sgd),
+        (Architecture::NcsnV2, TrainingOptions { micro_batches: 2, ..denoising }, sgd),
         (Architecture::Ncsn, TrainingOptions { objective: sliced, grad_clip: None, ..denoising }, rms),
     ] {
         let [found, expected] = [gpu(), Device::flex()].map(|device| {

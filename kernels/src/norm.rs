@@ -1,5 +1,7 @@
 //! Instance normalisation, plain or ++, and variance normalisation, with the activation behind it.
 
+pub mod batch;
+
 use std::marker::PhantomData;
 
 pub use crate::activation::Activation;

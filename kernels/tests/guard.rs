@@ -11,6 +11,7 @@ use ncsn_kernels::cpu::{Isa, Kernel, Precision};
 use ncsn_kernels::elementwise;
 use ncsn_kernels::filter::{self, Filter};
 use ncsn_kernels::max_pool::{self, Windows};
+use ncsn_kernels::norm::batch::{BatchNorm, moments};
 use ncsn_kernels::norm::{Activation, Kind, Norm, NormShape};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
 use ncsn_kernels::order;
@@ -279,6 +280,39 @@ fn norms_stay_inside_their_slices() {
                     results.extend([&out, &statistics].map(|values| values.to_vec()));
                 }
                 results
+            });
+        }
+    }
+}
+
+#[test]
+fn batch_norms_stay_inside_their_slices() {
+    for ([n, c, pixels], isa) in [[1, 1, 2], [2, 7, 3], [3, 17, 5], [2, 49, 2], [3, 64, 1], [1, 3, 131]]
+        .into_iter()
+        .flat_map(|shape| Isa::available().into_iter().map(move |isa| (shape, isa)))
+    {
+        let shape = NormShape { n, c, pixels };
+        for (activation, of_batch) in Activation::ALL.into_iter().flat_map(|act| [(act, false), (act, true)]) {
+            at_every_edge(&format!("{shape:?}, {activation:?}, {of_batch} on {isa}"), |edge, random| {
+                let [x, grad] = [(); 2].map(|()| edge.input(random, n * c * pixels));
+                let rows: Vec<usize> = (0..n).rev().collect();
+                let table = edge.input(random, n * 2 * c);
+                let mut found = edge.output(2 * c);
+                moments(isa, shape, &x, &mut found);
+                let norm = BatchNorm {
+                    shape,
+                    table: &table,
+                    rows: &rows,
+                    moments: &found,
+                    of_batch,
+                    epsilon: 1e-5,
+                    activation,
+                };
+                let [mut out, mut grad_x] = [(); 2].map(|()| edge.output(n * c * pixels));
+                let mut grad_table = edge.output(n * 2 * c);
+                norm.forward(isa, &x, &mut out);
+                norm.backward(isa, &x, &grad, &mut grad_table, &mut grad_x);
+                [&*found, &*out, &*grad_table, &*grad_x].map(<[f32]>::to_vec).to_vec()
             });
         }
     }

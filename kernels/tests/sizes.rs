@@ -11,6 +11,7 @@ use ncsn_kernels::conv::{self, ConvShape, reference};
 use ncsn_kernels::cpu::{Isa, Precision};
 use ncsn_kernels::filter::{self, Filter};
 use ncsn_kernels::max_pool::{self, Windows};
+use ncsn_kernels::norm::batch::{BatchNorm, moments};
 use ncsn_kernels::norm::{Activation, Kind, Norm, NormShape};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
 use ncsn_kernels::{elementwise, order, parallel};
@@ -311,6 +312,38 @@ fn norms_of_any_sizes_are_finite_or_refused() {
         assert_eq!(forward, backward.is_some(), "{shape:?}");
         if forward {
             assert!(is_true(&[n, c, pixels], x.len()) && is_true(&[n, 2, c], statistics_len), "{shape:?}");
+            assert!(out.iter().chain(&grad_x).chain(&grad_table).all(|x| x.is_finite()), "{shape:?}");
+        }
+        forward
+    });
+}
+
+#[test]
+fn batch_norms_of_any_sizes_are_finite_or_refused() {
+    quietly();
+    let isas = Isa::available();
+    many_times(40_000, |random| {
+        let isa = random.one_of(&isas);
+        let [n, c, pixels] = random.sizes();
+        let shape = NormShape { n, c, pixels };
+        let n_rows = 1 + random.below(3);
+        let (x, table) = (random.values_of(&[n, c, pixels]), random.values_of(&[n_rows, 2, c]));
+        let rows: Vec<usize> = (0..n.min(64)).map(|_| random.one_of(&[0, n_rows - 1, n_rows])).collect();
+        let mut found = vec![1.0f32; random.values_of(&[2, c]).len()];
+        let measured = returned(|| moments(isa, shape, &x, &mut found)).is_some();
+        if measured {
+            assert!(is_true(&[n, c, pixels], x.len()) && found.iter().all(|x| x.is_finite()), "{shape:?}");
+        }
+        let (of_batch, activation) = (random.below(2) == 0, random.one_of(&Activation::ALL));
+        let norm =
+            BatchNorm { shape, table: &table, rows: &rows, moments: &found, of_batch, epsilon: 1e-5, activation };
+        let mut out = vec![f32::NAN; x.len()];
+        let forward = returned(|| norm.forward(isa, &x, &mut out)).is_some();
+        let (mut grad_table, mut grad_x) = (vec![f32::NAN; table.len()], vec![f32::NAN; x.len()]);
+        let backward = returned(|| norm.backward(isa, &x, &x, &mut grad_table, &mut grad_x));
+        assert_eq!(forward, backward.is_some(), "{shape:?}");
+        if forward {
+            assert!(is_true(&[n, c, pixels], x.len()), "{shape:?}");
             assert!(out.iter().chain(&grad_x).chain(&grad_table).all(|x| x.is_finite()), "{shape:?}");
         }
         forward

@@ -3,6 +3,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
+use ncsn_kernels::ops::batch_norm::{Options, batch_norm, moments};
 use ncsn_kernels::ops::norm::{Activation as Kernel, instance_norm};
 use ncsn_kernels::ops::{has_kernels, is_cpu};
 
@@ -197,6 +198,7 @@ impl Norm {
         let fits = match self.kind {
             NormKind::InstanceNormPlus | NormKind::InstanceNorm => self.epsilon == EPSILON,
             NormKind::VarianceNorm => is_cpu(&x.value.device()) && h * w > 1,
+            // Tables and moments of their own.
             NormKind::BatchNorm | NormKind::NoNorm => false,
         };
         if fits && x.tangent.is_none() && has_kernels(&x.value) {
@@ -206,6 +208,9 @@ impl Norm {
             return (out.into(), x.into());
         }
         let [x, same] = x.twice();
+        if x.tangent.is_none() && has_kernels(&x.value) && is_cpu(&x.value.device()) && self.has_moments() {
+            return (self.by_moments(x.value, activation, given).into(), same);
+        }
         let scales = self.scales([n, c], given);
         let out = match self.kind {
             NormKind::InstanceNormPlus | NormKind::InstanceNorm => instance_normalised(x, scales, self.epsilon),
@@ -219,9 +224,49 @@ impl Norm {
         (activation.into_iter().fold(out, |out, activation| activation.forward(out)), same)
     }
 
+    /// Whether it is one with the same mean and variance for all images, or, without norm, with none.
+    fn has_moments(&self) -> bool {
+        self.kind == NormKind::BatchNorm || self.kind == NormKind::NoNorm && self.embed.is_some()
+    }
+
+    /// Batch norm, or none with scales, in one pass.
+    fn by_moments(&self, x: Tensor<4>, activation: Option<Activation>, given: &Condition) -> Tensor<4> {
+        let ([n, c, ..], device) = (x.dims(), x.device());
+        let record = given.record().filter(|_| self.kind == NormKind::BatchNorm);
+        let moments = match (self.kind, record) {
+            (NormKind::BatchNorm, Some(record)) => {
+                let moments = moments(x.clone());
+                self.remember(record, moments.clone(), x.shape().num_elements() / c);
+                moments
+            }
+            (NormKind::BatchNorm, None) => Tensor::stack(self.running().map(Buffer::val).to_vec(), 0),
+            // (x − 0)/√(1 + 0)
+            _ => Tensor::cat(vec![Tensor::zeros([1, c], &device), Tensor::ones([1, c], &device)], 0),
+        };
+        let epsilon = if self.kind == NormKind::BatchNorm { self.epsilon } else { 0.0 };
+        let activation = activation.map_or(Kernel::None, Activation::kernel);
+        let (table, rows) = self.table([n, c], given, &device);
+        batch_norm(x, table, rows, moments, Options { of_batch: record.is_some(), epsilon, activation })
+    }
+
+    /// The running statistics move towards the moments of a batch, whose variance is biased, of so many values.
+    fn remember(&self, record: &Record, moments: Tensor<2>, n_values: usize) {
+        let moments = moments.without_autodiff();
+        let c = moments.dims()[1];
+        let unbiased = n_values as f64 / (n_values as f64 - 1.0);
+        for (row, (buffer, factor)) in self.running().into_iter().zip([1.0, unbiased]).enumerate() {
+            let new = moments.clone().slice([row..row + 1, 0..c]).reshape([c]) * factor;
+            record.update(buffer, |old| old * (1.0 - MOMENTUM) + new * MOMENTUM);
+        }
+    }
+
     /// For kernels: rows (γ, α, β), (γ, β) or γ, and the number of that of each of `n` images.
     fn table(&self, [n, c]: [usize; 2], given: &Condition, device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
-        let Self { embed, alpha, gamma, beta, .. } = self;
+        let Self { embed, alpha, gamma, beta, weight, bias, .. } = self;
+        if let (Some(gamma), Some(beta)) = (weight, bias) {
+            let table = Tensor::cat(vec![gamma.val(), beta.val()], 0);
+            return (table.unsqueeze(), Tensor::zeros([n], device));
+        }
         let table = match (embed, alpha, gamma, beta) {
             (Some(embed), ..) => return (embed.weight.val(), given.levels().clone()),
             (None, Some(alpha), Some(gamma), Some(beta)) => Tensor::cat(vec![gamma.val(), alpha.val(), beta.val()], 0),
@@ -274,12 +319,8 @@ impl Norm {
         let mu = mean(x.clone());
         let centred = x - mu.clone();
         let variance = mean(centred.clone().square());
-        let n_values = (n * h * w) as f64;
-        let unbiased = variance.value.clone() * (n_values / (n_values - 1.0));
-        for (buffer, new) in self.running().into_iter().zip([mu.value, unbiased]) {
-            let new = new.without_autodiff().reshape([c]);
-            record.update(buffer, |old| old * (1.0 - MOMENTUM) + new * MOMENTUM);
-        }
+        let moments = [mu.value, variance.value.clone()].map(|x| x.reshape([1, c])).to_vec();
+        self.remember(record, Tensor::cat(moments, 0), n * h * w);
         scaled(centred * (variance + self.epsilon).rsqrt(), scales)
     }
 

@@ -1,6 +1,7 @@
 //! The kernels as operations on Burn tensors, with their gradients.
 
 mod again;
+pub mod batch_norm;
 mod composed;
 pub mod conv;
 #[cfg(feature = "gpu")]

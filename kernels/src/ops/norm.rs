@@ -87,7 +87,7 @@ fn kind_of(columns: usize, n_channels: usize) -> Kind {
 }
 
 /// The numbers of rows of `table`.
-fn numbers_of_rows(rows: FlexTensor, table: &FlexTensor) -> Vec<usize> {
+pub(super) fn numbers_of_rows(rows: FlexTensor, table: &FlexTensor) -> Vec<usize> {
     let [n_rows, _] = table.layout().shape().dims();
     let number = |row: i64| usize::try_from(row).ok().filter(|&row| row < n_rows);
     let checked = |row| number(row).unwrap_or_else(|| panic!("found row {row} of a table of {n_rows}"));
