@@ -37,7 +37,7 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::loss::sum;
 use crate::net::params;
-use crate::net::{Conv2d, Dual, elu};
+use crate::net::{Conv2d, Dual, Kernel, elu};
 use crate::noise::{Noise, Stream};
 use crate::train::{Optimizer, Rule};
 
@@ -74,7 +74,8 @@ impl Net {
     fn new(n_channels: usize, noise: &mut Stream, device: &Device) -> Self {
         let mut n_in = n_channels;
         let conv = |[n_out, stride]: [usize; 2]| {
-            Conv2d::strided(std::mem::replace(&mut n_in, n_out), n_out, 3, stride, noise, device)
+            let kernel = Kernel { size: 3, stride, padding: 1 };
+            Conv2d::strided(std::mem::replace(&mut n_in, n_out), n_out, kernel, noise, device)
         };
         let convs = CONVS.into_iter().map(conv).collect();
         Self { convs, head: Conv2d::new(n_in, N_CLASSES, 1, 1, true, noise, device) }

@@ -88,21 +88,10 @@ impl Conv2d {
         weight.expect("a convolution has one of them").dims()
     }
 
-    /// Without dilation, with bias, and every `stride`-th pixel of the result.
-    pub fn strided(
-        n_in: usize,
-        n_out: usize,
-        kernel: usize,
-        stride: usize,
-        noise: &mut Stream,
-        device: &Device,
-    ) -> Self {
-        Self { stride, ..Self::new(n_in, n_out, kernel, 1, true, noise, device) }
-    }
-
-    /// The same with `padding` zeros at each border.
-    pub fn with_padding(self, padding: usize) -> Self {
-        Self { padding, ..self }
+    /// Any kernel without dilation, with bias.
+    pub fn strided(n_in: usize, n_out: usize, kernel: Kernel, noise: &mut Stream, device: &Device) -> Self {
+        let Kernel { size, stride, padding } = kernel;
+        Self { stride, padding, ..Self::new(n_in, n_out, size, 1, true, noise, device) }
     }
 
     /// # Shapes
@@ -171,6 +160,17 @@ fn mean_of_cells(x: Tensor<4>) -> Tensor<4> {
     separable(x, Filter::cell_mean(height, 2), Filter::cell_mean(width, 2))
 }
 
+/// A square kernel, and how it is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Its side.
+    pub size: usize,
+    /// How many pixels it moves at a time.
+    pub stride: usize,
+    /// Zeros at each border.
+    pub padding: usize,
+}
+
 /// A transposed square convolution.
 #[derive(Module, Debug)]
 pub struct ConvTranspose2d {
@@ -189,22 +189,18 @@ pub struct ConvTranspose2d {
 impl ConvTranspose2d {
     /// 3×3, which keeps the size (stride 1) or doubles it (stride 2).
     pub fn new(n_in: usize, n_out: usize, stride: usize, noise: &mut Stream, device: &Device) -> Self {
-        Self::general(n_in, n_out, [3, stride, 1, stride - 1], noise, device)
+        let kernel = Kernel { size: 3, stride, padding: 1 };
+        Self { output_padding: stride - 1, ..Self::general(n_in, n_out, kernel, noise, device) }
     }
 
-    /// Weights and bias from U(±1/√(k²·out)): PyTorch takes the second dimension for the fan-in.
-    pub fn general(
-        n_in: usize,
-        n_out: usize,
-        [kernel, stride, padding, output_padding]: [usize; 4],
-        noise: &mut Stream,
-        device: &Device,
-    ) -> Self {
-        let fan_in = kernel * kernel * n_out;
-        let weight = upload(uniform(n_in * fan_in, fan_in, noise), [n_in, n_out, kernel, kernel], device);
+    /// Any kernel, without output padding. Weights and bias from U(±1/√(k²·out)): PyTorch takes the second dimension for the fan-in.
+    pub fn general(n_in: usize, n_out: usize, kernel: Kernel, noise: &mut Stream, device: &Device) -> Self {
+        let Kernel { size, stride, padding } = kernel;
+        let fan_in = size * size * n_out;
+        let weight = upload(uniform(n_in * fan_in, fan_in, noise), [n_in, n_out, size, size], device);
         let bias = upload(uniform(n_out, fan_in, noise), [n_out], device);
         let (weight, bias) = (Param::from_tensor(weight), Param::from_tensor(bias));
-        Self { weight, bias, stride, padding, output_padding }
+        Self { weight, bias, stride, padding, output_padding: 0 }
     }
 
     /// # Shapes

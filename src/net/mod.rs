@@ -32,7 +32,7 @@ pub use config::{
     Architecture, Dimensions, Form, InputRange, MLP_WIDTH, Memory, NetworkConfig, RefineNetConfig, ScoreNet,
     ScoreNetConfig, Sizes,
 };
-pub use conv::{Conv2d, ConvTranspose2d, MeanPoolConv};
+pub use conv::{Conv2d, ConvTranspose2d, Kernel, MeanPoolConv};
 pub use dual::Dual;
 pub use inception::{Inception, InceptionMaps, global_mean};
 pub use linear::Linear;

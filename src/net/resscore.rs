@@ -4,7 +4,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 
-use super::{Conv2d, ConvTranspose2d, Dual, GroupNorm, Work, elu};
+use super::{Conv2d, ConvTranspose2d, Dual, GroupNorm, Kernel, Work, elu};
 use crate::noise::Stream;
 
 /// Of ResScore.
@@ -79,7 +79,9 @@ impl GroupNormBlock {
         let mut conv = |n_in, resize| {
             let stride = if resize { 2 } else { 1 };
             match is_encoder {
-                true => AnyConv::Down(Conv2d::strided(n_in, n_out, 3, stride, noise, device)),
+                true => {
+                    AnyConv::Down(Conv2d::strided(n_in, n_out, Kernel { size: 3, stride, padding: 1 }, noise, device))
+                }
                 false => AnyConv::Up(ConvTranspose2d::new(n_in, n_out, stride, noise, device)),
             }
         };

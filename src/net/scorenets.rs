@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use super::norm::standardised;
 use super::recognise::Shapes;
 use super::{
-    Conv2d, ConvTranspose2d, Dual, GroupNorm, LayerNorm, Linear, MLP_WIDTH, ScoreNet, ScoreNetConfig, Work, elu,
+    Conv2d, ConvTranspose2d, Dual, GroupNorm, Kernel, LayerNorm, Linear, MLP_WIDTH, ScoreNet, ScoreNetConfig, Work, elu,
 };
 use crate::error::{Error, Result};
 use crate::noise::Stream;
@@ -122,6 +122,10 @@ fn reflect(n: usize) -> Layer {
     Layer::Fixed(Fixed { operation: Operation::Reflect(n) })
 }
 
+const fn kernel(size: usize, stride: usize, padding: usize) -> Kernel {
+    Kernel { size, stride, padding }
+}
+
 /// Makes layers with fresh weights.
 struct Maker<'a> {
     noise: &'a mut Stream,
@@ -129,27 +133,26 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn conv(&mut self, n_in: usize, n_out: usize, [kernel, stride, padding]: [usize; 3]) -> Layer {
-        Layer::Conv(Conv2d::strided(n_in, n_out, kernel, stride, self.noise, self.device).with_padding(padding))
+    fn conv(&mut self, n_in: usize, n_out: usize, kernel: Kernel) -> Layer {
+        Layer::Conv(Conv2d::strided(n_in, n_out, kernel, self.noise, self.device))
     }
 
-    fn conv_transpose(&mut self, n_in: usize, n_out: usize, [kernel, stride, padding]: [usize; 3]) -> Layer {
-        let kind = [kernel, stride, padding, 0];
-        Layer::ConvTranspose(ConvTranspose2d::general(n_in, n_out, kind, self.noise, self.device))
+    fn conv_transpose(&mut self, n_in: usize, n_out: usize, kernel: Kernel) -> Layer {
+        Layer::ConvTranspose(ConvTranspose2d::general(n_in, n_out, kernel, self.noise, self.device))
     }
 
     /// A convolution that halves the size.
     fn down(&mut self, n_in: usize, n_out: usize) -> Layer {
-        self.conv(n_in, n_out, [4, 2, 1])
+        self.conv(n_in, n_out, kernel(4, 2, 1))
     }
 
     /// One that doubles it.
     fn up(&mut self, n_in: usize, n_out: usize) -> Layer {
-        self.conv_transpose(n_in, n_out, [4, 2, 1])
+        self.conv_transpose(n_in, n_out, kernel(4, 2, 1))
     }
 
     fn residual(&mut self, n: usize) -> Layer {
-        let mut conv = || self.conv(n, n, [3, 1, 0]);
+        let mut conv = || self.conv(n, n, kernel(3, 1, 0));
         let conv_block = vec![reflect(1), conv(), NORM, ELU, reflect(1), conv(), NORM];
         Layer::Residual(Residual { conv_block })
     }
@@ -165,11 +168,11 @@ impl ResNetScore {
     /// Of images with `channels`; the first stage has twice `ngf` channels.
     pub fn new(channels: usize, ngf: usize, noise: &mut Stream, device: &Device) -> Self {
         let (make, w) = (&mut Maker { noise, device }, 2 * ngf);
-        let mut model = vec![reflect(3), make.conv(channels, w, [7, 1, 0]), NORM, ELU];
-        model.extend([make.conv(w, 2 * w, [3, 2, 1]), NORM, ELU]);
+        let mut model = vec![reflect(3), make.conv(channels, w, kernel(7, 1, 0)), NORM, ELU];
+        model.extend([make.conv(w, 2 * w, kernel(3, 2, 1)), NORM, ELU]);
         model.extend((0..6).map(|_| make.residual(2 * w)));
         let up = ConvTranspose2d::new(2 * w, w, 2, make.noise, device);
-        model.extend([Layer::ConvTranspose(up), NORM, ELU, reflect(3), make.conv(w, channels, [7, 1, 0])]);
+        model.extend([Layer::ConvTranspose(up), NORM, ELU, reflect(3), make.conv(w, channels, kernel(7, 1, 0))]);
         Self { model }
     }
 
@@ -271,13 +274,17 @@ pub struct DenseScore {
 impl DenseScore {
     /// Score, for 28×28 pixels; the first stage has `nef` channels, a multiple of 4.
     pub fn score(channels: usize, nef: usize, noise: &mut Stream, device: &Device) -> Self {
-        let stages = [([channels, nef], [4, 2, 1]), ([nef, 2 * nef], [4, 2, 1]), ([2 * nef, 4 * nef], [5, 1, 0])];
+        let stages = [
+            ([channels, nef], kernel(4, 2, 1)),
+            ([nef, 2 * nef], kernel(4, 2, 1)),
+            ([2 * nef, 4 * nef], kernel(5, 1, 0)),
+        ];
         Self::with_u_net(&stages, [channels * 28 * 28, 1024], noise, device)
     }
 
     /// SmallScore, for 10×10 pixels; the first stage has four times `nef` channels.
     pub fn small_score(channels: usize, nef: usize, noise: &mut Stream, device: &Device) -> Self {
-        let stages = [([channels, 4 * nef], [4, 2, 1]), ([4 * nef, 8 * nef], [3, 1, 1])];
+        let stages = [([channels, 4 * nef], kernel(4, 2, 1)), ([4 * nef, 8 * nef], kernel(3, 1, 1))];
         Self::with_u_net(&stages, [channels * 10 * 10, 256], noise, device)
     }
 
@@ -293,9 +300,9 @@ impl DenseScore {
         Self { u_net: vec![], fc: vec![], main }
     }
 
-    /// The encoder's `stages` (channels; kernel, stride and padding), the same backwards, and two linear layers.
+    /// The encoder's `stages` (channels and kernel), the same backwards, and two linear layers.
     fn with_u_net(
-        stages: &[([usize; 2], [usize; 3])],
+        stages: &[([usize; 2], Kernel)],
         [n_pixels, n_hidden]: [usize; 2],
         noise: &mut Stream,
         device: &Device,
