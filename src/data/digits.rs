@@ -78,11 +78,14 @@ impl Digits {
     /// Digits of `size` × `size` pixels, at least 8, with 1 channel or the grey repeated in 3.
     ///
     /// # Errors
-    /// [`Error::Usage`] for another size or number of channels.
+    /// [`Error::Unexpected`] for another size or number of channels.
     pub fn new(size: usize, channels: usize, split: Split) -> Result<Digits> {
         if size < 8 || !(channels == 1 || channels == 3) {
             let found = format!("{channels}×{size}×{size}");
-            return Err(Error::Usage(format!("digits of {found}; they need 8 pixels a side and 1 or 3 channels")));
+            return Err(Error::unexpected(
+                format!("digits of {found}"),
+                "at least 8 pixels a side and 1 or 3 channels",
+            ));
         }
         Ok(Digits { size, channels, split })
     }

@@ -15,15 +15,15 @@ impl InMemory {
     /// Images from their pixels, laid out `[N, C, H, W]` with the last axis fastest; `shape` is `[C, H, W]`.
     ///
     /// # Errors
-    /// [`Error::Usage`] when a side of `shape` is 0 or `pixels_u8` is not a whole number of images.
+    /// [`Error::Unexpected`] when a side of `shape` is 0 or `pixels_u8` is not a whole number of images.
     pub fn new(pixels_u8: Vec<u8>, shape: [usize; 3]) -> Result<Self> {
         let [channels, height, width] = shape;
         let n_pixels = channels.checked_mul(height).and_then(|n| n.checked_mul(width)).unwrap_or(0);
         if n_pixels == 0 || !pixels_u8.len().is_multiple_of(n_pixels) {
-            return Err(Error::Usage(format!(
-                "{} bytes of pixels are not a whole number of images of shape {channels}x{height}x{width}",
-                pixels_u8.len()
-            )));
+            return Err(Error::unexpected(
+                format!("{} bytes of pixels", pixels_u8.len()),
+                format!("a whole number of images of shape {channels}x{height}x{width}"),
+            ));
         }
         Ok(Self { pixels_u8, shape })
     }
@@ -85,7 +85,7 @@ mod tests {
     fn pixels_that_do_not_fill_whole_images_are_refused() {
         for (n_bytes, shape) in [(23, [2, 2, 3]), (4, [1, 0, 4]), (0, [0, 1, 1]), (8, [usize::MAX, 2, 2])] {
             let error = InMemory::new(vec![0; n_bytes], shape).unwrap_err();
-            assert!(error.to_string().contains("not a whole number of images"), "{error}");
+            assert!(error.to_string().contains("expected a whole number of images"), "{error}");
         }
     }
 

@@ -74,7 +74,7 @@ impl<'a> Manifold<'a> {
         if (1..=self.k_max).contains(&k) {
             return Ok(());
         }
-        Err(Error::Usage(format!("asked for neighbour {k}, expected one of 1 to {}", self.k_max)))
+        Err(Error::value("the number of the neighbour", k, format!("one of 1 to {}", self.k_max)))
     }
 
     /// The share of `points` in the ball of a member.
@@ -91,7 +91,7 @@ impl<'a> Manifold<'a> {
 /// set, and features of VGG-16.
 ///
 /// # Errors
-/// [`Error::Unexpected`] when features differ in their number, [`Error::Usage`] when a set was made for fewer neighbours.
+/// [`Error::Unexpected`] when features differ in their number, [`Error::Value`] when a set was made for fewer neighbours.
 pub fn precision_recall(real: &Manifold<'_>, generated: &Manifold<'_>, k: usize) -> Result<PrecisionRecall> {
     generated.features.expect_dim(real.features.dim())?;
     real.expect_k(k)?;
@@ -105,7 +105,7 @@ pub fn precision_recall(real: &Manifold<'_>, generated: &Manifold<'_>, k: usize)
 /// Density and coverage of `generated` with the radius of the `k`-th neighbour (5 in the paper).
 ///
 /// # Errors
-/// [`Error::Unexpected`] when there is no generated sample or features differ in their number, [`Error::Usage`] when `real` was made for
+/// [`Error::Unexpected`] when there is no generated sample or features differ in their number, [`Error::Value`] when `real` was made for
 /// fewer neighbours.
 pub fn density_coverage(real: &Manifold<'_>, generated: Features<'_>, k: usize) -> Result<DensityCoverage> {
     generated.expect_dim(real.features.dim())?;
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!((expected_coverage(2, 1, 5), expected_coverage(0, 0, 1)), (1.0, 1.0));
         let manifold = Manifold::new(features, 2).unwrap();
         let message = precision_recall(&manifold, &manifold, 3).unwrap_err().to_string();
-        assert_eq!(message, "asked for neighbour 3, expected one of 1 to 2");
+        assert_eq!(message, "the number of the neighbour is 3, expected one of 1 to 2");
         assert!(density_coverage(&manifold, features.rows(0..0), 2).unwrap_err().to_string().contains("no generated"));
         assert!(density_coverage(&manifold, Features::new(&values, 2).unwrap(), 2).is_err());
     }

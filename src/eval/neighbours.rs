@@ -33,16 +33,18 @@ impl<'a> NearestNeighbours<'a> {
     /// Of `samples`, and of the same samples mirrored left to right if given, the `k` nearest (9 in the published figures).
     ///
     /// # Errors
-    /// [`Error::Usage`] when `k` is 0 or there are not as many mirror images, of as many features.
+    /// [`Error::Value`] when `k` is 0, [`Error::Unexpected`] when there are not as many mirror images, of as many features.
     pub fn new(samples: Features<'a>, mirrored: Option<Features<'a>>, k: usize) -> Result<Self> {
         if k == 0 {
-            return Err(Error::Usage("asked for 0 neighbours, expected at least one".into()));
+            return Err(Error::value("the number of neighbours", k, "at least 1"));
         }
         if let Some(mirrored) = mirrored {
             mirrored.expect_dim(samples.dim())?;
             if mirrored.n() != samples.n() {
-                let message = format!("found {} mirror images of {} samples", mirrored.n(), samples.n());
-                return Err(Error::Usage(message));
+                return Err(Error::unexpected(
+                    format!("{} mirror images", mirrored.n()),
+                    format!("one for each of {} samples", samples.n()),
+                ));
             }
         }
         Ok(Self { samples, mirrored, k, n_searched: 0, found: vec![Vec::new(); samples.n()] })
@@ -157,9 +159,9 @@ mod tests {
     #[test]
     fn what_cannot_be_searched_is_refused() {
         let (one, two) = (Features::new(&[0.0], 1).unwrap(), Features::new(&[0.0, 1.0], 1).unwrap());
-        assert!(NearestNeighbours::new(one, None, 0).unwrap_err().to_string().contains("asked for 0"));
+        assert!(NearestNeighbours::new(one, None, 0).unwrap_err().to_string().contains("neighbours is 0, expected at least 1"));
         let message = NearestNeighbours::new(one, Some(two), 1).unwrap_err().to_string();
-        assert_eq!(message, "found 2 mirror images of 1 samples");
+        assert_eq!(message, "found 2 mirror images, expected one for each of 1 samples");
         let mut search = NearestNeighbours::new(one, None, 1).unwrap();
         assert!(search.add(Features::new(&[0.0, 1.0], 2).unwrap()).unwrap_err().to_string().contains("2 features"));
     }

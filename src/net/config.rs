@@ -339,9 +339,10 @@ impl RefineNetConfig {
         let Self { form, channels, width, levels, pool, .. } = self;
         if *channels == 0 || *levels == Some(0) || *width < 2 {
             let n_levels = levels.unwrap_or(1);
-            return Err(Error::Usage(format!(
-                "a network needs channels ≥ 1, levels ≥ 1 and width ≥ 2, found {channels}, {n_levels} and {width}"
-            )));
+            return Err(Error::unexpected(
+                format!("a network of {channels} channels, {n_levels} levels and width {width}"),
+                "at least 1 channel, 1 level and width 2",
+            ));
         }
         if self.architecture().is_none() {
             let levels = if levels.is_some() { "with" } else { "without" };
@@ -373,19 +374,20 @@ impl ScoreNetConfig {
     pub fn check(&self) -> Result<()> {
         let Self { net, channels, width, size } = self;
         if *channels == 0 || *width < 2 {
-            return Err(Error::Usage(format!(
-                "a network needs channels ≥ 1 and width ≥ 2, found {channels} and {width}"
-            )));
+            return Err(Error::unexpected(
+                format!("a network of {channels} channels and width {width}"),
+                "at least 1 channel and width 2",
+            ));
         }
         if *net == ScoreNet::ResScore && *channels != 3 {
-            return Err(Error::Usage(format!("ResScore needs 3 channels, found {channels}")));
+            return Err(Error::value("the number of ResScore's channels", channels, "3"));
         }
         let multiple = self.architecture().width_multiple();
         if !width.is_multiple_of(multiple) {
-            return Err(Error::Usage(format!("{net:?} needs a width that is a multiple of {multiple}, found {width}")));
+            return Err(Error::value(format!("the width of {net:?}"), width, format!("a multiple of {multiple}")));
         }
         if *net == ScoreNet::UNetScore && !self.architecture().sizes().contains(*size) {
-            return Err(Error::Usage(format!("UNetScore needs images of 16 or 32 pixels, found {size}")));
+            return Err(Error::value("the side of UNetScore's images", size, "16 or 32"));
         }
         Ok(())
     }

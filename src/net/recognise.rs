@@ -46,7 +46,7 @@ impl Shapes<'_> {
                 .as_slice()
                 .try_into()
                 .map_err(|_| Error::shape(name, shown_shape(&dims), format!("{RANK} dimensions"))),
-            None => Err(Error::Usage(format!("found no tensor {name}: these are not the weights of an NCSN"))),
+            None => Err(Error::unexpected(format!("no tensor {name}"), "the weights of a network that we know")),
         }
     }
 

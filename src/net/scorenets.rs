@@ -375,14 +375,19 @@ impl ScoreNetConfig {
                     let channels = n_pixels / 100;
                     Ok(Some(Self { net: ScoreNet::MlpScore, channels, width: MLP_WIDTH, size: 10 }))
                 }
-                _ => Err(Error::Usage("main.0.weight is not that of an MLPScore".into())),
+                _ => Err(Error::unexpected("main.0.weight of another network", "MLPScore's")),
             };
         } else {
             return Ok(None);
         };
         let [n_out, n_in, ..] = match shapes.of::<4>(name) {
             Ok(dims) if dims[0].is_multiple_of(factor) => dims,
-            _ => return Err(Error::Usage(format!("{name} is not that of a network we know"))),
+            _ => {
+                return Err(Error::unexpected(
+                    format!("{name} of an unknown network"),
+                    "that of a network of the table",
+                ));
+            }
         };
         let (width, channels) = (n_out / factor, if net == ScoreNet::ResScore { 3 } else { n_in });
         let deep = net == ScoreNet::UNetScore && below("model.model.1.model.3.model.3.model.3");

@@ -18,11 +18,14 @@ impl NoiseLevels {
     /// When a σ is not positive and finite, `sigma_end` is not below `sigma_begin`, or `n` is 0.
     pub fn geometric(sigma_begin: f64, sigma_end: f64, n: usize) -> Result<Self> {
         let positive = |sigma: f64| sigma.is_finite() && sigma > 0.0;
-        if !positive(sigma_begin) || !positive(sigma_end) {
-            return Err(Error::Usage(format!("noise levels must be positive, found {sigma_begin} and {sigma_end}")));
+        for (name, sigma) in [("sigma_begin", sigma_begin), ("sigma_end", sigma_end)] {
+            if !positive(sigma) {
+                return Err(Error::value(name, sigma, "a positive number"));
+            }
         }
         if sigma_end >= sigma_begin {
-            return Err(Error::Usage(format!("sigma_end {sigma_end} must be below sigma_begin {sigma_begin}")));
+            let expected = format!("less than sigma_begin, which is {sigma_begin}");
+            return Err(Error::value("sigma_end", sigma_end, expected));
         }
         if n == 0 {
             return Err(Error::unexpected("no noise level", "at least one"));
@@ -50,7 +53,7 @@ impl NoiseLevels {
     /// When `sigma` is negative or not finite.
     pub fn single(sigma: f64) -> Result<Self> {
         if !(sigma >= 0.0 && sigma.is_finite()) {
-            return Err(Error::Usage(format!("a noise level must not be negative, found {sigma}")));
+            return Err(Error::value("the noise level", sigma, "a number from 0"));
         }
         Ok(Self { sigmas: vec![sigma] })
     }
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn impossible_levels_are_refused_with_their_values() {
         for (begin, end, n, needle) in [
-            (1.0, 2.0, 10, "sigma_end 2"),
+            (1.0, 2.0, 10, "sigma_end is 2, expected less than sigma_begin, which is 1"),
             (0.0, -1.0, 10, "positive"),
             (1.0, f64::NAN, 3, "positive"),
             (1.0, 0.1, 0, "no noise level"),

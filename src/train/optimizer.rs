@@ -255,7 +255,9 @@ impl Optimizer {
             params::visit(module, |name, shape, value| {
                 let mut load = |kind: &&str| {
                     let key = format!("{kind}.{name}");
-                    let found = get(&key).ok_or_else(|| Error::Usage(format!("found no optimiser state {key}")))?;
+                    let found = get(&key).ok_or_else(|| {
+                        Error::unexpected(format!("no optimiser state {key}"), "one of each parameter")
+                    })?;
                     if found.shape != shape {
                         return Err(Error::shape(key, format!("{:?}", found.shape), format!("{shape:?}")));
                     }
