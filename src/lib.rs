@@ -45,6 +45,7 @@
 //! | Lin et al. 2017 (RefineNet), the blocks | [`net::RefineBlock`], [`net::ResidualConvUnit`], [`net::ChainedPool`], [`net::Fusion`] |
 //! | Song & Ermon 2020 (NCSNv2), technique 3, one network for all levels | [`score::Prediction::ScaledScore`] |
 //! | — technique 5, moving average of the weights | [`train::Ema`] |
+//! | — its program's mean of the scores of several checkpoints | [`score::Ensemble`] |
 //! | Kingma & Ba 2015; Reddi et al. 2018 (AMSGrad) | [`train::Optimizer`] |
 //! | Salimans et al. 2016 (inception score); Heusel et al. 2017 (FID); Bińkowski et al. 2018 (KID) | [`eval`] |
 //! | Salmon et al. 2011 (Philox) | [`noise`] |

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer, Runner};
+use ncsn::data::Split;
 use ncsn::sde::Design;
 
 fn named(name: &str) -> Dataset {
@@ -412,6 +413,8 @@ fn ncsnv2_s_files_hold_the_published_values() {
             let [begin, end] = ends.map(Option::unwrap);
             assert!(begin < end && end == n_iters - 1 && begin % 5000 == 0, "{name}: {begin} to {end}");
         }
+        let split = if name.contains("celeba") { Split::Test } else { Split::Train };
+        assert_eq!((config.fast_fid_split(), config.fast_fid.n_members()), (split, 1), "{name}");
         // Neighbouring levels overlap as technique 2 wants it.
         let design = Design { dim: 3 * size * size, sigma_begin: sigma_1, sigma_end: config.model.sigma_end, n_levels };
         assert!((design.overlap() - 0.566).abs() < 2e-3, "{name}: {}", design.overlap());

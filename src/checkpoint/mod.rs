@@ -36,7 +36,7 @@ use crate::noise::Stream;
 use crate::train::{Optimizer, Rule, Trainer, TrainerState};
 
 pub use exchange::{PREFIX, resume_published};
-pub use saved::{Saved, Which, newest, published, saved_config};
+pub use saved::{Saved, Which, by_step, ensemble_steps, newest, published, saved_config};
 use tensors::Sealed;
 pub(crate) use tensors::encode_tensors;
 pub use tensors::{TensorFile, TensorWriter, write_tensors};

@@ -1,5 +1,6 @@
 //! From a checkpoint to a model: weights together with the configuration that belongs to them.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use crate::image::to_u8;
 use crate::net::{InputRange, Network};
 use crate::noise::Noise;
 use crate::sample::{Chain, Images, Method, Streams, image_chain};
-use crate::score::Model;
+use crate::score::{Ensemble, Model};
 use crate::sde::Process;
 
 /// Which weights of a checkpoint.
@@ -92,6 +93,27 @@ impl Saved {
         self.config.model(self.weights.build(self.config.network().untold(), which == Which::Averaged, device)?)
     }
 
+    /// The mean of the scores of several checkpoints of a run, in their order, on `device`: what NCSNv2's program draws by in the place
+    /// of an EMA. [`ensemble_steps`] chooses them.
+    ///
+    /// # Errors
+    /// When one has an EMA of its weights, other noise levels than the first, or as [`Self::model`].
+    ///
+    /// # Panics
+    /// If there are no members.
+    pub fn ensemble(members: &[Self], device: &Device) -> Result<Ensemble<Model<Network>>> {
+        let sigmas = members[0].config.noise_levels()?.stds();
+        let model = |member: &Self| {
+            member.config.check_ensemble()?;
+            if member.config.noise_levels()?.stds() != sigmas {
+                let message = "found other noise levels than those of the checkpoints whose scores it is averaged with";
+                return Err(Error::format(member.weights.path(), message));
+            }
+            member.model(Which::Last, device)
+        };
+        Ok(Ensemble::new(members.iter().map(model).collect::<Result<_>>()?))
+    }
+
     /// The chain of the images `numbers` of a seed, drawn as the configuration says, but always from uniform pixels: a
     /// checkpoint has no training images, at which `data_init` begins. See [`image_chain`].
     pub fn sample<'a>(
@@ -143,6 +165,26 @@ pub fn newest(folder: &Path) -> Result<Weights> {
         }
         other => other,
     })
+}
+
+/// The checkpoints of the run in `folder`, by step: ours, and at other steps the published program's, `checkpoint_STEP.pth`.
+///
+/// # Errors
+/// When the folder cannot be read. A folder that does not exist holds none.
+pub fn by_step(folder: &Path) -> Result<BTreeMap<u64, PathBuf>> {
+    let checkpoints = Checkpoints::new(folder);
+    let published = checkpoints.steps_of(".pth")?.into_iter();
+    let published = published.map(|step| (step, folder.join(format!("checkpoint_{step}.pth"))));
+    let ours = checkpoints.steps()?.into_iter().map(|step| (step, checkpoints.weights_path(step)));
+    Ok(published.chain(ours).collect())
+}
+
+/// The checkpoints whose scores are averaged at `step`, the newest first: it and those before it that are multiples of `every` steps
+/// away, so far as they are among `all`, of at most `n` such places. NCSNv2's program has n = 5 and `every` = 5000, its
+/// `snapshot_freq`.
+pub fn ensemble_steps<T>(all: &BTreeMap<u64, T>, step: u64, n: usize, every: u64) -> Vec<u64> {
+    let places = (0..n as u64).map_while(|k| step.checked_sub(k.checked_mul(every)?));
+    places.filter(|step| all.contains_key(step)).collect()
 }
 
 /// The published program's newest checkpoint in `folder`.

@@ -264,3 +264,18 @@ fn buffers_come_with_either_weights_and_what_follows_from_the_configuration_may_
     let message = weights(&[]).has_of_model("sigmas", &[4.0, 4.000_005], 1e-6).unwrap_err().to_string();
     assert_eq!(message, "w: sigmas[1] is 4, expected 4.000005 by the configuration");
 }
+
+#[test]
+fn the_members_of_an_ensemble_are_the_last_ones_equally_far_apart() {
+    let all: BTreeMap<u64, ()> = [5, 10, 12, 15, 25, 30].into_iter().map(|step| (step, ())).collect();
+    for (step, n, every, expected) in [
+        (30, 5, 5, &[30, 25, 15, 10][..]),
+        (30, 2, 5, &[30, 25]),
+        (30, 1, 5, &[30]),
+        (10, 5, 5, &[10, 5]),
+        (12, 5, 5, &[12]),
+        (15, 100, u64::MAX, &[15]),
+    ] {
+        assert_eq!(ensemble_steps(&all, step, n, every), expected, "{n} at {step}, {every} apart");
+    }
+}

@@ -1,9 +1,10 @@
 //! `fast_fid:` and `test:` (NCSNv2), measures over a range of checkpoints.
 
 use super::fields::{Fields, Flag, OrNone, POSITIVE, Section};
-use crate::error::Result;
+use super::{Config, Sampling};
+use crate::error::{Error, Result};
 
-/// FID of few samples of each checkpoint.
+/// FID of few samples of each checkpoint: `ncsn evaluate --sweep`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FastFid {
     /// Images drawn at a time.
@@ -14,13 +15,13 @@ pub struct FastFid {
     pub step_lr: Option<f64>,
     /// Steps at each level; those of `sampling` if the file does not say it.
     pub n_steps_each: Option<usize>,
-    /// First step.
+    /// First step of the range; from the first checkpoint on if the file does not say it.
     pub begin_ckpt: Option<u64>,
-    /// Last step.
+    /// Last step of the range, which belongs to it; to the last checkpoint if the file does not say it.
     pub end_ckpt: Option<u64>,
     /// Whether the sampler reports each level.
     pub verbose: bool,
-    /// Whether the score is the mean of those of the last checkpoints.
+    /// Whether the score is the mean of those of the last checkpoints, up to five, `training.snapshot_freq` steps apart.
     pub ensemble: bool,
 }
 
@@ -35,6 +36,38 @@ impl Default for FastFid {
             end_ckpt: None,
             verbose: false,
             ensemble: false,
+        }
+    }
+}
+
+impl FastFid {
+    /// `sampling` as these samples are drawn.
+    pub fn sampling(&self, sampling: &Sampling) -> Sampling {
+        Sampling {
+            step_lr: self.step_lr.unwrap_or(sampling.step_lr),
+            n_steps_each: self.n_steps_each.unwrap_or(sampling.n_steps_each),
+            ..sampling.clone()
+        }
+    }
+
+    /// Of how many checkpoints at most the scores are averaged.
+    pub fn n_members(&self) -> usize {
+        if self.ensemble { 5 } else { 1 }
+    }
+}
+
+impl Config {
+    /// Refuses the mean of the scores of several checkpoints where the weights are averaged already.
+    ///
+    /// # Errors
+    /// When the run keeps an EMA of its weights.
+    pub fn check_ensemble(&self) -> Result<()> {
+        match self.training_options().ema_rate {
+            None => Ok(()),
+            Some(rate) => Err(Error::unexpected(
+                format!("an ensemble of the checkpoints of a run with an EMA of its weights (rate {rate})"),
+                "a run without one: the EMA is such an average already",
+            )),
         }
     }
 }
@@ -55,12 +88,12 @@ impl Section for FastFid {
     }
 }
 
-/// The test loss of each checkpoint.
+/// The test loss of each checkpoint: `ncsn evaluate --test-loss`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Test {
-    /// First step.
+    /// First step of the range; from the first checkpoint on if the file does not say it.
     pub begin_ckpt: Option<u64>,
-    /// Last step.
+    /// Last step of the range, which belongs to it; to the last checkpoint if the file does not say it.
     pub end_ckpt: Option<u64>,
     /// Images at a time.
     pub batch_size: u64,

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use super::fields::{Fields, Flag, Number, OrNone};
 use super::reader::Reader;
 use super::{Config, Model};
+use crate::data::Split;
 use crate::error::{Error, Result};
 use crate::net::{Architecture, Dimensions, NetworkConfig, NormKind};
 
@@ -115,6 +116,15 @@ impl Config {
     pub fn program(&self) -> Program {
         // Only NCSNv2's files choose the normalisation, and those that leave it open are given its default.
         if self.model.normalization.is_some() { Program::NcsnV2 } else { Program::of(self.model.architecture) }
+    }
+
+    /// The part of the data set whose statistics checkpoints are chosen by: NCSNv2's program has those of CelebA's test images, else of
+    /// training images.
+    pub fn fast_fid_split(&self) -> Split {
+        match self.program() {
+            Program::NcsnV2 if self.data.dataset.name() == "CELEBA" => Split::Test,
+            _ => Split::Train,
+        }
     }
 }
 

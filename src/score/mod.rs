@@ -1,9 +1,11 @@
 //! s(x, t) ≈ ∇ₓ log p_t(x): the one interface that losses and samplers see.
 
+mod ensemble;
 mod mixture;
 mod model;
 mod prediction;
 
+pub use ensemble::Ensemble;
 pub use mixture::GaussianMixture;
 pub use model::Model;
 pub use prediction::{Factors, Prediction};

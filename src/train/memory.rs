@@ -61,6 +61,11 @@ impl Estimate {
         Ok(Self { fixed, per_image: BYTES * factor * net.width() as f64 * pixels })
     }
 
+    /// The same with `n` networks, which are evaluated one after the other.
+    pub fn of_networks(self, n: usize) -> Self {
+        Self { fixed: PROGRAM + n as f64 * (self.fixed - PROGRAM), ..self }
+    }
+
     /// Bytes for a batch.
     pub fn bytes(&self, batch: usize) -> f64 {
         self.fixed + self.per_image * batch as f64
@@ -146,6 +151,11 @@ mod tests {
         assert_eq!(of(4).per_image, of(1).per_image / 4.0);
         let gradients = BYTES * n_parameters(&net).expect("a network");
         assert!((of(4).fixed - of(1).fixed - 2.0 * gradients).abs() < 1.0);
+        // Of several networks there are the weights of each, as read and as used, and the activations of one.
+        let sampling = Estimate::of_sampling(&net, 28).expect("a network");
+        let five = sampling.of_networks(5);
+        assert!(sampling.of_networks(1) == sampling && five.per_image == sampling.per_image);
+        assert!((five.fixed - sampling.fixed - 8.0 * gradients).abs() < 1.0);
     }
 
     #[test]
