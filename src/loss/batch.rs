@@ -31,6 +31,12 @@ pub(crate) fn sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     x.reshape([1, -1]).sum_dim(1).reshape([1])
 }
 
+/// The sum of each example's numbers, `[batch]`.
+pub(super) fn sum_each<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    let n = x.dims()[0];
+    x.reshape([n as isize, -1]).sum_dim(1).reshape([n])
+}
+
 /// The mean of all numbers, `[1]`.
 pub(crate) fn mean<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let n = x.shape().num_elements();

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Weight, per_example, perturb, sum};
+use super::{Weight, per_example, perturb, sum, sum_each};
 use crate::score::Score;
 use crate::sde::Process;
 
@@ -23,11 +23,36 @@ pub fn denoising<const D: usize>(
     z: Tensor<D>,
     weight: Weight,
 ) -> Tensor<1> {
-    let (n_batch, device) = (x.dims()[0], x.device());
+    let n_batch = x.dims()[0];
+    sum(terms(score, process, x, t, z, weight)) / n_batch as f64
+}
+
+/// [`denoising`] of each example: `[batch]`.
+pub(super) fn denoising_each<const D: usize>(
+    score: &impl Score<D>,
+    process: &dyn Process,
+    x: Tensor<D>,
+    t: &[f64],
+    z: Tensor<D>,
+    weight: Weight,
+) -> Tensor<1> {
+    sum_each(terms(score, process, x, t, z, weight))
+}
+
+/// The summands of [`denoising`], shaped as `x`.
+fn terms<const D: usize>(
+    score: &impl Score<D>,
+    process: &dyn Process,
+    x: Tensor<D>,
+    t: &[f64],
+    z: Tensor<D>,
+    weight: Weight,
+) -> Tensor<D> {
+    let device = x.device();
     let marginals: Vec<_> = t.iter().map(|&t| process.marginal(t)).collect();
     let std: Tensor<D> = per_example(&marginals, |m| m.std, &device);
     let w = per_example(&marginals, |m| 0.5 * weight.lambda(m) / m.std.powi(2), &device);
 
     let residual = score.score(perturb(x, z.clone(), &marginals), t) * std + z;
-    sum(residual.square() * w) / n_batch as f64
+    residual.square() * w
 }

@@ -5,8 +5,10 @@ mod denoising;
 mod sliced;
 
 pub(crate) use batch::{mean, sum};
-use batch::{per_example, perturb};
+use batch::{per_example, perturb, sum_each};
 pub use denoising::denoising;
+use denoising::denoising_each;
+use sliced::perturbed_each;
 pub use sliced::{Sliced, Slicing, perturbed_ssm_vr, ssm, ssm_vr};
 
 use burn::tensor::{Tensor, TensorData};
@@ -143,17 +145,33 @@ impl Objective {
     ///
     /// # Shapes
     /// `x`: `[batch, channels, height, width]`
-    pub fn draw(&self, process: &dyn Process, x: Tensor<4>, mut streams: Streams) -> Examples {
+    pub fn draw(&self, process: &dyn Process, x: Tensor<4>, streams: Streams) -> Examples {
+        self.draw_from(process, x, vec![streams])
+    }
+
+    /// [`Self::draw`] from several streams, each of which gives what is random about an equal share of the images: of as many streams
+    /// as images an image's randomness is its own, whatever others are in the batch.
+    ///
+    /// # Shapes
+    /// As [`Self::draw`].
+    ///
+    /// # Panics
+    /// If there are no equal shares.
+    pub fn draw_from(&self, process: &dyn Process, x: Tensor<4>, mut streams: Vec<Streams>) -> Examples {
         let (shape, device) = (x.dims(), &x.device());
         let [n, channels, height, width] = shape;
-        let t = self.times.draw(n, process, &mut streams.times);
-        let z = noise::tensor(Distribution::Normal, &mut [streams.z], shape, device);
+        assert!(!streams.is_empty() && n.is_multiple_of(streams.len()), "{} streams for {n} images", streams.len());
+        let n_each = n / streams.len();
+        let t = streams.iter_mut().flat_map(|streams| self.times.draw(n_each, process, &mut streams.times)).collect();
+        let (mut of_z, mut of_v): (Vec<Stream>, Vec<Stream>) =
+            streams.into_iter().map(|Streams { z, v, .. }| (z, v)).unzip();
+        let z = noise::tensor(Distribution::Normal, &mut of_z, shape, device);
         let v = match self.loss {
             Loss::Denoising => None,
             Loss::Sliced { n_projections, .. } => {
                 // The projections of an image beside each other.
                 let shape = [n, n_projections, channels * height * width];
-                let v = noise::tensor(Distribution::Normal, &mut [streams.v], shape, device);
+                let v = noise::tensor(Distribution::Normal, &mut of_v, shape, device);
                 Some(v.swap_dims(0, 1).reshape([n_projections * n, channels, height, width]))
             }
         };
@@ -168,6 +186,19 @@ impl Objective {
                 perturbed_ssm_vr(score, process, x, &t, [z, v], self.weight, slicing)
             }
             _ => denoising(score, process, x, &t, z, self.weight),
+        }
+    }
+
+    /// The objective on each image of a batch: `[batch]`. Their mean is [`Self::value`] up to rounding.
+    pub fn of_each(&self, score: &impl Differentiable<4>, process: &dyn Process, examples: Examples) -> Tensor<1> {
+        let Examples { x, t, z, v } = examples;
+        match (self.loss, v) {
+            (Loss::Sliced { n_projections, slicing }, Some(v)) => {
+                let each = perturbed_each(score, process, x, &t, [z, v], self.weight, slicing);
+                // The projections of an image beside each other.
+                sum_each(each.reshape([n_projections, t.len()]).swap_dims(0, 1)) / n_projections as f64
+            }
+            _ => denoising_each(score, process, x, &t, z, self.weight),
         }
     }
 }

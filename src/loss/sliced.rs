@@ -3,7 +3,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Weight, mean, per_example, perturb};
+use super::{Weight, mean, per_example, perturb, sum_each};
 use crate::score::Differentiable;
 use crate::sde::Process;
 
@@ -89,11 +89,24 @@ pub fn perturbed_ssm_vr<const D: usize>(
     weight: Weight,
     slicing: Slicing,
 ) -> Tensor<1> {
+    mean(perturbed_each(score, process, x, t, [z, v], weight, slicing))
+}
+
+/// The summands of [`perturbed_ssm_vr`], one for each row of `v`: `[n_projections·batch]`.
+pub(super) fn perturbed_each<const D: usize>(
+    score: &impl Differentiable<D>,
+    process: &dyn Process,
+    x: Tensor<D>,
+    t: &[f64],
+    [z, v]: [Tensor<D>; 2],
+    weight: Weight,
+    slicing: Slicing,
+) -> Tensor<1> {
     let (n_projections, device) = (v.dims()[0] / x.dims()[0], x.device());
     let marginals: Vec<_> = t.iter().map(|&t| process.marginal(t)).collect();
     let [square, slope] = reduced(score, perturb(x, z, &marginals), t, v, slicing);
     let lambda = per_example::<1>(&marginals, |m| weight.lambda(m), &device).repeat_dim(0, n_projections);
-    mean((square + slope) * lambda)
+    (square + slope) * lambda
 }
 
 /// ½‖s‖² and vᵀ(∂s/∂x)v of each row of `v`: `[n_projections·batch]`.
@@ -105,11 +118,7 @@ fn reduced<const D: usize>(
     slicing: Slicing,
 ) -> [Tensor<1>; 2] {
     let [s, slope] = slice(score, x, t, v, slicing);
-    let sum = |t: Tensor<D>| {
-        let n = t.dims()[0];
-        t.reshape([n as isize, -1]).sum_dim(1).reshape([n])
-    };
-    [sum(s.square()) * 0.5, sum(slope)]
+    [sum_each(s.square()) * 0.5, sum_each(slope)]
 }
 
 /// s and v ⊙ (∂s/∂x)v, at each row of `v`.

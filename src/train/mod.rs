@@ -4,8 +4,10 @@ mod ema;
 pub mod memory;
 mod optimizer;
 mod run;
+mod test_loss;
 mod tree;
 
 pub use ema::Ema;
 pub use optimizer::{Optimizer, Rule};
 pub use run::{Report, Trainer, TrainerState, TrainingOptions};
+pub use test_loss::TestLoss;
