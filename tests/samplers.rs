@@ -1,13 +1,13 @@
 //! Samplers against a score known in closed form: do they find the right distribution?
 #![allow(clippy::unwrap_used)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use burn::tensor::{Device, Tensor};
 use ncsn::device::upload;
 use ncsn::noise::{Noise, Stream};
-use ncsn::sample::{AnnealedLangevin, Chain, Draws, Known, Method, PlainLangevin, Renewal, Stage};
+use ncsn::sample::{AnnealedLangevin, Chain, Draws, Known, Method, PlainLangevin, Renewal, Stage, State, Update};
 use ncsn::score::{GaussianMixture, Score};
 use ncsn::sde::{NoiseLevels, Process};
 
@@ -170,4 +170,62 @@ fn the_last_stage_removes_the_noise_that_is_left() {
         x.iter().map(|[a, b]| (a - 3.0).abs().max((b + 1.0).abs())).fold(0.0, f32::max)
     };
     assert!(spread(false) > 1.0 && spread(true) < 1e-5, "{} {}", spread(false), spread(true));
+}
+
+#[test]
+fn a_watched_chain_goes_the_same_way_and_says_what_the_last_update_did_at_each_level() {
+    let (score, n) = (mixture(), 7);
+    let method = AnnealedLangevin { n_steps_each: 3, denoise: true, ..ANNEALED };
+    let drawn: Rc<RefCell<Vec<Tensor<2>>>> = Rc::default();
+    let states = |is_watched: bool| -> Vec<State<2>> {
+        let mut stream = Noise::new(5).stream("test", 0);
+        let drawn = drawn.clone();
+        drawn.borrow_mut().clear();
+        let mut normal = move || {
+            let mut z = vec![0.0; 2 * n];
+            stream.normal(&mut z);
+            let z = upload(z, [n, 2], &device());
+            drawn.borrow_mut().push(z.clone());
+            z
+        };
+        let start = normal() * 20.0;
+        let chain = Chain::new(&score, score.process().clone(), method, start, normal);
+        if is_watched { chain.watched().collect() } else { chain.collect() }
+    };
+    let plain = states(false);
+    let watched = states(true);
+    let values = |x: &Tensor<2>| x.clone().try_into_vec_as::<f32>().unwrap();
+    assert!(plain.iter().all(|state| state.evaluation.is_none()));
+    assert!(plain.iter().zip(&watched).all(|(a, b)| values(&a.x) == values(&b.x)));
+
+    let process: &dyn Process = &**score.process();
+    let updates: Vec<_> = watched.iter().map(|state| method.last_update(process, state).unwrap()).collect();
+    // At the end of each level, and not of the step without noise.
+    let places: Vec<usize> = (0..updates.len()).filter(|&i| updates[i].is_some()).collect();
+    assert_eq!(places, (0..10).map(|level| 3 * level + 2).collect::<Vec<_>>());
+    for (level, i) in places.into_iter().enumerate() {
+        let found = updates[i].unwrap();
+        let t = process.time(level);
+        let (alpha, sigma) = (method.alpha(process, t), process.marginal(t).std);
+        let s = values(&score.score(watched[i - 1].x.clone(), &vec![t; n]));
+        let mean_norm = |x: &[f32]| x.chunks(2).map(|x| f64::from(x[0]).hypot(f64::from(x[1]))).sum::<f64>() / n as f64;
+        let mean = |i: usize| s.iter().skip(i).step_by(2).map(|&s| f64::from(s)).sum::<f64>() / n as f64;
+        // The first of the draws is the start.
+        let z = values(&drawn.borrow()[i + 1]);
+        let expected = [
+            level as f64,
+            sigma,
+            alpha,
+            mean_norm(&s),
+            mean_norm(&values(&watched[i].x)),
+            (alpha / 2.0).sqrt() * mean_norm(&s) / mean_norm(&z),
+            (mean(0).hypot(mean(1)) * sigma).powi(2),
+        ];
+        let Update { level, sigma, alpha, score_norm, x_norm, snr, mean_score } = found;
+        let found = [level as f64, sigma, alpha, score_norm, x_norm, snr, mean_score];
+        for (found, expected) in found.into_iter().zip(expected) {
+            // z is found again from x of about 20, whose roundings are 2e-6, while it moves x by a third.
+            assert!((found - expected).abs() <= 2e-5 * expected.abs(), "{found} and {expected}");
+        }
+    }
 }

@@ -21,12 +21,12 @@ use ncsn::file::open_regular;
 use ncsn::image::{GifWriter, grid, read_png, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::sample::{Images, Sampler, State, image_chain, image_chain_from};
-use ncsn::score::Model;
+use ncsn::sample::{Images, Sampler, State, Update, image_chain_from};
+use ncsn::score::{Model, Score};
 use ncsn::sde::Process;
 use ncsn::{Error, Result};
 
-use super::log::Log;
+use super::log::{Log, Verbosity};
 use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
 use super::stop;
@@ -156,7 +156,8 @@ const SAMPLES: Kind = Kind {
 pub struct Drawing {
     sampler: Sampler,
     n_states: usize,
-    sigmas: Vec<f64>,
+    /// What perturbs the data.
+    process: Arc<dyn Process>,
     shape: [usize; 3],
     transform: Transform,
     /// Where chains begin at training images: the data set's name, and it.
@@ -168,8 +169,10 @@ pub struct Drawing {
     pub columns: Option<u64>,
     /// What becomes of samples that are there.
     pub existing: Existing,
-    /// The MD5 of the checkpoint, for the folder's manifest.
+    /// The MD5 of the checkpoint, for the folder's manifest; those of several with a plus between them.
     pub weights: Option<String>,
+    /// Whether each level is reported even if debugging lines are not shown.
+    pub is_verbose: bool,
 }
 
 impl Drawing {
@@ -189,7 +192,7 @@ impl Drawing {
         Ok(Self {
             n_states: sampler.n_states(&levels),
             sampler,
-            sigmas: levels.stds(),
+            process: Arc::new(levels),
             shape: config.image_shape(),
             transform: config.transform(),
             start: config.sampling.data_init.then(start).transpose()?,
@@ -199,13 +202,14 @@ impl Drawing {
             columns: None,
             existing: Existing::Keep,
             weights: None,
+            is_verbose: false,
         })
     }
 
-    /// The grid of all images in one batch; `None` if the user asked to stop.
-    pub fn grid_only(&self, model: &Model<Network>) -> Result<Option<Pixels>> {
+    /// The grid of all images in one batch, by `score` on `device`; `None` if the user asked to stop.
+    pub fn grid_only(&self, score: &dyn Score<4>, device: &Device) -> Result<Option<Pixels>> {
         let mut last = None;
-        for state in self.chain(model, 0..self.n)? {
+        for state in self.chain(score, device, 0..self.n, false)? {
             if stop::asked() {
                 return Ok(None);
             }
@@ -215,16 +219,17 @@ impl Drawing {
         last.map(|x| Ok(self.grid(&self.to_pixels(&device::values(x)?), &look))).transpose()
     }
 
-    /// Draws into `folder`, batch by batch: `images/NUMBER.png`, `grid.png`, `samples.gif`. Images that are there
+    /// Draws into `folder` by `score` on `device`, batch by batch: `images/NUMBER.png`, `grid.png`, `samples.gif`. Images that are there
     /// already, from a call that was stopped or asked for fewer, are not drawn again.
     pub fn to_folder(
         &self,
-        model: &Model<Network>,
+        score: &dyn Score<4>,
+        device: &Device,
         folder: &Path,
         pictures: &Pictures,
         log: &mut Log,
     ) -> Result<ExitCode> {
-        let (output, looks) = self.open(model, folder, pictures)?;
+        let (output, looks) = self.open(device, folder, pictures)?;
         let raw = || TensorWriter::open(&output.path(TENSOR), "samples", &self.tensor_shape());
         let mut raw = looks.raw.then(raw).transpose()?;
 
@@ -234,13 +239,19 @@ impl Drawing {
         let first = 0..looks.grid.n;
         let n_steps = self.n_states as u64;
         let mut progress = Progress::new(log, "step", 0, n_steps * batches.len() as u64);
+        let is_watched = self.is_verbose || log.shows(Verbosity::Debug);
         for (i, numbers) in batches.iter().enumerate() {
             let animated = animated.filter(|_| *numbers == first);
-            let Some(x) = self.draw(model, numbers.clone(), animated, &output, &mut |n_done| {
+            let chain = self.chain(score, device, numbers.clone(), is_watched)?;
+            let drawn = self.draw(chain, numbers.clone(), animated, &output, &mut |state| {
                 let message = format!("images {}–{} of {}", numbers.start, numbers.end - 1, self.n);
-                progress.update(log, i as u64 * n_steps + n_done, &message);
-            })?
-            else {
+                progress.update(log, i as u64 * n_steps + state.n_done as u64, &message);
+                if let Some(update) = self.sampler.last_update(&*self.process, state)? {
+                    progress.say(log, &self.line(&update));
+                }
+                Ok(())
+            });
+            let Some(x) = drawn? else {
                 drop(progress);
                 let n_left: u64 = batches[i..].iter().map(|numbers| numbers.end - numbers.start).sum();
                 log.info(format!("stopped; {} of {} images are drawn and kept", self.n - n_left, self.n));
@@ -268,19 +279,19 @@ impl Drawing {
 
     /// Takes `folder`, in which afterwards only what is whole and as asked for has its name, and says what the pictures are to
     /// look like.
-    fn open(&self, model: &Model<Network>, folder: &Path, pictures: &Pictures) -> Result<(Output, Looks)> {
+    fn open(&self, device: &Device, folder: &Path, pictures: &Pictures) -> Result<(Output, Looks)> {
         let grid = self.look(pictures.scale);
         let animation = Animation { look: grid.clone(), stride: pictures.gif_stride.unwrap_or(10) };
         let animation = (!pictures.final_only).then_some(animation);
         let mut manifest = Manifest {
             weights: self.weights.clone(),
             sampler: self.sampler.clone(),
-            sigmas: self.sigmas.clone(),
+            sigmas: self.process.stds(),
             seed: self.noise.seed(),
             data_init: self.start.as_ref().map(|(name, _)| name.clone()),
             shape: self.shape,
             logit_transform: self.transform.range == PixelRange::Logit,
-            platform: Platform::of(&place(model))?,
+            platform: Platform::of(device)?,
             n: self.n,
             pictures: Looks { grid, animation, raw: pictures.raw },
         };
@@ -331,19 +342,20 @@ impl Drawing {
     /// The images `numbers`, at the end of their chain; `None` if the user asked to stop.
     fn draw(
         &self,
-        model: &Model<Network>,
+        chain: impl Iterator<Item = State<4>>,
         numbers: Range<u64>,
         animated: Option<&Animation>,
         output: &Output,
-        report: &mut dyn FnMut(u64),
+        report: &mut dyn FnMut(&State<4>) -> Result<()>,
     ) -> Result<Option<Vec<f32>>> {
         let mut gif = None;
         let mut last = None;
         let mut last_wait = Instant::now();
-        for state in self.chain(model, numbers.clone())? {
+        for state in chain {
             if stop::asked() {
                 return Ok(None);
             }
+            report(&state)?;
             let State { n_done, x, .. } = state;
             if let Some(Animation { look, stride }) = animated
                 && ((n_done as u64).is_multiple_of(*stride) || n_done == self.n_states)
@@ -361,7 +373,6 @@ impl Drawing {
                 last_wait = Instant::now();
             }
             last = Some(x);
-            report(n_done as u64);
         }
         let x = device::values(last.expect("a chain has steps"))?;
         if let Some(i) = x.iter().position(|x| !x.is_finite()) {
@@ -393,18 +404,29 @@ impl Drawing {
 
     fn chain<'a>(
         &self,
-        model: &'a Model<Network>,
+        score: &'a dyn Score<4>,
+        device: &Device,
         numbers: Range<u64>,
+        is_watched: bool,
     ) -> Result<impl Iterator<Item = State<4>> + use<'a>> {
         let images = Images { numbers, shape: self.shape, range: self.transform.range };
-        let (device, method) = (place(model), self.sampler.method());
-        Ok(match &self.start {
-            None => image_chain(model, method, &images, self.noise, &device),
-            Some((_, source)) => {
-                let x = images.perturbed(&**source, self.transform, &*model.process, self.noise, &device)?;
-                image_chain_from(model, method, x, &images, self.noise)
-            }
-        })
+        let x = match &self.start {
+            None => images.uniform(self.noise, device),
+            Some((_, source)) => images.perturbed(&**source, self.transform, &*self.process, self.noise, device)?,
+        };
+        let chain = image_chain_from(score, self.process.clone(), self.sampler.method(), x, &images, self.noise);
+        Ok(if is_watched { chain.watched() } else { chain })
+    }
+
+    /// What the log says of a level.
+    fn line(&self, update: &Update) -> String {
+        let Update { level, sigma, alpha, score_norm, x_norm, snr, mean_score } = update;
+        format!(
+            "level {} of {}: σ {sigma:.5}, α {alpha:.4e}, mean ‖s‖ {score_norm:.5}, mean ‖x‖ {x_norm:.5}, snr {snr:.5}, \
+             ‖mean s‖²σ² {mean_score:.5}",
+            level + 1,
+            self.process.n_levels()
+        )
     }
 
     fn image_len(&self) -> usize {
@@ -455,7 +477,7 @@ fn keep_pictures(output: &Output, earlier: &Map<String, Value>, looks: &mut Look
 }
 
 /// Where a model's network is.
-fn place(model: &Model<Network>) -> Device {
+pub fn place(model: &Model<Network>) -> Device {
     model.net.devices().into_iter().next().expect("a network lives somewhere")
 }
 

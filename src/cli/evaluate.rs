@@ -7,7 +7,11 @@ mod images;
 mod neighbours;
 mod pass;
 mod report;
+mod run;
+mod subject;
 mod sweep;
+mod table;
+mod test_loss;
 
 use std::process::ExitCode;
 
@@ -32,6 +36,8 @@ use comparison::Comparison;
 use images::{Images, Set};
 use pass::Wanted;
 use report::{Circumstances, Drawn, Number};
+use run::Run;
+use subject::Subject;
 
 /// The seed by which torch-fidelity puts images in another order before the inception score splits them.
 const SHUFFLE_SEED: u32 = 2020;
@@ -44,6 +50,7 @@ pub fn run(mut args: EvaluateArgs) -> Result<ExitCode> {
     match &args.command {
         Some(Evaluate::Stats(stats)) => write_stats(stats),
         None if args.sweep => sweep::run(&args),
+        None if args.test_loss => test_loss::run(&args),
         None => evaluate(&args),
     }
 }
@@ -63,7 +70,8 @@ fn write_stats(args: &StatsArgs) -> Result<ExitCode> {
         images = images.take(*n as usize)?;
     }
     let device = common.open_device()?;
-    let Some(extractor) = extractor::open(how, Some(given), None, &images, common, &device, &mut log)? else {
+    let Some(extractor) = extractor::open(how, Some(given), None, &Subject::from(&images), common, &device, &mut log)?
+    else {
         return Ok(interrupted());
     };
     let wanted = Wanted { statistics: true, ..Wanted::default() };
@@ -94,11 +102,17 @@ struct Samples {
     shuffle: Option<u32>,
 }
 
+/// Samples that there are, or a run's checkpoint of which they are drawn.
+enum Source<'a> {
+    Images(Box<Samples>),
+    Run(Box<Run<'a>>, u64),
+}
+
 fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let common = &args.common;
     let mut log = Log::beside_output(common.verbose);
     let device = common.open_device()?;
-    let (samples, run_data) = match (&args.samples, &args.doc) {
+    let (source, subject) = match (&args.samples, &args.doc) {
         (Some(given), _) => {
             let datasets = common.run.join("datasets");
             let mut images = given.open(None, &args.how.read_options(), &datasets, &mut log)?;
@@ -106,22 +120,33 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
                 images = images.take(n as usize)?;
             }
             let shuffle = given.may_be_sorted().then_some(SHUFFLE_SEED);
-            (Samples { images, drawn: None, shuffle }, None)
+            let subject = Subject::from(&images);
+            (Source::Images(Box::new(Samples { images, drawn: None, shuffle })), subject)
         }
         (None, Some(doc)) => {
-            let run = sweep::Run::open(args, doc)?;
-            let step = match args.step {
-                Some(step) => step,
-                None => run.latest()?,
-            };
-            let Some(samples) = run.draw(step, &device, &mut log)? else { return Ok(interrupted()) };
-            (samples, Some(run.config.data))
+            let run = Run::open(args, doc)?;
+            run.check_memory()?;
+            let step = args.step.unwrap_or_else(|| run.latest());
+            let subject = run.subject(step)?;
+            (Source::Run(Box::new(run), step), subject)
         }
         (None, None) => unreachable!("clap requires one of them"),
     };
-    let evaluation = match Evaluation::prepare(args, &samples.images, run_data.as_ref(), device, &mut log)? {
+    let of_run = match &source {
+        Source::Images(_) => None,
+        Source::Run(run, _) => Some(OfRun { data: &run.config.data, split: run.split() }),
+    };
+    // Before anything is drawn.
+    let evaluation = match Evaluation::prepare(args, &subject, of_run.as_ref(), device, &mut log)? {
         Some(evaluation) => evaluation,
         None => return Ok(interrupted()),
+    };
+    let samples = match source {
+        Source::Images(samples) => *samples,
+        Source::Run(run, step) => match run.draw(step, &evaluation.device, &mut log)? {
+            Some(samples) => samples,
+            None => return Ok(interrupted()),
+        },
     };
     // Refused before the network looks at any image, and held until the pictures are there.
     let wants_neighbours = args.metrics.contains(&Metric::Neighbours);
@@ -149,6 +174,13 @@ struct Outcome {
     features: Vec<f32>,
 }
 
+/// The run that samples are of.
+struct OfRun<'a> {
+    data: &'a ncsn::config::Data,
+    /// The part of its data set that they are compared with.
+    split: Split,
+}
+
 /// All that stays the same from one set of samples to the next.
 struct Evaluation<'a> {
     args: &'a EvaluateArgs,
@@ -158,23 +190,24 @@ struct Evaluation<'a> {
 }
 
 impl<'a> Evaluation<'a> {
-    /// Opens the network and looks at the reference; `None` if the user asked to stop.
+    /// Opens the network and looks at the reference of `samples`; `None` if the user asked to stop.
     fn prepare(
         args: &'a EvaluateArgs,
-        samples: &ImageSet,
-        run_data: Option<&ncsn::config::Data>,
+        samples: &Subject,
+        run: Option<&OfRun<'_>>,
         device: Device,
         log: &mut Log,
     ) -> Result<Option<Self>> {
-        if samples.len() < 2 {
-            let name = samples.name();
+        if samples.n < 2 {
+            let name = &samples.name;
             let message = format!("{name}: found 1 image, expected at least 2 (better 10000, published: 50000)");
             return Err(Error::Usage(message));
         }
         let datasets = args.common.run.join("datasets");
-        let size = samples.size();
+        let size = samples.size;
         let side = (size[0] == size[1]).then_some(size[0]);
-        let of_run = run_data.map(|data| (Set::of_run(data), data));
+        let run_data = run.map(|run| run.data);
+        let of_run = run.map(|run| (Set::of_run(run.data, run.split), run.data));
         let given = args.reference.clone().or_else(|| of_run.as_ref().map(|(set, _)| Images::Set(set.clone())));
         let needs_reference = args.metrics.iter().any(|metric| *metric != Metric::Is);
         let Some(given) = given.filter(|_| needs_reference || args.how.extractor == ExtractorKind::Small) else {
@@ -213,7 +246,7 @@ impl<'a> Evaluation<'a> {
             neighbours::check(samples, images.as_ref())?;
         }
         if let Some(images) = &images {
-            args.check_numbers([samples.len(), images.len()], &[samples.name(), images.name()])?;
+            args.check_numbers([samples.n, images.len()], &[&samples.name, images.name()])?;
         }
         // Statistics and folders have no labels; perhaps the samples have.
         let labelled = args.samples.as_ref().filter(|_| !matches!(given, Images::Set(_))).unwrap_or(&given);
@@ -224,7 +257,7 @@ impl<'a> Evaluation<'a> {
         };
         if args.metrics.contains(&Metric::Is) {
             // Refused now rather than after the reference, which may take an hour.
-            InceptionScore::new(samples.len(), args.splits as usize, extractor.n_classes())?;
+            InceptionScore::new(samples.n, args.splits as usize, extractor.n_classes())?;
         }
         if !needs_reference {
             return Ok(Some(Self { args, device, extractor, reference: None }));

@@ -48,9 +48,17 @@ fn check_training_in(config: &Config, available: u64) -> Result<()> {
 /// # Errors
 /// [`Error::Usage`] with what to lower.
 pub fn check_sampling(config: &Config, batch: u64, flag: &str, common: &Common) -> Result<()> {
+    check_ensemble(config, 1, batch, flag, common)
+}
+
+/// [`check_sampling`] by the mean of the scores of `n_members` networks.
+///
+/// # Errors
+/// As [`check_sampling`].
+pub fn check_ensemble(config: &Config, n_members: usize, batch: u64, flag: &str, common: &Common) -> Result<()> {
     let Some(available) = memory_of(common) else { return Ok(()) };
     let batch = usize::try_from(batch).unwrap_or(usize::MAX);
-    let estimate = |net: &NetworkConfig| Estimate::of_sampling(net, config.data.image_size);
+    let estimate = |net: &NetworkConfig| Ok(Estimate::of_sampling(net, config.data.image_size)?.of_networks(n_members));
     check("sampling", &config.network(), estimate, batch, available, |batch| {
         let joint = if flag.starts_with("--set") { '=' } else { ' ' };
         format!("{flag}{joint}{batch}")

@@ -4,10 +4,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ncsn::config::Runner;
+use ncsn::config::{Config, File, Program, Runner};
 use ncsn::{Error, Result};
 
-use super::common::{Common, parse};
+use super::common::{Common, hint, parse};
+use super::evaluate::EvaluateArgs;
 use super::folders::RunFolders;
 use super::{Command, sample, toy, train};
 
@@ -35,7 +36,7 @@ pub struct Published {
     /// NCSNv2's: draw samples
     #[arg(long, conflicts_with = "test", hide = true)]
     sample: bool,
-    /// NCSNv2's: score checkpoints
+    /// NCSNv2's: FID of each checkpoint
     #[arg(long = "fast_fid", conflicts_with_all = ["test", "sample"], hide = true)]
     fast_fid: bool,
     /// NCSNv2's: the folder of all runs
@@ -70,12 +71,15 @@ impl Published {
         let Some(doc) = self.doc else {
             return Err(Error::Usage("found no command and no --doc; see ncsn --help".into()));
         };
-        if self.fast_fid {
-            let run = self.common.run.display();
-            let command = format!("ncsn evaluate --doc {doc} --sweep --run {run} --reference IMAGES");
-            return Err(Error::Usage(format!(
-                "found --fast_fid, which needs the images to compare with; use {command}"
-            )));
+        let test_loss = self.test && is_of_ncsnv2(self.runner, &self.common, &doc)?;
+        if self.fast_fid || test_loss {
+            if self.image_folder.is_some() {
+                let folder = self.common.run.join("evaluation").join(&doc);
+                hint(format!("leaving the folder of images aside: everything goes to {}", folder.display()));
+            }
+            let seed = self.seed.unwrap_or(DEFAULT_SEED);
+            let args = EvaluateArgs::published(doc, test_loss, seed, self.ni, self.common);
+            return Ok(Command::Evaluate(Box::new(args)));
         }
         Ok(if self.test || self.sample {
             let seed = self.seed.unwrap_or(DEFAULT_SEED);
@@ -98,4 +102,16 @@ impl Published {
             })
         })
     }
+}
+
+/// Whether `--test` asks for the test loss, as in NCSNv2's program, and not for samples, as in NCSN's: by the runner, else by the
+/// configuration of the run.
+fn is_of_ncsnv2(runner: Option<Runner>, common: &Common, doc: &str) -> Result<bool> {
+    if let Some(runner) = runner {
+        return Ok(runner == Runner::NcsnV2);
+    }
+    let path = RunFolders::new(&common.run, doc)?.config();
+    // Whatever is wrong with the run, the command that looks at it says so.
+    let config = Config::load(&path.display().to_string(), &[], None);
+    Ok(matches!(config, Ok((File::Images(config), _)) if config.program() == Program::NcsnV2))
 }

@@ -11,7 +11,7 @@ use ncsn::{Error, Result};
 use super::drawing::{Drawing, Pictures};
 use super::log::Log;
 use super::output::Existing;
-use super::trained::Trained;
+use super::trained::{Trained, score_of};
 use super::{Common, DEFAULT_SEED, hint, memory, stop};
 
 #[derive(Debug, Args)]
@@ -36,6 +36,10 @@ pub struct SampleArgs {
     /// Step size at the smallest level, instead of the run's
     #[arg(long, value_name = "ALPHA")]
     step_lr: Option<f64>,
+    /// Draw by the mean of the scores of the last N checkpoints, training.snapshot_freq steps apart, up to the one chosen: for runs
+    /// without an EMA of their weights
+    #[arg(long, value_name = "N", requires = "doc", value_parser = clap::value_parser!(u64).range(1..=100))]
+    ensemble: Option<u64>,
     /// Columns of the grid [default: a square]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
     columns: Option<u64>,
@@ -66,6 +70,7 @@ impl SampleArgs {
             seed,
             n_steps_each: None,
             step_lr: None,
+            ensemble: None,
             columns: None,
             pictures: Pictures::default(),
             overwrite,
@@ -77,8 +82,10 @@ impl SampleArgs {
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
     stop::listen();
     let mut log = Log::terminal(args.common.verbose);
-    let (saved, model) = args.trained.open(&args.common)?;
-    let mut config = saved.config().clone();
+    let device = args.common.open_device()?;
+    let n_members = args.ensemble.unwrap_or(1) as usize;
+    let members = args.trained.members(n_members, &args.common)?;
+    let mut config = members[0].config().clone();
     if let Some(n) = args.n_steps_each {
         config.sampling.n_steps_each = n as usize;
     }
@@ -97,14 +104,20 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     let batch = args.batch.or(sampling.batch_size).unwrap_or(100).min(n);
     let pictures = args.pictures.or(sampling);
     let output = args.trained.folder(args.output, &args.common)?;
-    memory::check_sampling(&config, batch, "--batch", &args.common)?;
+    memory::check_ensemble(&config, members.len(), batch, "--batch", &args.common)?;
+    let (score, digests) = score_of(&members, n_members > 1, &device)?;
+    if n_members > 1 {
+        let paths: Vec<String> = members.iter().map(|member| member.weights().path().display().to_string()).collect();
+        log.info(format!("the mean of the scores of {}", paths.join(", ")));
+    }
+    drop(members);
     let mut drawing =
         Drawing::new(&config, Noise::new(args.seed), n, || args.common.training_set(&config.data, &mut log))?;
     drawing.batch = batch;
     drawing.columns = args.columns;
     drawing.existing = Existing::overwrite(args.overwrite);
-    drawing.weights = Some(saved.weights().digest());
-    let code = drawing.to_folder(&model, &output, &pictures, &mut log)?;
+    drawing.weights = Some(digests);
+    let code = drawing.to_folder(&score, &device, &output, &pictures, &mut log)?;
     if code == ExitCode::SUCCESS {
         let gif = if pictures.final_only() { "" } else { ", samples.gif" };
         let raw = if pictures.raw { ", samples.safetensors" } else { "" };

@@ -23,7 +23,7 @@ use ncsn::train::{Report, Rule, Trainer};
 use ncsn::{Error, Result};
 
 use super::data;
-use super::drawing::{Drawing, Pictures};
+use super::drawing::{Drawing, Pictures, place};
 use super::folders::create_folder;
 use super::lock::Lock;
 use super::log::Log;
@@ -499,7 +499,8 @@ impl Session<'_> {
         }
         let step = trainer.step_count();
         progress.say(&mut self.log, &format!("step {step}: drawing {n} samples"));
-        let Some(grid) = self.drawing(n)?.grid_only(&trainer.sampling_model())? else { return Ok(()) };
+        let model = trainer.sampling_model();
+        let Some(grid) = self.drawing(n)?.grid_only(&model, &place(&model))? else { return Ok(()) };
         self.lock.check()?;
         create_folder(&self.folders.samples)?;
         let path = self.folders.samples.join(format!("step_{step}.png"));
@@ -516,7 +517,8 @@ impl Session<'_> {
         let pictures = Pictures::of(&self.config.sampling);
         self.lock.check()?;
         let folder = self.folders.samples.join(format!("step_{}", trainer.step_count()));
-        let code = drawing.to_folder(&trainer.sampling_model(), &folder, &pictures, &mut self.log)?;
+        let model = trainer.sampling_model();
+        let code = drawing.to_folder(&model, &place(&model), &folder, &pictures, &mut self.log)?;
         if code != ExitCode::SUCCESS {
             self.log.info(format!("go on with: {}", resume_command(self.args)));
         } else {

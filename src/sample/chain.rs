@@ -1,5 +1,6 @@
 //! One loop for all samplers.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::vec;
 
@@ -94,6 +95,31 @@ pub struct State<const D: usize> {
     pub stage: Stage,
     /// `[batch, …]`, not clamped.
     pub x: Tensor<D>,
+    /// What the stage asked of the score last, of a chain that is [watched](Chain::watched), after the last of several equal stages.
+    pub evaluation: Option<Evaluation<D>>,
+}
+
+/// The score at one state.
+#[derive(Clone, Debug)]
+pub struct Evaluation<const D: usize> {
+    /// The state: `[batch, …]`.
+    pub x: Tensor<D>,
+    /// Its score, shaped as `x`.
+    pub score: Tensor<D>,
+}
+
+/// A score that remembers where it was asked for last, and what it gave.
+struct Remembered<'a, const D: usize> {
+    score: &'a dyn Score<D>,
+    last: RefCell<Option<Evaluation<D>>>,
+}
+
+impl<const D: usize> Score<D> for Remembered<'_, D> {
+    fn score(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        let score = self.score.score(x.clone(), t);
+        self.last.replace(Some(Evaluation { x, score: score.clone() }));
+        score
+    }
 }
 
 /// A chain of a method's stages, as an iterator of the states after each. The last state is the sample.
@@ -103,6 +129,7 @@ pub struct Chain<const D: usize, S, M, Z> {
     method: M,
     draws: Z,
     known: Option<Known<D>>,
+    is_watched: bool,
     stages: vec::IntoIter<Stage>,
     n_done: usize,
     n_evaluations: usize,
@@ -113,12 +140,18 @@ impl<const D: usize, S: Score<D>, M: Method<D>, Z: Draws<D>> Chain<D, S, M, Z> {
     /// A chain from `x` by a score, or a reference to one, of data that `process` perturbs; `draws` gives the noise.
     pub fn new(score: S, process: Arc<dyn Process>, method: M, x: Tensor<D>, draws: Z) -> Self {
         let stages = method.stages(&*process).into_iter();
-        Self { score, process, method, draws, known: None, stages, n_done: 0, n_evaluations: 0, x }
+        Self { score, process, method, draws, known: None, is_watched: false, stages, n_done: 0, n_evaluations: 0, x }
     }
 
     /// The same with a part of x that is known.
     pub fn with_known(self, known: Known<D>) -> Self {
         Self { known: Some(known), ..self }
+    }
+
+    /// The same whose states tell what the score was, where a stage ends that is not repeated: see [`State::evaluation`]. Its states
+    /// are those of the chain that nobody watches, bit for bit.
+    pub fn watched(self) -> Self {
+        Self { is_watched: true, ..self }
     }
 
     /// How many stages are left.
@@ -144,13 +177,22 @@ impl<const D: usize, S: Score<D>, M: Method<D>, Z: Draws<D>> Iterator for Chain<
         if let Some(known) = &mut self.known {
             x = known.before(stage, &*self.process, x);
         }
-        x = self.method.step(stage, &self.score, &*self.process, x, &mut self.draws);
+        let mut evaluation = None;
+        x = match self.is_watched && self.stages.as_slice().first() != Some(&stage) {
+            false => self.method.step(stage, &self.score, &*self.process, x, &mut self.draws),
+            true => {
+                let score = Remembered { score: &self.score, last: RefCell::default() };
+                let x = self.method.step(stage, &score, &*self.process, x, &mut self.draws);
+                evaluation = score.last.into_inner();
+                x
+            }
+        };
         if let Some(known) = &self.known {
             x = known.after(x);
         }
         self.x = x;
         self.n_done += 1;
         self.n_evaluations += self.method.n_evaluations(stage);
-        Some(State { n_done: self.n_done, n_evaluations: self.n_evaluations, stage, x: self.x.clone() })
+        Some(State { n_done: self.n_done, n_evaluations: self.n_evaluations, stage, x: self.x.clone(), evaluation })
     }
 }

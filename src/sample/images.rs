@@ -1,6 +1,7 @@
 //! Images by a sampler, new ones and completions, each with its own noise.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 
@@ -10,7 +11,7 @@ use crate::device::upload;
 use crate::error::Result;
 use crate::net::Backbone;
 use crate::noise::{self, Distribution, Noise, Stream};
-use crate::score::Model;
+use crate::score::{Model, Score};
 use crate::sde::{Marginal, Process};
 
 /// Images of a seed.
@@ -36,7 +37,7 @@ impl Images {
         self.numbers.clone().map(|k| noise.stream(name, k)).collect()
     }
 
-    /// Pixels from U[0, 1), as the model sees them.
+    /// Pixels from U[0, 1), as the model sees them, of the streams `name`.
     pub(super) fn start(&self, noise: Noise, name: &str, device: &Device) -> Tensor<4> {
         let u = noise::tensor(Distribution::Uniform, &mut self.streams(noise, name), self.batch_shape(), device);
         match self.range {
@@ -44,6 +45,14 @@ impl Images {
             data::Range::Unit | data::Range::Logit => u,
             data::Range::Symmetric => u * 2.0 - 1.0,
         }
+    }
+
+    /// Pixels from U[0, 1), as the model sees them, where chains begin.
+    ///
+    /// # Shapes
+    /// → `[images, channels, height, width]`
+    pub fn uniform(&self, noise: Noise, device: &Device) -> Tensor<4> {
+        self.start(noise, "sample/start", device)
     }
 
     /// An image of `source` for each, none twice before all were taken, perturbed to the first of the process's levels:
@@ -82,18 +91,19 @@ pub fn image_chain<'a, N: Backbone<4>, M: Method<4>>(
     noise: Noise,
     device: &Device,
 ) -> Chain<4, &'a Model<N>, M, Streams> {
-    image_chain_from(model, method, images.start(noise, "sample/start", device), images, noise)
+    image_chain_from(model, model.process.clone(), method, images.uniform(noise, device), images, noise)
 }
 
-/// [`image_chain`] from the states `x`.
-pub fn image_chain_from<'a, N: Backbone<4>, M: Method<4>>(
-    model: &'a Model<N>,
+/// [`image_chain`] from the states `x`, [`Images::uniform`] or [`Images::perturbed`], by any score of data that `process` perturbs.
+pub fn image_chain_from<S: Score<4>, M: Method<4>>(
+    score: S,
+    process: Arc<dyn Process>,
     method: M,
     x: Tensor<4>,
     images: &Images,
     noise: Noise,
-) -> Chain<4, &'a Model<N>, M, Streams> {
-    Chain::new(model, model.process.clone(), method, x, Streams(images.streams(noise, "sample/langevin")))
+) -> Chain<4, S, M, Streams> {
+    Chain::new(score, process, method, x, Streams(images.streams(noise, "sample/langevin")))
 }
 
 /// Completions of one image.

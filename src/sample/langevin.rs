@@ -3,7 +3,9 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Draws, Method, Stage};
+use super::{Draws, Evaluation, Method, Stage, State};
+use crate::device::values;
+use crate::error::Result;
 use crate::score::Score;
 use crate::sde::Process;
 
@@ -38,6 +40,59 @@ impl AnnealedLangevin {
         let ratio = if sigma == last { 1.0 } else { sigma / last };
         self.step_lr * ratio.powi(2)
     }
+
+    /// The last update at the level that `state` is at, of a [watched](super::Chain::watched) chain of data that `process` perturbs;
+    /// `None` where no level ends with an update.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) if the device could not compute it.
+    pub fn last_update<const D: usize>(&self, process: &dyn Process, state: &State<D>) -> Result<Option<Update>> {
+        let (Stage::Correct { t }, Some(Evaluation { x: before, score })) = (state.stage, &state.evaluation) else {
+            return Ok(None);
+        };
+        let n = before.dims()[0].max(1);
+        let [before, s, x] = [before, score, &state.x].map(|tensor| values(tensor.clone()));
+        let (before, s, x) = (before?, s?, x?);
+        let len = (x.len() / n).max(1);
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        let mean_norm =
+            |x: &[f32]| x.chunks(len).map(|x| norm(&mut x.iter().map(|&x| f64::from(x)))).sum::<f64>() / n as f64;
+        let (alpha, sigma) = (self.alpha(process, t), process.marginal(t).std);
+        // What the update added beside α·s, which no method keeps.
+        let z = |i: usize| (f64::from(x[i]) - f64::from(before[i]) - alpha * f64::from(s[i])) / (2.0 * alpha).sqrt();
+        let z_norm = (0..n).map(|k| norm(&mut (k * len..(k + 1) * len).map(z))).sum::<f64>() / n as f64;
+        let mean_of_s = |i: usize| s[i..].iter().step_by(len).map(|&s| f64::from(s)).sum::<f64>() / n as f64;
+        let score_norm = mean_norm(&s);
+        Ok(Some(Update {
+            level: process.level(t),
+            sigma,
+            alpha,
+            score_norm,
+            x_norm: mean_norm(&x),
+            snr: (alpha / 2.0).sqrt() * score_norm / z_norm,
+            mean_score: (norm(&mut (0..len).map(mean_of_s)) * sigma).powi(2),
+        }))
+    }
+}
+
+/// What an update x ← x + α·s + √(2α)·z did, averaged over a batch, as NCSNv2's program logs it of each level.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// The number of the level, the one of the most noise being 0.
+    pub level: usize,
+    /// σ, its standard deviation.
+    pub sigma: f64,
+    /// α, the step size.
+    pub alpha: f64,
+    /// The mean of ‖s‖.
+    pub score_norm: f64,
+    /// The mean of ‖x‖ after the update.
+    pub x_norm: f64,
+    /// The signal-to-noise ratio √(α/2)·mean ‖s‖ / mean ‖z‖: of the two terms, as vectors of length α‖s‖ and √(2α)‖z‖. z is what the
+    /// update added beside α·s, to some roundings of x.
+    pub snr: f64,
+    /// ‖mean of s over the batch‖²·σ², which is small where the scores of the batch point in all directions.
+    pub mean_score: f64,
 }
 
 impl<const D: usize> Method<D> for AnnealedLangevin {

@@ -9,15 +9,16 @@ mod interpolate;
 mod known;
 mod langevin;
 
-pub use chain::{Chain, Method, Stage, State};
+pub use chain::{Chain, Evaluation, Method, Stage, State};
 pub use draws::{Draws, Streams};
 pub use images::{Completions, Images, completion_chain, image_chain, image_chain_from};
 pub use interpolate::{Interpolation, interpolation_chain};
 pub use known::{Known, Renewal};
-pub use langevin::{AnnealedLangevin, PlainLangevin};
+pub use langevin::{AnnealedLangevin, PlainLangevin, Update};
 
 use serde::Serialize;
 
+use crate::error::Result;
 use crate::sde::Process;
 
 /// A way to draw samples, with its settings.
@@ -40,5 +41,15 @@ impl Sampler {
     /// How many states a chain has.
     pub fn n_states(&self, process: &dyn Process) -> usize {
         self.method::<4>().stages(process).len()
+    }
+
+    /// What the last update did at the level that `state` is at, see [`AnnealedLangevin::last_update`].
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) if the device could not compute it.
+    pub fn last_update<const D: usize>(&self, process: &dyn Process, state: &State<D>) -> Result<Option<Update>> {
+        match self {
+            Self::AnnealedLangevin(langevin) => langevin.last_update(process, state),
+        }
     }
 }

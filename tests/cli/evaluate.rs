@@ -14,7 +14,7 @@ use ncsn::net::params::HostTensor;
 use ncsn::noise::Noise;
 use serde_json::Value;
 
-use crate::{TRAIN, fails, scratch, succeeds};
+use crate::{TRAIN, fails, give_small_classifier, scratch, succeeds};
 
 /// PNG files `0.png`, `1.png`, … of noise.
 fn write_images(folder: &Path, n: usize, [channels, height, width]: [usize; 3]) {
@@ -97,6 +97,7 @@ fn inception_s_metrics_do_not_depend_on_the_batch_and_say_what_they_are_of() {
 fn a_small_network_compares_runs_statistics_and_checkpoints() {
     let folder = scratch();
     let at = folder.path();
+    give_small_classifier(at);
     succeeds(at, &TRAIN);
     let small = ["--extractor", "small", "--json"];
     let of_run = |extra: &[&str]| {
@@ -242,4 +243,26 @@ fn what_cannot_be_evaluated_is_told() {
     // Left out if that is what the user wants, and counted.
     let args = [&["evaluate", "broken", "--skip-broken", "--json"][..], &weights, &is].concat();
     assert_eq!(numbers(&succeeds(at, &args))[0]["n"], 2);
+}
+
+#[test]
+fn a_sweep_of_which_every_checkpoint_fails_leaves_no_table_of_an_earlier_one() {
+    let folder = scratch();
+    let at = folder.path();
+    succeeds(at, &[&TRAIN[..], &["--set", "training.n_iters=8"]].concat());
+    write_weights(&at.join("weights.safetensors"), 0.03);
+    write_weights(&at.join("huge.safetensors"), 1e38);
+    let args = ["evaluate", "--doc", "d", "--sweep", "--n", "2", "--metrics", "is", "--splits", "1", "--weights"];
+    let table = succeeds(at, &[&args[..], &["weights.safetensors"]].concat());
+    assert_eq!(table.lines().count(), 2 + 2, "{table}");
+    let file = |ending: &str| at.join(format!("run/evaluation/d/sweep.{ending}"));
+    assert_eq!(fs::read_to_string(file("md")).unwrap(), table);
+    let message = fails(at, &[&args[..], &["huge.safetensors", "--verbose", "critical"]].concat());
+    assert!(message.contains("found no metrics of 2 checkpoints (above): steps 4, 8"), "{message}");
+    assert!(["md", "svg", "png"].iter().all(|ending| !file(ending).exists()));
+    assert_eq!(fs::read_to_string(file("jsonl")).unwrap(), "");
+    // A table of other checkpoints alone says which they are.
+    assert_eq!(succeeds(at, &[&args[..], &["weights.safetensors"]].concat()), table);
+    let part = succeeds(at, &[&args[..], &["weights.safetensors", "--from", "8"]].concat());
+    assert!(part.lines().count() == 3 && !part.contains("| 4 |"), "{part}");
 }

@@ -7,14 +7,19 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use ncsn::checkpoint::pth::{Progress, read_published};
 use ncsn::checkpoint::{Saved, TensorFile, Which, write_tensors};
+use ncsn::data::Split;
+use ncsn::data::digits::Digits;
+use ncsn::image::{grid, read_png};
 use ncsn::net::params::{self, HostTensor};
 use ncsn::net::{Condition, Form, NormKind, RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
+use ncsn::sample::{Images, image_chain_from};
 use ncsn::sde::NoiseLevels;
+use ncsn::train::TestLoss;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::{fails, ncsn, scratch, succeeds};
+use crate::{fails, give_small_classifier, ncsn, scratch, succeeds};
 
 /// A run of NCSNv2 that takes seconds.
 const TINY: &str = "\
@@ -342,6 +347,8 @@ fn the_flags_of_ncsnv2s_program_mean_what_they_mean_there() {
     let folder = scratch();
     let at = folder.path();
     let config = TINY.replace("final_images: 4", "final_images: 4, final_only: true, fid: true, num_samples4fid: 3");
+    let config =
+        format!("{config}fast_fid: {{begin_ckpt: 100, end_ckpt: 200}}\ntest: {{begin_ckpt: 4, end_ckpt: 6}}\n");
     fs::write(at.join("v2.yml"), config).unwrap();
     let train = ["--config", "v2.yml", "--doc", "v2", "--exp", "exp"];
     succeeds(at, &train);
@@ -355,7 +362,20 @@ fn the_flags_of_ncsnv2s_program_mean_what_they_mean_there() {
     assert!(n_images() == 3 && !at.join("images/samples.gif").exists());
     succeeds(at, &[&sample[..], &["--seed", "5", "--ni"]].concat());
     assert_eq!(n_images(), 3);
-    assert!(fails(at, &[&train[..], &["--fast_fid"]].concat()).contains("ncsn evaluate --doc v2 --sweep"));
+    // The range of the file, and not Inception's weights, is what is missing first.
+    let message = fails(at, &[&train[..], &["--fast_fid"]].concat());
+    assert!(
+        message.contains("no checkpoint of v2 from step 100 to 200") && message.contains("its steps 3, 6"),
+        "{message}"
+    );
+    assert!(!at.join("exp/evaluation").exists());
+    // NCSN's `--test` draws samples, this program's is the test loss.
+    let table = succeeds(at, &[&train[..], &["--test", "--verbose", "critical"]].concat());
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.len() == 3 && lines[2].starts_with("| 6 | ") && lines[0].contains("test_dsm_loss"), "{table}");
+    assert!(at.join("exp/evaluation/v2/test_loss.md").is_file());
+    succeeds(at, &[&train[..], &["--test", "--runner", "AnnealRunner", "-o", "as_ncsn"]].concat());
+    assert_eq!(fs::read_dir(at.join("as_ncsn/images")).unwrap().count(), 25);
     assert!(fails(at, &[&train[..], &["--run", "other"]].concat()).contains("--run"));
 }
 
@@ -493,4 +513,226 @@ fn the_average_alone_is_the_weights_of_a_file_that_opens_by_itself() {
     succeeds(at, &["convert", "run/logs/plain", "plain.pth"]);
     let published = read_published(&at.join("plain.pth")).unwrap();
     assert!(published.ema.is_none() && published.optimizer.is_some() && published.progress.unwrap().step == 6);
+}
+
+/// The rows of a table that was printed as JSON: step, and the first number.
+fn rows(json: &str) -> Vec<(u64, f64)> {
+    let row = |line| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        (row["step"].as_u64().unwrap(), row["numbers"][0]["value"].as_f64().unwrap())
+    };
+    json.lines().map(row).collect()
+}
+
+#[test]
+fn a_sweep_follows_the_keys_of_fast_fid_unless_the_command_line_says_otherwise() {
+    let folder = scratch();
+    let at = folder.path();
+    give_small_classifier(at);
+    let keys =
+        "begin_ckpt: 3, end_ckpt: 5, num_samples: 8, batch_size: 5, step_lr: 2.0e-5, n_steps_each: 1, verbose: true";
+    fs::write(at.join("v2.yml"), format!("{TINY}fast_fid: {{{keys}}}\n")).unwrap();
+    succeeds(at, &["train", "--config", "v2.yml", "--doc", "v2", "--no-sample"]);
+    let small = ["--extractor", "small", "--reference", "digits:0..200", "--metrics", "fid", "--json"];
+    let args = [&["evaluate", "--doc", "v2", "--sweep"][..], &small].concat();
+    let evaluation = at.join("run/evaluation/v2");
+
+    // What is missing is found before anything is drawn.
+    let against = |reference| {
+        let other = ["--extractor", "small", "--metrics", "kid", "--reference", reference, "--verbose", "critical"];
+        fails(at, &[&["evaluate", "--doc", "v2", "--sweep"], &other[..]].concat())
+    };
+    let message = against("missing.npz");
+    assert!(message.contains("missing.npz"), "{message}");
+    assert!(!evaluation.join("step_3_n8_seed1234_1x0.00002").exists());
+    for (ends, expected) in [
+        (
+            ["--from", "4"],
+            "no checkpoint of v2 from step 4 to 5, expected a range (--from, --to) with some of its steps 3, 6",
+        ),
+        (["--from", "7"], "found checkpoints from step 7 to 5, expected a range that is not empty"),
+        (["--to", "2"], "found checkpoints from step 3 to 2"),
+        (["--step-lr", "-1"], "found --step-lr -1, expected a positive number"),
+    ] {
+        let option = ends.join("=");
+        let message = fails(at, &[&args[..], &[&option]].concat());
+        assert!(message.contains(expected), "{message}");
+    }
+
+    let output = ncsn(at, &args).output().unwrap();
+    let [said, shown] = [output.stderr, output.stdout].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success(), "{said}");
+    // Two batches of four levels.
+    assert_eq!(said.matches(" of 4: σ ").count(), 8, "{said}");
+    assert!(said.contains("langevin 1x0.00002 denoised  seed 1234  checkpoint 3 ema"), "{said}");
+    assert_eq!(rows(&shown).len(), 1, "{shown}");
+    let samples = evaluation.join("step_3_n8_seed1234_1x0.00002");
+    assert_eq!(fs::read_dir(samples.join("images")).unwrap().count(), 8);
+    let manifest = fs::read_to_string(samples.join("samples.json")).unwrap();
+    assert!(manifest.contains("\"n_steps_each\": 1") && manifest.contains("\"step_lr\": 2e-5"), "{manifest}");
+
+    // Other samples lie beside these; those of the run's own steps have the name that they have without a sweep.
+    let other = ["--to", "6", "--n-steps-each", "2", "--step-lr", "1e-5", "--n", "6", "--draw-batch", "2"];
+    let shown = succeeds(at, &[&args[..], &other].concat());
+    assert_eq!(rows(&shown).iter().map(|row| row.0).collect::<Vec<_>>(), [3, 6]);
+    assert!(evaluation.join("step_6_n6_seed1234").is_dir() && samples.is_dir());
+    let single = [&["evaluate", "--doc", "v2", "--n", "6"][..], &small].concat();
+    let single: serde_json::Value = serde_json::from_str(&succeeds(at, &single)).unwrap();
+    assert_eq!((single["value"].as_f64().unwrap(), single["n_steps_each"].as_u64()), (rows(&shown)[1].1, Some(2)));
+    // Statistics of another network are refused before anything is drawn, too.
+    fs::remove_dir_all(&evaluation).unwrap();
+    let of_other = ["evaluate", "stats", "digits", "--size", "8", "--extractor", "small", "--n", "20", "-o", "s.npz"];
+    succeeds(at, &of_other);
+    let message = against("s.npz");
+    assert!(message.contains("s.npz: holds mean and covariance only, which kid"), "{message}");
+    let left: Vec<_> = fs::read_dir(&evaluation).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("step_")), "{left:?}");
+}
+
+#[test]
+fn the_scores_of_the_last_checkpoints_are_averaged_where_there_is_no_average_of_the_weights() {
+    let folder = trained();
+    let at = folder.path();
+    give_small_classifier(at);
+    let plain = TINY.replace("ema: true", "ema: false").replace("n_iters: 6", "n_iters: 9");
+    let keys = "fast_fid: {num_samples: 4, ensemble: true}\n";
+    fs::write(at.join("plain.yml"), format!("{plain}{keys}")).unwrap();
+    succeeds(at, &["train", "--config", "plain.yml", "--doc", "plain", "--no-sample"]);
+    let draw = |to: &str, more: &[&str]| {
+        let args = ["sample", "--doc", "plain", "-o", to, "--n", "2", "--raw", "--final-only"];
+        let said = succeeds(at, &[&args[..], more].concat());
+        (tensor(&at.join(to).join("samples.safetensors"), "samples"), said)
+    };
+    let (alone, _) = draw("alone", &[]);
+    assert_eq!(draw("one", &["--ensemble", "1"]).0, alone);
+    let (three, said) = draw("three", &["--ensemble", "5"]);
+    assert_ne!(three, alone);
+    assert!(said.contains("checkpoint_9.safetensors, run/logs/plain/checkpoint_6.safetensors, "), "{said}");
+    // At an earlier checkpoint there are fewer before it.
+    let (two, _) = draw("two", &["--ensemble", "3", "--step", "6"]);
+    assert_eq!(draw("two_of_two", &["--ensemble", "2", "--step", "6"]).0, two);
+    assert_ne!(draw("six", &["--step", "6"]).0, two);
+
+    // As the library draws.
+    let device = Device::flex();
+    let open = |step: u64| Saved::open(at.join(format!("run/logs/plain/checkpoint_{step}.safetensors"))).unwrap();
+    let members = [open(6), open(3)];
+    let score = Saved::ensemble(&members, &device).unwrap();
+    let images = Images { numbers: 0..2, shape: [1, 8, 8], range: ncsn::data::Range::Unit };
+    let (process, noise) = (score.members()[0].process.clone(), Noise::new(1234));
+    let (method, start) = (members[0].config().sampler().method(), images.uniform(noise, &device));
+    let x = image_chain_from(&score, process, method, start, &images, noise).finish();
+    assert_eq!(x.try_into_vec_as::<f32>().unwrap(), two);
+
+    let sweep =
+        ["evaluate", "--sweep", "--extractor", "small", "--reference", "digits:0..200", "--metrics", "fid", "--json"];
+    let shown = succeeds(at, &[&sweep[..], &["--doc", "plain", "--from", "6"]].concat());
+    assert_eq!(rows(&shown).len(), 2, "{shown}");
+    let manifest = at.join("run/evaluation/plain/step_9_n4_seed1234_ensemble5/samples.json");
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(manifest).unwrap()).unwrap();
+    assert_eq!(manifest["weights"].as_str().unwrap().split('+').count(), 3);
+    // Alone they are others.
+    succeeds(at, &[&sweep[..], &["--doc", "plain", "--from", "9", "--ensemble", "1"]].concat());
+    assert!(at.join("run/evaluation/plain/step_9_n4_seed1234").is_dir());
+
+    let expected =
+        "found an ensemble of the checkpoints of a run with an EMA of its weights (rate 0.9), expected a run without";
+    for args in [
+        &["sample", "--doc", "v2", "-o", "no", "--ensemble", "2"][..],
+        &[&sweep[..], &["--doc", "v2", "--ensemble", "2"]].concat(),
+    ] {
+        let message = fails(at, args);
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!(!at.join("no").exists() && !at.join("run/evaluation/v2").exists());
+}
+
+#[test]
+fn the_test_loss_of_each_checkpoint_is_the_mean_over_the_images_whatever_the_batch() {
+    let folder = scratch();
+    let at = folder.path();
+    fs::write(at.join("v2.yml"), format!("{TINY}test: {{batch_size: 4, begin_ckpt: 2}}\n")).unwrap();
+    succeeds(at, &["train", "--config", "v2.yml", "--doc", "v2", "--no-sample"]);
+    let args = ["evaluate", "--doc", "v2", "--test-loss", "--n", "22", "--json"];
+    let lines = at.join("run/evaluation/v2/test_loss.jsonl");
+    let first = rows(&succeeds(at, &args));
+    assert_eq!(first.iter().map(|row| row.0).collect::<Vec<_>>(), [3, 6]);
+    let written = fs::metadata(&lines).unwrap().modified().unwrap();
+    assert_eq!(rows(&succeeds(at, &args)), first);
+    assert_eq!(fs::metadata(&lines).unwrap().modified().unwrap(), written, "what is known is not found again");
+    for name in ["test_loss.md", "test_loss.svg", "test_loss.png"] {
+        assert!(at.join("run/evaluation/v2").join(name).is_file(), "{name}");
+    }
+    for batch in ["1", "7", "22"] {
+        fs::remove_file(&lines).unwrap();
+        assert_eq!(rows(&succeeds(at, &[&args[..], &["--batch", batch]].concat())), first, "--batch {batch}");
+    }
+    // The averaged weights', by the library.
+    let device = Device::flex();
+    let saved = Saved::open(at.join("run/logs/v2/checkpoint_6.safetensors")).unwrap();
+    let config = saved.config();
+    let test =
+        TestLoss { objective: config.test_objective().0, transform: config.transform(), noise: Noise::new(1234) };
+    let digits = Digits::new(8, 1, Split::Test).unwrap();
+    let mean = |which| {
+        let losses = test.of(&saved.model(which, &device).unwrap(), &digits, 0..22).unwrap();
+        losses.iter().sum::<f64>() / 22.0
+    };
+    assert_eq!(mean(Which::Averaged), first[1].1);
+    assert_ne!(mean(Which::Last), first[1].1);
+    let other = rows(&succeeds(at, &[&args[..], &["--seed", "5", "--from", "6"]].concat()));
+    assert!(other.len() == 1 && other[0].1 != first[1].1);
+
+    // A run that the published program left has the same numbers.
+    let logs = at.join("run/logs/published");
+    fs::create_dir_all(&logs).unwrap();
+    fs::copy(at.join("run/logs/v2/config.yml"), logs.join("config.yml")).unwrap();
+    for step in [3, 6] {
+        let [from, to] =
+            [format!("run/logs/v2/checkpoint_{step}.safetensors"), format!("run/logs/published/checkpoint_{step}.pth")];
+        succeeds(at, &["convert", &from, &to]);
+    }
+    let published = ["evaluate", "--doc", "published", "--test-loss", "--n", "22", "--json"];
+    assert_eq!(rows(&succeeds(at, &published)), first);
+    succeeds(at, &["sample", "--doc", "published", "--step", "3", "-o", "samples", "--n", "1"]);
+
+    let message = fails(at, &["evaluate", "--doc", "v2", "--test-loss", "--metrics", "fid"]);
+    assert!(message.contains("cannot be used with"), "{message}");
+    let message = fails(at, &["evaluate", "--doc", "v2", "--test-loss", "--sweep"]);
+    assert!(message.contains("cannot be used with"), "{message}");
+    let message = fails(at, &["evaluate", "--doc", "v2", "--from", "3"]);
+    assert!(message.contains("required"), "{message}");
+}
+
+#[test]
+fn levels_are_reported_if_debugging_lines_are_asked_for_and_samples_stay_the_same() {
+    let folder = trained();
+    let at = folder.path();
+    let draw = |to: &str, verbosity: &str| {
+        let args = ["sample", "--doc", "v2", "--n", "3", "--batch", "2", "--raw", "-o", to, "--verbose", verbosity];
+        (succeeds(at, &args), tensor(&at.join(to).join("samples.safetensors"), "samples"))
+    };
+    let ((quiet, expected), (said, found)) = (draw("a", "info"), draw("b", "debug"));
+    assert_eq!(found, expected);
+    assert!(!quiet.contains("level "), "{quiet}");
+    // Two batches of four levels; the step that removes noise is none.
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("level ")).collect();
+    assert_eq!(lines.len(), 8, "{said}");
+    assert!(lines[0].starts_with("level 1 of 4: σ 5.00000, α 2.5000e0, mean ‖s‖ "), "{}", lines[0]);
+    assert!(lines[7].starts_with("level 4 of 4: σ 0.01000, α 1.0000e-5, mean ‖s‖ "), "{}", lines[7]);
+    assert!(lines.iter().all(|line| line.contains(", snr ") && !line.contains("NaN")), "{said}");
+}
+
+#[test]
+fn the_nearest_neighbours_of_ten_samples_are_nine_each() {
+    let folder = trained();
+    let at = folder.path();
+    give_small_classifier(at);
+    let args = ["evaluate", "--doc", "v2", "--n", "12", "--extractor", "small", "--reference", "digits:0..200"];
+    succeeds(at, &[&args[..], &["--metrics", "neighbours", "-o", "near"]].concat());
+    let expected = grid(&[0; 3 * 64 * 100], [3, 8, 8], 10).enlarged(2);
+    for name in ["pixels.png", "features.png"] {
+        let shape = [expected.channels, expected.height, expected.width];
+        assert!(read_png(&at.join("near").join(name), shape).is_ok(), "{name} is ten rows of ten");
+    }
 }

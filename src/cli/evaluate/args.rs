@@ -12,6 +12,10 @@ use super::super::common::{Common, parse};
 use super::super::published::DEFAULT_SEED;
 use super::images::Images;
 
+/// What the loss of held-out images has no use for.
+const UNUSED: [&str; 9] =
+    ["reference", "metrics", "splits", "extractor", "weights", "n_steps_each", "step_lr", "ensemble", "draw_batch"];
+
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "\
@@ -21,6 +25,7 @@ set: mnist, cifar10-test, mnist-test:0..5000, digits, …
     ncsn evaluate samples --reference cifar10
     ncsn evaluate --doc quickstart --n 1000 --extractor small
     ncsn evaluate --doc quickstart --sweep --extractor small
+    ncsn evaluate --doc quickstart --test-loss
     ncsn evaluate stats cifar10 -o cifar10.npz")]
 pub struct EvaluateArgs {
     #[command(subcommand)]
@@ -32,18 +37,42 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "samples")]
     pub doc: Option<String>,
     /// The run's checkpoint at this step instead of its newest
-    #[arg(long, value_name = "STEP", requires = "doc", conflicts_with = "sweep")]
+    #[arg(long, value_name = "STEP", requires = "doc", conflicts_with = "table")]
     pub step: Option<u64>,
-    /// All checkpoints of the run, one after the other: a table, a plot, the best
-    #[arg(long, requires = "doc")]
+    /// All checkpoints of the run, one after the other: a table, a plot, the best. Of a run of NCSNv2 the keys of fast_fid choose range,
+    /// number and sampling
+    #[arg(long, requires = "doc", group = "table")]
     pub sweep: bool,
+    /// The loss of the held-out images at all checkpoints instead, with the averaged weights: a table, a plot, the best
+    #[arg(long, requires = "doc", group = "table", conflicts_with_all = UNUSED)]
+    pub test_loss: bool,
+    /// First step of the checkpoints [default: the run's fast_fid.begin_ckpt, or test.begin_ckpt for --test-loss; else the first]
+    #[arg(long, value_name = "STEP", requires = "table")]
+    pub from: Option<u64>,
+    /// Last step of the checkpoints [default: the run's fast_fid.end_ckpt, or test.end_ckpt for --test-loss; else the last]
+    #[arg(long, value_name = "STEP", requires = "table")]
+    pub to: Option<u64>,
+    /// Langevin steps at each noise level, instead of the run's
+    #[arg(long, value_name = "STEPS", requires = "doc", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub n_steps_each: Option<u64>,
+    /// Step size at the smallest level, instead of the run's
+    #[arg(long, value_name = "ALPHA", requires = "doc")]
+    pub step_lr: Option<f64>,
+    /// Draw by the mean of the scores of the last N checkpoints, training.snapshot_freq steps apart, up to each: for runs without an EMA
+    /// of their weights [default: 5 in a sweep if the run's fast_fid.ensemble is true, else 1]
+    #[arg(long, value_name = "N", requires = "doc", value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub ensemble: Option<u64>,
+    /// Images drawn at a time; it changes none [default: the run's fast_fid.batch_size in a sweep, else 100]
+    #[arg(long, value_name = "N", requires = "doc", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub draw_batch: Option<u64>,
     /// What to compare with: images, or a .npz of statistics (mu, sigma) [default: the run's training images]
     #[arg(long, value_name = "IMAGES|NPZ", value_parser = parse::<Images>)]
     pub reference: Option<Images>,
-    /// Number of samples: the first N of a set, or N drawn from a run [default: all; 1000 for a run]
+    /// Number of samples: the first N of a set, or N drawn from a run [default: all; 1000, or fast_fid.num_samples, for a run]. With
+    /// --test-loss the number of held-out images [default: all; 10000 of a set without end]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub n: Option<u64>,
-    /// Seed of samples that are drawn
+    /// Seed of samples that are drawn, or of the noise of --test-loss
     #[arg(long, default_value_t = DEFAULT_SEED)]
     pub seed: u64,
     /// Remove the samples of a run, and the pictures of neighbours, that are there, and draw anew
@@ -115,7 +144,7 @@ pub struct How {
     /// Leave out image files that cannot be read, instead of refusing the folder
     #[arg(long)]
     pub skip_broken: bool,
-    /// Images looked at together [default: 16 on a processor, 64 on a GPU]; it changes no number
+    /// Images looked at together [default: 16 on a processor, 64 on a GPU; test.batch_size for --test-loss]; it changes no number
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub batch: Option<u64>,
 }
@@ -162,6 +191,41 @@ impl How {
 }
 
 impl EvaluateArgs {
+    /// What flags of NCSNv2's program mean: `--fast_fid` a sweep by FID, `--test` the test loss of the checkpoints.
+    pub fn published(doc: String, test_loss: bool, seed: u64, overwrite: bool, common: Common) -> Self {
+        Self {
+            command: None,
+            samples: None,
+            doc: Some(doc),
+            step: None,
+            sweep: !test_loss,
+            test_loss,
+            from: None,
+            to: None,
+            n_steps_each: None,
+            step_lr: None,
+            ensemble: None,
+            draw_batch: None,
+            reference: None,
+            n: None,
+            seed,
+            overwrite,
+            metrics: vec![Metric::Fid],
+            splits: 10,
+            output: "neighbours".into(),
+            json: false,
+            how: How {
+                extractor: ExtractorKind::Inception,
+                weights: None,
+                resize: ResizeRule::default(),
+                bytes: ByteRule::default(),
+                skip_broken: false,
+                batch: None,
+            },
+            common,
+        }
+    }
+
     pub fn common(&self) -> &Common {
         match &self.command {
             Some(Evaluate::Stats(args)) => &args.common,

@@ -14,6 +14,7 @@ use super::super::log::Log;
 use super::args::{EvaluateArgs, ExtractorKind, Metric};
 use super::pass::{self, Wanted};
 use super::report::{Number, Reference};
+use super::subject::Subject;
 
 /// Fewer samples than this a split make an inception score smaller.
 const N_PER_SPLIT: usize = 5000;
@@ -97,7 +98,7 @@ impl EvaluateArgs {
     }
 
     /// A reference of the statistics (or features) in `path`.
-    pub fn comparison_from_file(&self, path: &Path, samples: &ImageSet, extractor: &Extractor) -> Result<Comparison> {
+    pub fn comparison_from_file(&self, path: &Path, samples: &Subject, extractor: &Extractor) -> Result<Comparison> {
         let file = read_statistics(path)?;
         let bad = |what: &str, found: &str, expected: &str| {
             let message = format!("has statistics of {what} {found}, expected those of {expected} as for the samples");
@@ -141,7 +142,7 @@ impl EvaluateArgs {
             Reference { name: path.display().to_string(), n, sha256: ncsn::file::sha256(path)?, is_statistics: true };
         // A file that does not say of how many images it is has their covariance, which is all that can be asked of it.
         let n_reference = n.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        self.check_numbers([samples.len(), n_reference], &[samples.name(), &about.name])?;
+        self.check_numbers([samples.n, n_reference], &[&samples.name, &about.name])?;
         let frechet = match few && !features.is_empty() {
             true => FrechetReference::of_features(Features::new(&features, extractor.n_features())?)?,
             false => FrechetReference::new(&file.statistics),

@@ -8,7 +8,7 @@ use ncsn::config::Data;
 use ncsn::data::download::{Digest, INCEPTION, fetch};
 use ncsn::data::{SETS, Source as _, Split};
 use ncsn::error::{one_of, shown_path};
-use ncsn::eval::{Extractor, ImageSet, InceptionExtractor, SmallClassifier, SmallExtractor};
+use ncsn::eval::{Extractor, InceptionExtractor, SmallClassifier, SmallExtractor};
 use ncsn::{Error, Result};
 
 use super::super::folders::create_folder;
@@ -17,6 +17,7 @@ use super::super::progress::Progress;
 use super::super::{Common, data, stop};
 use super::args::{ExtractorKind, How};
 use super::images::{Images, Set};
+use super::subject::Subject;
 
 /// The seed of small networks, so that everybody has the same.
 const SMALL_SEED: u64 = 1234;
@@ -27,7 +28,7 @@ pub fn open(
     how: &How,
     reference: Option<&Images>,
     run_data: Option<&Data>,
-    images: &ImageSet,
+    images: &Subject,
     common: &Common,
     device: &Device,
     log: &mut Log,
@@ -53,7 +54,7 @@ pub fn open(
                 let message = "found --weights, which are Inception's, with --extractor small, which is trained here";
                 return Err(Error::Usage(message.into()));
             }
-            let side = images.size()[0];
+            let side = images.size[0];
             let data = match (reference, run_data) {
                 (Some(Images::Set(set)), Some(data)) if set.dataset == data.dataset => data.clone(),
                 (Some(Images::Set(set)), _) => set.data(Some(side)),
@@ -66,13 +67,13 @@ pub fn open(
                     )));
                 }
             };
-            let ([height, width], channels) = (images.size(), images.channels());
+            let ([height, width], channels) = (images.size, images.channels);
             let Data { image_size: size, channels: expected, .. } = data;
             if [channels, height, width] != [expected, size, size] {
                 let message = format!(
                     "{}: found images of {channels}x{height}x{width}, expected {expected}x{size}x{size} as the small network \
                      knows them from {}",
-                    images.name(),
+                    images.name,
                     data.dataset.name()
                 );
                 return Err(Error::Usage(message));

@@ -16,7 +16,7 @@ use super::super::data;
 use super::super::log::Log;
 
 /// Images of a data set without end.
-const N_ENDLESS: usize = 10_000;
+pub const N_ENDLESS: usize = 10_000;
 
 /// Images.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,9 +123,9 @@ impl Images {
 }
 
 impl Set {
-    /// All training images of a run's data set.
-    pub fn of_run(data: &Data) -> Self {
-        Self { dataset: data.dataset.clone(), split: Split::Train, part: None }
+    /// All images of a part of a run's data set.
+    pub fn of_run(data: &Data, split: Split) -> Self {
+        Self { dataset: data.dataset.clone(), split, part: None }
     }
 
     /// What a configuration would say of them.

@@ -17,6 +17,7 @@ use super::super::log::Log;
 use super::super::output::{Existing, Kind, Output};
 use super::super::stop;
 use super::pass::{self, Wanted};
+use super::subject::Subject;
 
 /// Samples in a picture, and neighbours of each (Song & Ermon 2020, appendix).
 const N_SHOWN: usize = 10;
@@ -54,12 +55,12 @@ pub fn open_folder(folder: &Path, samples: &str, overwrite: bool) -> Result<Outp
 }
 
 /// Refuses what cannot be searched for neighbours of `samples`: no images, or those of another size.
-pub fn check(samples: &ImageSet, reference: Option<&ImageSet>) -> Result<()> {
+pub fn check(samples: &Subject, reference: Option<&ImageSet>) -> Result<()> {
     let Some(reference) = reference else {
         let message = "found a reference of statistics, expected one of images for --metrics neighbours";
         return Err(Error::Usage(message.into()));
     };
-    let [[h, w], [other_h, other_w]] = [samples.size(), reference.size()];
+    let [[h, w], [other_h, other_w]] = [samples.size, reference.size()];
     if [h, w] == [other_h, other_w] {
         return Ok(());
     }

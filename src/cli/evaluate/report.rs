@@ -51,8 +51,14 @@ pub struct Drawn {
     pub seed: u64,
     pub checkpoint: u64,
     pub ema: bool,
+    /// The steps of the checkpoints whose scores are averaged, this one's first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ensemble: Vec<u64>,
     pub n_steps_each: usize,
     pub step_lr: f64,
+    /// Whether a last step removes the noise that is left.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub denoise: bool,
 }
 
 /// One number.
@@ -90,7 +96,7 @@ impl Number {
 
     /// Whether less is better.
     pub fn is_better_small(&self) -> bool {
-        self.metric.starts_with("FID") || self.metric.starts_with("KID")
+        self.metric.starts_with("FID") || self.metric.starts_with("KID") || self.metric.ends_with("_loss")
     }
 
     /// The value, and its deviation.
@@ -129,7 +135,14 @@ impl Number {
         if let Some(drawn) = &all.drawn {
             let ema = if drawn.ema { " ema" } else { "" };
             let Drawn { seed, checkpoint, n_steps_each, step_lr, .. } = drawn;
-            add(format_args!("  langevin {n_steps_each}x{step_lr}  seed {seed}  checkpoint {checkpoint}{ema}"));
+            let denoised = if drawn.denoise { " denoised" } else { "" };
+            add(format_args!(
+                "  langevin {n_steps_each}x{step_lr}{denoised}  seed {seed}  checkpoint {checkpoint}{ema}"
+            ));
+            if !drawn.ensemble.is_empty() {
+                let steps: Vec<String> = drawn.ensemble.iter().map(u64::to_string).collect();
+                add(format_args!("  ensemble {}", steps.join("+")));
+            }
         }
         if !self.warnings.is_empty() {
             add(format_args!("  [{}]", self.warnings.join("; ")));
@@ -183,7 +196,15 @@ mod tests {
             u8: Some("round".into()),
             precision: "highest".into(),
             weights_sha256: "6726825d0af5f729".into(),
-            drawn: Some(Drawn { seed: 1234, checkpoint: 200_000, ema: true, n_steps_each: 100, step_lr: 2e-5 }),
+            drawn: Some(Drawn {
+                seed: 1234,
+                checkpoint: 200_000,
+                ema: true,
+                ensemble: Vec::new(),
+                n_steps_each: 100,
+                step_lr: 2e-5,
+                denoise: false,
+            }),
         }
     }
 
@@ -197,6 +218,12 @@ mod tests {
             is_distance,
             warnings: Vec::new(),
         };
+        let mut of_ensemble = circumstances();
+        if let Some(drawn) = &mut of_ensemble.drawn {
+            (drawn.ema, drawn.denoise, drawn.ensemble) = (false, true, vec![200_000, 195_000]);
+        }
+        let line = number("FID", true).line(&of_ensemble);
+        assert!(line.ends_with("x0.00002 denoised  seed 1234  checkpoint 200000  ensemble 200000+195000"), "{line}");
         assert_eq!(
             number("FID", true).line(&circumstances()),
             "FID 25.320  n=50000 vs 50000 (cifar10-train)  inception-2015-12-05/2048  resize=tf1  u8=round  \
