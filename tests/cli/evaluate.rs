@@ -14,7 +14,7 @@ use ncsn::net::params::HostTensor;
 use ncsn::noise::Noise;
 use serde_json::Value;
 
-use crate::{TRAIN, fails, give_small_classifier, scratch, succeeds};
+use crate::{TRAIN, fails, scratch, succeeds};
 
 /// PNG files `0.png`, `1.png`, … of noise.
 fn write_images(folder: &Path, n: usize, [channels, height, width]: [usize; 3]) {
@@ -29,7 +29,7 @@ fn write_images(folder: &Path, n: usize, [channels, height, width]: [usize; 3]) 
 }
 
 /// Weights under Inception's published names, of no use but for having the right shapes; those of the logits are of size `logits`.
-fn write_weights(path: &Path, logits: f32) {
+pub fn write_weights(path: &Path, logits: f32) {
     let mut stream = Noise::new(1).stream("weights", 0);
     let mut tensors = Vec::new();
     Inception::new(&Device::flex(), |name, shape| {
@@ -97,7 +97,6 @@ fn inception_s_metrics_do_not_depend_on_the_batch_and_say_what_they_are_of() {
 fn a_small_network_compares_runs_statistics_and_checkpoints() {
     let folder = scratch();
     let at = folder.path();
-    give_small_classifier(at);
     succeeds(at, &TRAIN);
     let small = ["--extractor", "small", "--json"];
     let of_run = |extra: &[&str]| {

@@ -23,7 +23,6 @@ mod wrong_input;
 
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 /// A run of a tiny network on tiny digits: a step takes milliseconds.
 pub const TINY: &str = "\
@@ -77,17 +76,3 @@ pub fn scratch() -> tempfile::TempDir {
 
 /// Trains the tiny network.
 pub const TRAIN: [&str; 6] = ["train", "--config", "tiny.yml", "--doc", "d", "--no-sample"];
-
-/// Puts the small classifier of digits of 8 × 8 pixels where evaluations find it, which takes a minute to train: once for all tests.
-pub fn give_small_classifier(folder: &Path) {
-    static TRAINED: OnceLock<Vec<u8>> = OnceLock::new();
-    const PATH: &str = "run/weights/small-digits-8.safetensors";
-    let bytes = TRAINED.get_or_init(|| {
-        let folder = scratch();
-        let args = ["evaluate", "stats", "digits", "--size", "8", "--n", "2", "--extractor", "small", "-o", "s.npz"];
-        succeeds(folder.path(), &args);
-        std::fs::read(folder.path().join(PATH)).unwrap()
-    });
-    std::fs::create_dir_all(folder.join("run/weights")).unwrap();
-    std::fs::write(folder.join(PATH), bytes).unwrap();
-}

@@ -19,7 +19,8 @@ use ncsn::train::TestLoss;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::{fails, give_small_classifier, ncsn, scratch, succeeds};
+use crate::evaluate::write_weights;
+use crate::{fails, ncsn, scratch, succeeds};
 
 /// A run of NCSNv2 that takes seconds.
 const TINY: &str = "\
@@ -528,18 +529,19 @@ fn rows(json: &str) -> Vec<(u64, f64)> {
 fn a_sweep_follows_the_keys_of_fast_fid_unless_the_command_line_says_otherwise() {
     let folder = scratch();
     let at = folder.path();
-    give_small_classifier(at);
+    write_weights(&at.join("weights.safetensors"), 0.03);
     let keys =
         "begin_ckpt: 3, end_ckpt: 5, num_samples: 8, batch_size: 5, step_lr: 2.0e-5, n_steps_each: 1, verbose: true";
     fs::write(at.join("v2.yml"), format!("{TINY}fast_fid: {{{keys}}}\n")).unwrap();
     succeeds(at, &["train", "--config", "v2.yml", "--doc", "v2", "--no-sample"]);
-    let small = ["--extractor", "small", "--reference", "digits:0..200", "--metrics", "fid", "--json"];
-    let args = [&["evaluate", "--doc", "v2", "--sweep"][..], &small].concat();
+    let is = ["--weights", "weights.safetensors", "--metrics", "is", "--splits", "1", "--json"];
+    let args = [&["evaluate", "--doc", "v2", "--sweep"][..], &is].concat();
     let evaluation = at.join("run/evaluation/v2");
 
     // What is missing is found before anything is drawn.
     let against = |reference| {
-        let other = ["--extractor", "small", "--metrics", "kid", "--reference", reference, "--verbose", "critical"];
+        let other =
+            ["--weights", "weights.safetensors", "--metrics", "kid", "--reference", reference, "--verbose", "critical"];
         fails(at, &[&["evaluate", "--doc", "v2", "--sweep"], &other[..]].concat())
     };
     let message = against("missing.npz");
@@ -568,21 +570,21 @@ fn a_sweep_follows_the_keys_of_fast_fid_unless_the_command_line_says_otherwise()
     assert_eq!(rows(&shown).len(), 1, "{shown}");
     let samples = evaluation.join("step_3_n8_seed1234_1x0.00002");
     assert_eq!(fs::read_dir(samples.join("images")).unwrap().count(), 8);
-    let manifest = fs::read_to_string(samples.join("samples.json")).unwrap();
-    assert!(manifest.contains("\"n_steps_each\": 1") && manifest.contains("\"step_lr\": 2e-5"), "{manifest}");
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(samples.join("samples.json")).unwrap()).unwrap();
+    assert_eq!((manifest["n_steps_each"].as_u64(), manifest["step_lr"].as_f64()), (Some(1), Some(2e-5)));
 
     // Other samples lie beside these; those of the run's own steps have the name that they have without a sweep.
     let other = ["--to", "6", "--n-steps-each", "2", "--step-lr", "1e-5", "--n", "6", "--draw-batch", "2"];
     let shown = succeeds(at, &[&args[..], &other].concat());
     assert_eq!(rows(&shown).iter().map(|row| row.0).collect::<Vec<_>>(), [3, 6]);
     assert!(evaluation.join("step_6_n6_seed1234").is_dir() && samples.is_dir());
-    let single = [&["evaluate", "--doc", "v2", "--n", "6"][..], &small].concat();
+    let single = [&["evaluate", "--doc", "v2", "--n", "6"][..], &is].concat();
     let single: serde_json::Value = serde_json::from_str(&succeeds(at, &single)).unwrap();
     assert_eq!((single["value"].as_f64().unwrap(), single["n_steps_each"].as_u64()), (rows(&shown)[1].1, Some(2)));
-    // Statistics of another network are refused before anything is drawn, too.
+    // Statistics that are of no use are refused before anything is drawn, too.
     fs::remove_dir_all(&evaluation).unwrap();
-    let of_other = ["evaluate", "stats", "digits", "--size", "8", "--extractor", "small", "--n", "20", "-o", "s.npz"];
-    succeeds(at, &of_other);
+    let weights = ["--weights", "weights.safetensors"];
+    succeeds(at, &[&["evaluate", "stats", "digits", "--size", "8", "--n", "2", "-o", "s.npz"][..], &weights].concat());
     let message = against("s.npz");
     assert!(message.contains("s.npz: holds mean and covariance only, which kid"), "{message}");
     let left: Vec<_> = fs::read_dir(&evaluation).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -593,7 +595,7 @@ fn a_sweep_follows_the_keys_of_fast_fid_unless_the_command_line_says_otherwise()
 fn the_scores_of_the_last_checkpoints_are_averaged_where_there_is_no_average_of_the_weights() {
     let folder = trained();
     let at = folder.path();
-    give_small_classifier(at);
+    write_weights(&at.join("weights.safetensors"), 0.03);
     let plain = TINY.replace("ema: true", "ema: false").replace("n_iters: 6", "n_iters: 9");
     let keys = "fast_fid: {num_samples: 4, ensemble: true}\n";
     fs::write(at.join("plain.yml"), format!("{plain}{keys}")).unwrap();
@@ -625,7 +627,7 @@ fn the_scores_of_the_last_checkpoints_are_averaged_where_there_is_no_average_of_
     assert_eq!(x.try_into_vec_as::<f32>().unwrap(), two);
 
     let sweep =
-        ["evaluate", "--sweep", "--extractor", "small", "--reference", "digits:0..200", "--metrics", "fid", "--json"];
+        ["evaluate", "--sweep", "--weights", "weights.safetensors", "--metrics", "is", "--splits", "1", "--json"];
     let shown = succeeds(at, &[&sweep[..], &["--doc", "plain", "--from", "6"]].concat());
     assert_eq!(rows(&shown).len(), 2, "{shown}");
     let manifest = at.join("run/evaluation/plain/step_9_n4_seed1234_ensemble5/samples.json");
@@ -727,8 +729,9 @@ fn levels_are_reported_if_debugging_lines_are_asked_for_and_samples_stay_the_sam
 fn the_nearest_neighbours_of_ten_samples_are_nine_each() {
     let folder = trained();
     let at = folder.path();
-    give_small_classifier(at);
-    let args = ["evaluate", "--doc", "v2", "--n", "12", "--extractor", "small", "--reference", "digits:0..200"];
+    write_weights(&at.join("weights.safetensors"), 0.03);
+    succeeds(at, &["sample", "--doc", "v2", "-o", "reference", "--n", "11", "--final-only", "--seed", "5"]);
+    let args = ["evaluate", "--doc", "v2", "--n", "12", "--weights", "weights.safetensors", "--reference", "reference"];
     succeeds(at, &[&args[..], &["--metrics", "neighbours", "-o", "near"]].concat());
     let expected = grid(&[0; 3 * 64 * 100], [3, 8, 8], 10).enlarged(2);
     for name in ["pixels.png", "features.png"] {
