@@ -141,6 +141,10 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
         Some(evaluation) => evaluation,
         None => return Ok(interrupted()),
     };
+    // Refused before samples are drawn and looked at, and held until the pictures are there.
+    let wants_neighbours = args.metrics.contains(&Metric::Neighbours);
+    let folder = || neighbours::open_folder(&args.output, &subject.name, args.overwrite);
+    let _folder = wants_neighbours.then(folder).transpose()?;
     let samples = match source {
         Source::Images(samples) => *samples,
         Source::Run(run, step) => match run.draw(step, &evaluation.device, &mut log)? {
@@ -148,10 +152,6 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
             None => return Ok(interrupted()),
         },
     };
-    // Refused before the network looks at any image, and held until the pictures are there.
-    let wants_neighbours = args.metrics.contains(&Metric::Neighbours);
-    let folder = || neighbours::open_folder(&args.output, samples.images.name(), args.overwrite);
-    let _folder = wants_neighbours.then(folder).transpose()?;
     let Some(outcome) = evaluation.numbers(&samples, &mut log)? else { return Ok(interrupted()) };
     for number in &outcome.numbers {
         match args.json {

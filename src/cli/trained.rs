@@ -106,9 +106,9 @@ pub fn score_of(members: &[Saved], is_ensemble: bool, device: &Device) -> Result
 fn chosen(folders: &RunFolders) -> Result<Weights> {
     let newest = newest(&folders.logs)?;
     let named = saved_config(&newest, None)?.and_then(|config| config.sampling.ckpt_id);
-    let checkpoints = folders.checkpoints();
-    match named.map(|step| (step, checkpoints.weights_path(step))) {
-        Some((step, path)) if path != newest.path() && path.exists() => {
+    let there = named.map(|step| Ok::<_, Error>((step, by_step(&folders.logs)?.remove(&step)))).transpose()?;
+    match there {
+        Some((step, Some(path))) if path != newest.path() => {
             hint(format!(
                 "taking the checkpoint of step {step}, which the run's sampling.ckpt_id names; --step takes another"
             ));

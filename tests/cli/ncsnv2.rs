@@ -697,6 +697,12 @@ fn the_test_loss_of_each_checkpoint_is_the_mean_over_the_images_whatever_the_bat
     let published = ["evaluate", "--doc", "published", "--test-loss", "--n", "22", "--json"];
     assert_eq!(rows(&succeeds(at, &published)), first);
     succeeds(at, &["sample", "--doc", "published", "--step", "3", "-o", "samples", "--n", "1"]);
+    fs::copy(logs.join("checkpoint_6.pth"), logs.join("checkpoint.pth")).unwrap();
+    let config = fs::read_to_string(logs.join("config.yml")).unwrap();
+    fs::write(logs.join("config.yml"), config.replace("ckpt_id: null", "ckpt_id: 3")).unwrap();
+    succeeds(at, &["sample", "--doc", "published", "-o", "by_key", "--n", "1"]);
+    let image = |folder: &str| fs::read(at.join(folder).join("images/000000.png")).unwrap();
+    assert!(image("by_key") == image("samples"));
 
     let message = fails(at, &["evaluate", "--doc", "v2", "--test-loss", "--metrics", "fid"]);
     assert!(message.contains("cannot be used with"), "{message}");

@@ -65,7 +65,8 @@ pub struct EvaluateArgs {
     /// Images drawn at a time; it changes none [default: the run's fast_fid.batch_size in a sweep, else 100]
     #[arg(long, value_name = "N", requires = "doc", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub draw_batch: Option<u64>,
-    /// What to compare with: images, or a .npz of statistics (mu, sigma) [default: the run's training images]
+    /// What to compare with: images, or a .npz of statistics (mu, sigma) [default: the run's training images; in a sweep of NCSNv2's
+    /// CelebA its test images]
     #[arg(long, value_name = "IMAGES|NPZ", value_parser = parse::<Images>)]
     pub reference: Option<Images>,
     /// Number of samples: the first N of a set, or N drawn from a run [default: all; 1000, or fast_fid.num_samples, for a run]. With
