@@ -36,7 +36,10 @@ pub fn run(args: &EvaluateArgs) -> Result<ExitCode> {
             let Some(evaluation) = &evaluation else { return Ok(Found::Stopped) };
             let Some(samples) = run.draw(step, &device, log)? else { return Ok(Found::Stopped) };
             let outcome = match evaluation.numbers(&samples, log) {
-                Err(Error::Usage(why)) => return Ok(Found::Nothing(why)),
+                // Of its samples, not of the machine.
+                Err(error @ (Error::Usage(_) | Error::Unexpected { .. } | Error::Value { .. })) => {
+                    return Ok(Found::Nothing(error.to_string()));
+                }
                 outcome => outcome?,
             };
             let Some(outcome) = outcome else { return Ok(Found::Stopped) };
