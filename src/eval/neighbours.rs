@@ -159,7 +159,12 @@ mod tests {
     #[test]
     fn what_cannot_be_searched_is_refused() {
         let (one, two) = (Features::new(&[0.0], 1).unwrap(), Features::new(&[0.0, 1.0], 1).unwrap());
-        assert!(NearestNeighbours::new(one, None, 0).unwrap_err().to_string().contains("neighbours is 0, expected at least 1"));
+        assert!(
+            NearestNeighbours::new(one, None, 0)
+                .unwrap_err()
+                .to_string()
+                .contains("neighbours is 0, expected at least 1")
+        );
         let message = NearestNeighbours::new(one, Some(two), 1).unwrap_err().to_string();
         assert_eq!(message, "found 2 mirror images, expected one for each of 1 samples");
         let mut search = NearestNeighbours::new(one, None, 1).unwrap();
