@@ -82,6 +82,15 @@ impl Process for NoiseLevels {
     fn n_levels(&self) -> usize {
         self.sigmas.len()
     }
+
+    fn drift(&self, _: f64) -> f64 {
+        0.0
+    }
+
+    /// Levels are no function of time: that of the process whose Euler steps of 1/L lead from level to level.
+    fn diffusion(&self, t: f64) -> f64 {
+        self.transition(t).diffusion * (self.sigmas.len() as f64).sqrt()
+    }
 }
 
 #[cfg(test)]

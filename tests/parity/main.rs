@@ -16,6 +16,7 @@ mod network;
 mod optimizers;
 mod pixels;
 mod resize;
+mod score_sde;
 mod sliced;
 mod toy;
 mod transform;
@@ -66,6 +67,7 @@ fn cases() -> Vec<Case> {
         sliced::cases(),
         pixels::cases(),
         resize::cases(),
+        score_sde::cases(),
         toy::cases(),
         transform::cases(),
     ]
