@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use ncsn::loss::{Times, Weight, denoising};
 use ncsn::net::{Backbone, Condition, Dual, Mlp, params};
 use ncsn::noise::{Distribution, Noise, tensor};
-use ncsn::score::{Model, Prediction, Score};
+use ncsn::score::{Label, Model, Prediction, Score};
 use ncsn::sde::NoiseLevels;
 use ncsn::toy;
 use ncsn::train::{Optimizer, Rule};
@@ -33,7 +33,7 @@ fn main() -> ncsn::Result<()> {
     let levels = NoiseLevels::geometric(8.0, 1.0, 5)?;
     let exact = toy::mixture(levels.clone());
     let net = Conditional { mlp: Mlp::new(&[3, 64, 64, 2], &mut noise.stream("init", 0), &device) };
-    let mut model = Model { prediction: Prediction::ScaledScore, ..Model::new(net, levels) };
+    let mut model = Model { prediction: Prediction::ScaledScore(Label::Level), ..Model::new(net, levels) };
     let mut optimizer = Optimizer::new(Rule::default());
     let points = toy::mixture(NoiseLevels::none());
     for step in 0..1500 {

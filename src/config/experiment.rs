@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::loss::{Loss, Objective, Times, Weight};
 use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
 use crate::sample::{Renewal, Sampler};
-use crate::score::{Model, Prediction};
+use crate::score::{Label, Model, Prediction};
 use crate::sde::NoiseLevels;
 use crate::train::{Rule, TrainingOptions};
 
@@ -59,8 +59,8 @@ impl Config {
     /// As [`Self::noise_levels`].
     pub fn model<N>(&self, net: N) -> Result<Model<N>> {
         let prediction = match Runner::of(self.model.architecture) {
-            Runner::NcsnV2 => Prediction::ScaledScore,
-            _ => Prediction::Score,
+            Runner::NcsnV2 => Prediction::ScaledScore(Label::Level),
+            _ => Prediction::Score(Label::Level),
         };
         Ok(Model { prediction, ..Model::new(net, self.noise_levels()?) })
     }

@@ -8,7 +8,7 @@ mod prediction;
 pub use ensemble::Ensemble;
 pub use mixture::GaussianMixture;
 pub use model::Model;
-pub use prediction::{Factors, Prediction};
+pub use prediction::{Factors, Label, Prediction};
 
 use burn::tensor::Tensor;
 

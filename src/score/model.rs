@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Differentiable, Factors, Prediction, Score};
+use super::{Differentiable, Factors, Label, Prediction, Score};
 use crate::device::upload;
 use crate::net::{Backbone, Condition, Dual};
 use crate::sde::{NoiseLevels, Process};
@@ -23,7 +23,7 @@ pub struct Model<N> {
 impl<N> Model<N> {
     /// A network whose output is the score of data that `process` perturbs.
     pub fn new(net: N, process: impl Process + 'static) -> Self {
-        Self { net, process: Arc::new(process), prediction: Prediction::Score }
+        Self { net, process: Arc::new(process), prediction: Prediction::Score(Label::Level) }
     }
 
     /// A network whose output is the score of the data themselves.
@@ -43,7 +43,7 @@ impl<N> Model<N> {
         let device = x.value.device();
         let label = t.iter().map(|&t| self.prediction.label(&*self.process, t) as f32).collect();
         let given = Condition::new(upload(label, [t.len()], &device));
-        let factors: Vec<Factors> = t.iter().map(|&t| self.prediction.factors(self.process.marginal(t))).collect();
+        let factors: Vec<Factors> = t.iter().map(|&t| self.prediction.factors(&*self.process, t)).collect();
         // Factors of nothing cost nothing.
         let [input, skip, scale]: [fn(&Factors) -> f64; 3] = [|f| f.input, |f| f.skip, |f| f.scale];
         let skipped = factors.iter().any(|f| f.skip != 0.0).then(|| times(x.clone(), &factors, skip, &device));

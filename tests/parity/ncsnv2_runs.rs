@@ -9,7 +9,7 @@ use ncsn::net::params::HostTensor;
 use ncsn::net::{Mlp, Network, params};
 use ncsn::noise::Noise;
 use ncsn::sample::{AnnealedLangevin, Chain, Draws, Interpolation, Known, Renewal};
-use ncsn::score::{Model, Prediction};
+use ncsn::score::{Label, Model, Prediction};
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Ema, Optimizer, Rule, Trainer, TrainerState};
 
@@ -89,7 +89,10 @@ fn model(meta: &serde_json::Value, params: &Fixture, device: &Device) -> Model<N
     let config = &meta["config"]["model"];
     let number = |key: &str| config[key].as_f64().unwrap();
     let levels = NoiseLevels::geometric(number("sigma_begin"), number("sigma_end"), number("num_classes") as usize);
-    Model { prediction: Prediction::ScaledScore, ..Model::new(network(meta, params, device).1, levels.unwrap()) }
+    Model {
+        prediction: Prediction::ScaledScore(Label::Level),
+        ..Model::new(network(meta, params, device).1, levels.unwrap())
+    }
 }
 
 fn sampling_model() -> Model<Network> {

@@ -13,7 +13,7 @@ use ncsn::device::{self, DeviceKind, Precision, instructions};
 use ncsn::net::{Form, RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
 use ncsn::sample::{Images, PlainLangevin, image_chain};
-use ncsn::score::{Model, Prediction};
+use ncsn::score::{Label, Model, Prediction};
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Rule, Trainer, TrainingOptions};
 use ncsn_kernels::ops::is_cpu;
@@ -191,14 +191,14 @@ impl Net {
                 config: RefineNetConfig::ncsn(channels, width, 10),
                 size,
                 levels: NoiseLevels::geometric(1.0, 0.01, 10)?,
-                prediction: Prediction::Score,
+                prediction: Prediction::Score(Label::Level),
                 ema_rate: None,
             },
             true => Setting {
                 config: RefineNetConfig::ncsnv2(Form::Ncsn, channels, width),
                 size,
                 levels: NoiseLevels::geometric(50.0, 0.01, 232)?,
-                prediction: Prediction::ScaledScore,
+                prediction: Prediction::ScaledScore(Label::Level),
                 ema_rate: Some(0.999),
             },
         })
