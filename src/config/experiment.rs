@@ -4,7 +4,7 @@ use super::published::Runner;
 use super::{Config, Optim, Optimizer, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
 use crate::error::Result;
-use crate::loss::{Loss, Objective, Times, Weight};
+use crate::loss::{Loss, Objective, Reduction, Times, Weight};
 use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
 use crate::sample::{Renewal, Sampler};
 use crate::score::{Label, Model, Prediction};
@@ -74,7 +74,8 @@ impl Config {
     pub fn objective(&self) -> Objective {
         // One level needs no weight among others.
         let power = if self.has_levels() { self.training.anneal_power } else { 0.0 };
-        Objective { loss: self.training.loss(), weight: Weight::StdPower(power), times: Times::Levels }
+        let (weight, reduction) = (Weight::StdPower(power), Reduction::HalfSum);
+        Objective { loss: self.training.loss(), weight, times: Times::Levels, reduction }
     }
 
     /// The objective of test batches and its tag. The published AnnealRunner's is the denoising one, whatever it trains on.

@@ -5,15 +5,11 @@ use burn::tensor::{Device, Tensor};
 use crate::device::upload;
 use crate::sde::Marginal;
 
-/// f of each example's perturbation kernel, to be broadcast over the example: `[batch, 1, …]`.
-pub(super) fn per_example<const D: usize>(
-    marginals: &[Marginal],
-    f: impl Fn(Marginal) -> f64,
-    device: &Device,
-) -> Tensor<D> {
+/// f of what is given for each example, to be broadcast over the example: `[batch, 1, …]`.
+pub(super) fn per_example<const D: usize, T: Copy>(given: &[T], f: impl Fn(T) -> f64, device: &Device) -> Tensor<D> {
     let mut shape = [1; D];
-    shape[0] = marginals.len();
-    upload(marginals.iter().map(|&marginal| f(marginal) as f32).collect(), shape, device)
+    shape[0] = given.len();
+    upload(given.iter().map(|&given| f(given) as f32).collect(), shape, device)
 }
 
 /// x_t = α·x + std·z of each example.

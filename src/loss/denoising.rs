@@ -51,7 +51,9 @@ fn terms<const D: usize>(
     let device = x.device();
     let marginals: Vec<_> = t.iter().map(|&t| process.marginal(t)).collect();
     let std: Tensor<D> = per_example(&marginals, |m| m.std, &device);
-    let w = per_example(&marginals, |m| 0.5 * weight.lambda(m) / m.std.powi(2), &device);
+    let lambdas = t.iter().map(|&t| weight.lambda(process, t));
+    let weights: Vec<_> = marginals.iter().zip(lambdas).map(|(m, lambda)| 0.5 * lambda / m.std.powi(2)).collect();
+    let w = per_example(&weights, |w| w, &device);
 
     let residual = score.score(perturb(x, z.clone(), &marginals), t) * std + z;
     residual.square() * w

@@ -15,7 +15,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use crate::noise::{self, Distribution, Stream};
 use crate::score::Differentiable;
-use crate::sde::{Marginal, Process};
+use crate::sde::{Discrete, Process};
 
 /// What is minimised: the mean of a loss over data, times and noise.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +26,8 @@ pub struct Objective {
     pub weight: Weight,
     /// At which times.
     pub times: Times,
+    /// What is made of the numbers of an example.
+    pub reduction: Reduction,
 }
 
 /// How the error of the score is estimated.
@@ -48,22 +50,42 @@ pub enum Weight {
     /// λ = std^p. With p = 2 all levels count alike (Song & Ermon 2019, §4.2); p is `anneal_power` in the published program's
     /// files.
     StdPower(f64),
+    /// λ = g², with which the loss over continuous times bounds the negative log-likelihood (Song et al. 2021, "Maximum Likelihood
+    /// Training of Score-Based Diffusion Models"; `likelihood_weighting`).
+    Likelihood,
 }
 
 impl Weight {
-    /// λ where the perturbation kernel is `marginal`.
-    pub fn lambda(self, marginal: Marginal) -> f64 {
+    /// λ at time `t` of a process.
+    pub fn lambda(self, process: &dyn Process, t: f64) -> f64 {
         match self {
-            Self::StdPower(p) => marginal.std.powf(p),
+            Self::StdPower(p) => process.marginal(t).std.powf(p),
+            Self::Likelihood => process.diffusion(t).powi(2),
         }
     }
 }
 
 /// The law of the times t.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Times {
-    /// The levels of the process, each with the same probability.
+    /// The levels of the process, each with the same probability; data are perturbed as at its discrete levels (NCSN's and DDPM's
+    /// losses, SMLD and DDPM in Song et al. 2021).
     Levels,
+    /// All times from `smallest` to the process's largest (Song et al. 2021, eq. 7; 1e-5 for all processes in its program).
+    Uniform {
+        /// The smallest time.
+        smallest: f64,
+    },
+}
+
+/// What is made of the D squared errors of an example.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reduction {
+    /// Half their sum.
+    #[default]
+    HalfSum,
+    /// Their mean, 2/D of that (`reduce_mean` in the files of Song et al. 2021).
+    Mean,
 }
 
 /// Where the randomness of one batch comes from.
@@ -80,16 +102,24 @@ pub struct Streams {
 impl Default for Objective {
     /// That of NCSN: denoising score matching at all levels, with λ = σ².
     fn default() -> Self {
-        Self { loss: Loss::Denoising, weight: Weight::StdPower(2.0), times: Times::Levels }
+        let (weight, reduction) = (Weight::StdPower(2.0), Reduction::HalfSum);
+        Self { loss: Loss::Denoising, weight, times: Times::Levels, reduction }
     }
 }
 
 impl Times {
     /// The times of `n` examples.
     pub fn draw(self, n: usize, process: &dyn Process, stream: &mut Stream) -> Vec<f64> {
-        let n_levels = process.n_levels() as u64;
         match self {
-            Self::Levels => (0..n).map(|_| process.time(stream.below(n_levels) as usize)).collect(),
+            Self::Levels => {
+                let n_levels = process.n_levels() as u64;
+                (0..n).map(|_| process.time(stream.below(n_levels) as usize)).collect()
+            }
+            Self::Uniform { smallest } => {
+                let (mut u, [_, largest]) = (vec![0.0; n], process.times());
+                stream.uniform(&mut u);
+                u.into_iter().map(|u| smallest + (largest - smallest) * f64::from(u)).collect()
+            }
         }
     }
 }
@@ -123,6 +153,11 @@ impl Examples {
             1 => self.clone(),
             _ => self.select(&(part * n..(part + 1) * n).collect::<Vec<_>>()),
         })
+    }
+
+    /// The numbers of an image.
+    fn n_each(&self) -> usize {
+        self.x.dims().iter().skip(1).product()
     }
 
     /// Those of the given numbers.
@@ -180,25 +215,163 @@ impl Objective {
 
     /// The objective on a batch: `[1]`.
     pub fn value(&self, score: &impl Differentiable<4>, process: &dyn Process, examples: Examples) -> Tensor<1> {
-        let Examples { x, t, z, v } = examples;
-        match (self.loss, v) {
+        let n_each = examples.n_each();
+        let (Examples { x, t, z, v }, levels) = (examples, Discrete(process));
+        let process = self.perturbing(process, &levels);
+        let half_sum = match (self.loss, v) {
             (Loss::Sliced { slicing, .. }, Some(v)) => {
                 perturbed_ssm_vr(score, process, x, &t, [z, v], self.weight, slicing)
             }
             _ => denoising(score, process, x, &t, z, self.weight),
-        }
+        };
+        self.reduction.of_half_sums(half_sum, n_each)
     }
 
     /// The objective on each image of a batch: `[batch]`. Their mean is [`Self::value`] up to rounding.
     pub fn of_each(&self, score: &impl Differentiable<4>, process: &dyn Process, examples: Examples) -> Tensor<1> {
-        let Examples { x, t, z, v } = examples;
-        match (self.loss, v) {
+        let n_each = examples.n_each();
+        let (Examples { x, t, z, v }, levels) = (examples, Discrete(process));
+        let process = self.perturbing(process, &levels);
+        let half_sums = match (self.loss, v) {
             (Loss::Sliced { n_projections, slicing }, Some(v)) => {
                 let each = perturbed_each(score, process, x, &t, [z, v], self.weight, slicing);
                 // The projections of an image beside each other.
                 sum_each(each.reshape([n_projections, t.len()]).swap_dims(0, 1)) / n_projections as f64
             }
             _ => denoising_each(score, process, x, &t, z, self.weight),
+        };
+        self.reduction.of_half_sums(half_sums, n_each)
+    }
+
+    /// How data are perturbed at the times that are drawn: `process`, or its `levels`.
+    fn perturbing<'a>(&self, process: &'a dyn Process, levels: &'a Discrete<'a>) -> &'a dyn Process {
+        match self.times {
+            Times::Levels => levels,
+            Times::Uniform { .. } => process,
         }
+    }
+}
+
+impl Reduction {
+    /// Of half the sums of `n` squared errors each.
+    fn of_half_sums(self, half_sums: Tensor<1>, n: usize) -> Tensor<1> {
+        match self {
+            Self::HalfSum => half_sums,
+            Self::Mean => half_sums * (2.0 / n as f64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::device::{scalar, upload};
+    use crate::noise::Noise;
+    use crate::score::Score;
+    use crate::sde::{SubVp, Ve, Vp};
+
+    const T: [f64; 3] = [0.02, 0.4, 0.9];
+    const N_EACH: usize = 6;
+
+    /// s(x, t) = −x/(1 + t).
+    struct Linear;
+
+    impl Score<4> for Linear {
+        fn score(&self, x: Tensor<4>, t: &[f64]) -> Tensor<4> {
+            let factors = per_example(t, |t| -1.0 / (1.0 + t), &x.device());
+            x * factors
+        }
+    }
+
+    impl Differentiable<4> for Linear {
+        fn jvp(&self, x: Tensor<4>, t: &[f64], v: Tensor<4>) -> [Tensor<4>; 2] {
+            [self.score(x, t), self.score(v, t)]
+        }
+    }
+
+    /// A loss of [`Linear`] over three examples, and the mean over the batch of
+    /// λ·R[(s + z/std)²] at x = alpha·x_0 + std·z, in f64.
+    fn values(objective: Objective, process: &dyn Process, t: [f64; 3], by_hand: impl Fn(f64) -> [f64; 3]) -> [f64; 2] {
+        let draw = |name| {
+            let mut values = vec![0.0; 3 * N_EACH];
+            Noise::new(3).stream(name, 0).normal(&mut values);
+            values
+        };
+        let (x, z, device) = (draw("x"), draw("z"), Device::flex());
+        let tensor = |values: &[f32]| upload(values.to_vec(), [3, 1, 2, 3], &device);
+        let examples = Examples { x: tensor(&x), t: t.to_vec(), z: tensor(&z), v: None };
+        let found = scalar(objective.value(&Linear, process, examples)).expect("a number");
+        let r = if objective.reduction == Reduction::Mean { 1.0 / N_EACH as f64 } else { 0.5 };
+        let expected = (0..3 * N_EACH).map(|i| {
+            let [alpha, std, lambda] = by_hand(t[i / N_EACH]);
+            let (x, z) = (f64::from(x[i]), f64::from(z[i]));
+            let s = -(alpha * x + std * z) / (1.0 + t[i / N_EACH]);
+            lambda * r * (s + z / std).powi(2)
+        });
+        [found, expected.sum::<f64>() / 3.0]
+    }
+
+    /// The losses of Song et al. 2021, each by its formula.
+    #[test]
+    fn losses_are_those_of_the_formulas() {
+        let (vp, sub_vp) = (Vp::new(0.1, 20.0, 100).expect("valid"), SubVp::new(0.1, 20.0, 100).expect("valid"));
+        let ve = Ve::new(0.01, 50.0, 100).expect("valid");
+        let lambda = |t: f64| -0.25 * t * t * 19.9 - 0.5 * t * 0.1;
+        let beta = |t: f64| 0.1 + 19.9 * t;
+        let sigma = |t: f64| 0.01 * 5000f64.powf(t);
+        let of_ve = |t: f64| [1.0, sigma(t), sigma(t).powi(2) * 2.0 * 5000f64.ln()];
+        let of_vp = |t: f64| [lambda(t).exp(), (1.0 - (2.0 * lambda(t)).exp()).sqrt(), beta(t)];
+        let of_sub_vp = |t: f64| {
+            let std = 1.0 - (2.0 * lambda(t)).exp();
+            [lambda(t).exp(), std, beta(t) * (1.0 - (4.0 * lambda(t)).exp())]
+        };
+        let of_ddpm = |t: f64| {
+            let k = (t * 99.0).round() as usize;
+            let product: f64 = (0..=k).map(|k| 1.0 - (0.1 + 19.9 * k as f64 / 99.0) / 100.0).product();
+            [product.sqrt(), (1.0 - product).sqrt(), f64::NAN]
+        };
+        type ByHand<'a> = &'a dyn Fn(f64) -> [f64; 3];
+        let continuous: [(&dyn Process, ByHand<'_>); 3] = [(&ve, &of_ve), (&vp, &of_vp), (&sub_vp, &of_sub_vp)];
+        for reduction in [Reduction::HalfSum, Reduction::Mean] {
+            let mut compared = Vec::new();
+            let times = Times::Uniform { smallest: 1e-5 };
+            for (process, by_hand) in continuous {
+                let objective = Objective { times, reduction, ..Objective::default() };
+                compared.push(values(objective, process, T, |t| {
+                    let [alpha, std, _] = by_hand(t);
+                    [alpha, std, std.powi(2)]
+                }));
+                compared.push(values(Objective { weight: Weight::Likelihood, ..objective }, process, T, by_hand));
+            }
+            // At levels: SMLD's and DDPM's losses, both with λ = std².
+            let objective = Objective { reduction, ..Objective::default() };
+            let at_levels: [(&dyn Process, ByHand<'_>); 2] = [(&ve, &of_ve), (&vp, &of_ddpm)];
+            for (process, by_hand) in at_levels {
+                let t = [97, 60, 0].map(|level| process.time(level));
+                compared.push(values(objective, process, t, |t| {
+                    let [alpha, std, _] = by_hand(t);
+                    [alpha, std, std.powi(2)]
+                }));
+            }
+            for (row, [found, expected]) in compared.into_iter().enumerate() {
+                // Sums of 18 numbers in f32.
+                assert!(
+                    (found / expected - 1.0).abs() < 2e-6,
+                    "{reduction:?}, row {row}: {found}, expected {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn uniform_times_fill_their_interval() {
+        let vp = Vp::new(0.1, 20.0, 1000).expect("valid");
+        let t = Times::Uniform { smallest: 0.2 }.draw(10_000, &vp, &mut Noise::new(1).stream("t", 0));
+        assert!(t.iter().all(|t| (0.2..1.0).contains(t)));
+        let mean = t.iter().sum::<f64>() / 10_000.0;
+        // Four standard errors: the deviation is 0.8/√12.
+        assert!((mean - 0.6).abs() < 4.0 * 0.8 / 12f64.sqrt() / 100.0, "{mean}");
     }
 }

@@ -105,7 +105,7 @@ pub(super) fn perturbed_each<const D: usize>(
     let (n_projections, device) = (v.dims()[0] / x.dims()[0], x.device());
     let marginals: Vec<_> = t.iter().map(|&t| process.marginal(t)).collect();
     let [square, slope] = reduced(score, perturb(x, z, &marginals), t, v, slicing);
-    let lambda = per_example::<1>(&marginals, |m| weight.lambda(m), &device).repeat_dim(0, n_projections);
+    let lambda = per_example::<1, _>(t, |t| weight.lambda(process, t), &device).repeat_dim(0, n_projections);
     (square + slope) * lambda
 }
 
