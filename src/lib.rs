@@ -46,6 +46,10 @@
 //! | Song & Ermon 2020 (NCSNv2), technique 3, one network for all levels | [`score::Prediction::ScaledScore`] |
 //! | — technique 5, moving average of the weights | [`train::Ema`] |
 //! | — its program's mean of the scores of several checkpoints | [`score::Ensemble`] |
+//! | Song et al. 2021 (Score-SDE), eqs. 5 to 13, processes and their reverse | [`sde::Ve`], [`sde::Vp`], [`sde::SubVp`], [`sde::Reverse`] |
+//! | — eq. 7, the loss over continuous times; its likelihood weighting | [`loss::Times::Uniform`], [`loss::Weight::Likelihood`] |
+//! | — algorithm 1, predictors and correctors | [`sample::PredictorCorrector`] |
+//! | — §4.3, the probability flow; Dormand & Prince 1980 | [`sample::ProbabilityFlow`], [`sample::DormandPrince`] |
 //! | Kingma & Ba 2015; Reddi et al. 2018 (AMSGrad) | [`train::Optimizer`] |
 //! | Salimans et al. 2016 (inception score); Heusel et al. 2017 (FID); Bińkowski et al. 2018 (KID) | [`eval`] |
 //! | Salmon et al. 2011 (Philox) | [`noise`] |

@@ -7,9 +7,12 @@ use std::rc::Rc;
 use burn::tensor::{Device, Tensor};
 use ncsn::device::upload;
 use ncsn::noise::{Noise, Stream};
-use ncsn::sample::{AnnealedLangevin, Chain, Draws, Known, Method, PlainLangevin, Renewal, Stage, State, Update};
+use ncsn::sample::{
+    AnnealedLangevin, Chain, Corrector, Draws, ErrorNorm, Known, Method, Norms, PlainLangevin, Predictor,
+    PredictorCorrector, ProbabilityFlow, Renewal, Stage, State, Streams, Update,
+};
 use ncsn::score::{GaussianMixture, Score};
-use ncsn::sde::{NoiseLevels, Process};
+use ncsn::sde::{Marginal, NoiseLevels, Process, Reverse, SubVp, Ve, Vp};
 
 const N: usize = 4000;
 
@@ -226,6 +229,189 @@ fn a_watched_chain_goes_the_same_way_and_says_what_the_last_update_did_at_each_l
         for (found, expected) in found.into_iter().zip(expected) {
             // z is found again from x of about 20, whose roundings are 2e-6, while it moves x by a third.
             assert!((found - expected).abs() <= 2e-5 * expected.abs(), "{found} and {expected}");
+        }
+    }
+}
+
+/// Two modes of standard deviation 0.2 in two dimensions, with weights 0.8 and 0.2, under each of the processes in 200 steps.
+fn under_each_process() -> [GaussianMixture; 3] {
+    fn modes(process: impl Process + 'static) -> GaussianMixture {
+        GaussianMixture::new(&[(0.8, &[1.0, 1.0]), (0.2, &[-1.0, -1.0])], 0.2, process)
+    }
+    [
+        modes(Ve::new(0.01, 10.0, 200).unwrap()),
+        modes(Vp::new(0.1, 20.0, 200).unwrap()),
+        modes(SubVp::new(0.1, 20.0, 200).unwrap()),
+    ]
+}
+
+const PREDICTORS: [Predictor; 5] = [
+    Predictor::EulerMaruyama(Reverse::Sde),
+    Predictor::EulerMaruyama(Reverse::ProbabilityFlow),
+    Predictor::ReverseDiffusion(Reverse::Sde),
+    Predictor::ReverseDiffusion(Reverse::ProbabilityFlow),
+    Predictor::AncestralSampling,
+];
+
+/// Points of the prior, and a source of noise, of a stream for each.
+fn prior(process: &dyn Process, numbers: impl Iterator<Item = u64> + Clone, dim: usize) -> (Tensor<2>, Streams) {
+    let streams = |name: &str| numbers.clone().map(|k| Noise::new(5).stream(name, k)).collect::<Vec<_>>();
+    let mut start = Streams(streams("prior"));
+    let z: Tensor<2> = start.normal([numbers.clone().count(), dim], &device());
+    (z * process.prior_std(), Streams(streams("noise")))
+}
+
+#[test]
+fn every_predictor_with_every_corrector_finds_both_modes() {
+    const N: u64 = 2000;
+    let langevin = Corrector::Langevin { snr: 0.16, norms: Norms::BatchMean };
+    for score in under_each_process() {
+        for predictor in PREDICTORS {
+            for corrector in [Corrector::None, langevin, Corrector::Ald { snr: 0.16 }] {
+                let method = PredictorCorrector { predictor, corrector, ..PredictorCorrector::default() };
+                let (start, draws) = prior(&**score.process(), 0..N, 2);
+                let x = Chain::new(&score, score.process().clone(), method, start, draws).finish();
+                let x = x.try_into_vec_as::<f32>().unwrap().as_chunks().0.to_vec();
+                let weight = weight_of_the_first_mode(&x);
+                let of_first: Vec<f64> =
+                    x.iter().filter(|[a, b]| a + b > 0.0).flatten().map(|&x| f64::from(x) - 1.0).collect();
+                let n = of_first.len() as f64;
+                let mean = of_first.iter().sum::<f64>() / n;
+                let std = (of_first.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
+                // Three standard errors are 0.027, 0.011 and 0.0075; the rest is what 200 steps are off.
+                let what = format!("{predictor:?}, {corrector:?}, {:?}: {weight}, {mean}, {std}", score.process());
+                assert!((weight - 0.8).abs() < 0.05 && mean.abs() < 0.03 && (std - 0.2).abs() < 0.025, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn norms_of_each_sample_do_in_many_dimensions() {
+    let gaussian = GaussianMixture::new(&[(1.0, &[0.5; 300])], 0.2, Vp::new(0.1, 20.0, 100).unwrap());
+    let corrector = Corrector::Langevin { snr: 0.16, norms: Norms::PerSample };
+    let method = PredictorCorrector {
+        predictor: Predictor::EulerMaruyama(Reverse::Sde),
+        corrector,
+        ..PredictorCorrector::default()
+    };
+    let (start, draws) = prior(&**gaussian.process(), 0..20, 300);
+    let x = Chain::new(&gaussian, gaussian.process().clone(), method, start, draws).finish();
+    let x: Vec<f64> = x.try_into_vec_as::<f32>().unwrap().into_iter().map(f64::from).collect();
+    let mean = x.iter().sum::<f64>() / 6000.0;
+    let std = (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 6000.0).sqrt();
+    // Three standard errors are 0.008 and 0.006.
+    assert!((mean - 0.5).abs() < 0.012 && (std - 0.2).abs() < 0.012, "{mean}, {std}");
+}
+
+#[test]
+fn a_sample_does_not_depend_on_its_companions() {
+    let correctors =
+        [Corrector::None, Corrector::Langevin { snr: 0.16, norms: Norms::PerSample }, Corrector::Ald { snr: 0.16 }];
+    for score in under_each_process() {
+        for predictor in PREDICTORS.into_iter().chain([Predictor::None]) {
+            for corrector in correctors {
+                let method =
+                    PredictorCorrector { predictor, corrector, n_steps_each: 2, ..PredictorCorrector::default() };
+                let run = |numbers: std::ops::Range<u64>| {
+                    let (start, draws) = prior(&**score.process(), numbers, 2);
+                    let x = Chain::new(&score, score.process().clone(), method, start, draws).take(60).last();
+                    x.map_or_else(Vec::new, |state| state.x.try_into_vec_as::<f32>().unwrap())
+                };
+                let together = run(0..5);
+                let apart: Vec<f32> = (0..5).flat_map(|k| run(k..k + 1)).collect();
+                assert_eq!(together, apart, "{predictor:?}, {corrector:?}, {:?}", score.process());
+            }
+        }
+        let run = |numbers: std::ops::Range<u64>| {
+            let (z, _) = prior(&**score.process(), numbers, 2);
+            let flowed = ProbabilityFlow::default().sample(&score, &**score.process(), z).unwrap();
+            (flowed.x.try_into_vec_as::<f32>().unwrap(), flowed.n_evaluations)
+        };
+        let (together, n_evaluations) = run(0..5);
+        for k in 0..5 {
+            assert_eq!(run(k..k + 1), (together[2 * k as usize..][..2].to_vec(), vec![n_evaluations[k as usize]]));
+        }
+    }
+}
+
+#[test]
+fn evaluations_are_counted_as_they_are_made() {
+    /// A score that counts.
+    struct Counting<'a>(&'a GaussianMixture, Cell<usize>);
+    impl Score<2> for Counting<'_> {
+        fn score(&self, x: Tensor<2>, t: &[f64]) -> Tensor<2> {
+            self.1.set(self.1.get() + 1);
+            self.0.score(x, t)
+        }
+    }
+    let [score, ..] = under_each_process();
+    let corrector = Corrector::Ald { snr: 0.16 };
+    for (predictor, corrector, n_steps_each, expected) in [
+        (Predictor::AncestralSampling, corrector, 2, 3 * 200),
+        (Predictor::AncestralSampling, Corrector::None, 2, 200),
+        // And one of the stage that removes the noise.
+        (Predictor::None, corrector, 1, 200 + 1),
+        (Predictor::None, Corrector::None, 1, 1),
+    ] {
+        let method = PredictorCorrector { predictor, corrector, n_steps_each, ..PredictorCorrector::default() };
+        let (start, draws) = prior(&**score.process(), 0..2, 2);
+        let counting = Counting(&score, Cell::new(0));
+        let last = Chain::new(&counting, score.process().clone(), method, start, draws).last().unwrap();
+        assert_eq!((last.n_evaluations, counting.1.get()), (expected, expected), "{predictor:?}, {corrector:?}");
+    }
+    let counting = Counting(&score, Cell::new(0));
+    let (z, _) = prior(&**score.process(), 0..2, 2);
+    let flowed = ProbabilityFlow::default().sample(&counting, &**score.process(), z).unwrap();
+    assert_eq!(flowed.n_evaluations.iter().max(), Some(&counting.1.get()));
+    assert!(flowed.n_evaluations.iter().all(|n| (n - 3) % 6 == 0), "{:?}", flowed.n_evaluations);
+}
+
+#[test]
+fn annealed_langevin_is_a_corrector_without_predictor() {
+    // With snr = √(ε/2)/σ_L.
+    let mixture = mixture();
+    let run = |method: Box<dyn Method<2>>| {
+        let (start, draws) = prior(&**mixture.process(), 0..50, 2);
+        Chain::new(&mixture, mixture.process().clone(), method, start, draws).finish().try_into_vec_as::<f32>().unwrap()
+    };
+    let annealed = run(Box::new(AnnealedLangevin { step_lr: 0.05, n_steps_each: 5, denoise: true }));
+    let (predictor, corrector) = (Predictor::None, Corrector::Ald { snr: (0.05f64 / 2.0).sqrt() });
+    let corrected = run(Box::new(PredictorCorrector { predictor, corrector, n_steps_each: 5, noise_removal: true }));
+    for (a, b) in annealed.iter().zip(corrected) {
+        assert!((a - b).abs() < 1e-3, "{a}, {b}");
+    }
+}
+
+#[test]
+fn the_probability_flow_of_a_gaussian_is_known() {
+    // States keep their place in units of the standard deviation: x = α·μ + √v·ζ with the same ζ at all times.
+    let (mean, std) = ([0.5, -1.0], 0.3);
+    fn gaussian(process: impl Process + 'static) -> GaussianMixture {
+        GaussianMixture::new(&[(1.0, &[0.5, -1.0])], 0.3, process)
+    }
+    for score in [
+        gaussian(Ve::new(0.01, 10.0, 1000).unwrap()),
+        gaussian(Vp::new(0.1, 20.0, 1000).unwrap()),
+        gaussian(SubVp::new(0.1, 20.0, 1000).unwrap()),
+    ] {
+        let process = &**score.process();
+        let at = |t: f64| {
+            let Marginal { alpha, std: noise } = process.marginal(t);
+            (alpha, (alpha * std).hypot(noise))
+        };
+        let ((alpha, scale), (alpha_end, scale_end)) = (at(1.0), at(process.times()[0]));
+        let (z, _) = prior(process, 0..7, 2);
+        let start = z.clone().try_into_vec_as::<f32>().unwrap();
+        for norm in [ErrorNorm::PerSample, ErrorNorm::Batch] {
+            let mut flow = ProbabilityFlow { noise_removal: false, ..ProbabilityFlow::default() };
+            flow.solver.norm = norm;
+            let x = flow.sample(&score, process, z.clone()).unwrap().x.try_into_vec_as::<f32>().unwrap();
+            for (i, (x, z)) in x.into_iter().zip(&start).enumerate() {
+                let expected = alpha_end * mean[i % 2] + scale_end / scale * (f64::from(*z) - alpha * mean[i % 2]);
+                // Ten times the tolerance of the solver.
+                assert!((f64::from(x) - expected).abs() < 1e-4, "{x}, expected {expected}, {process:?}");
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor};
 
 use crate::noise::{self, Distribution, Stream};
+use crate::sde::Rates;
 
 /// A source of standard normal z: a function that gives tensors shaped as x, or [`Streams`].
 pub trait Draws<const D: usize> {
@@ -13,6 +14,16 @@ pub trait Draws<const D: usize> {
     fn update(&mut self, x: Tensor<D>, s: Tensor<D>, [b, c]: [f64; 2]) -> Tensor<D> {
         let z = self.normal(x.dims(), &x.device());
         x + s * b + z * c
+    }
+
+    /// a·x + b·s + c·z; without z if c is 0.
+    fn combine(&mut self, x: Tensor<D>, s: Tensor<D>, factors: Rates) -> Tensor<D> {
+        let Rates { x: a, score: b, noise: c } = factors;
+        let x = if a == 1.0 { x } else { x * a };
+        match c {
+            0.0 => x + s * b,
+            _ => self.update(x, s, [b, c]),
+        }
     }
 }
 

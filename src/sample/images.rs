@@ -55,6 +55,12 @@ impl Images {
         self.start(noise, "sample/start", device)
     }
 
+    /// The prior of a process, N(0, prior_std²·I).
+    pub fn prior(&self, process: &dyn Process, noise: Noise, device: &Device) -> Tensor<4> {
+        let mut streams = self.streams(noise, "sample/prior");
+        noise::tensor(Distribution::Normal, &mut streams, self.batch_shape(), device) * process.prior_std()
+    }
+
     /// An image of `source` for each, none twice before all were taken, perturbed to the first of the process's levels:
     /// α·x + std·z. Chains that begin there begin where those of the data at that level are (`data_init` in NCSNv2's files).
     ///

@@ -3,18 +3,28 @@
 //! What is done at each state is a [`Method`]; what pixels must become is [`Known`]; where noise comes from are [`Draws`].
 
 mod chain;
+mod corrector;
 mod draws;
+mod flow;
 mod images;
 mod interpolate;
 mod known;
 mod langevin;
+mod ode;
+mod predictor;
+mod predictor_corrector;
 
 pub use chain::{Chain, Evaluation, Method, Stage, State};
+pub use corrector::{Corrector, Norms};
 pub use draws::{Draws, Streams};
+pub use flow::{Flowed, ProbabilityFlow};
 pub use images::{Completions, Images, completion_chain, image_chain, image_chain_from};
 pub use interpolate::{Interpolation, interpolation_chain};
 pub use known::{Known, Renewal};
 pub use langevin::{AnnealedLangevin, PlainLangevin, Update};
+pub use ode::{DormandPrince, ErrorNorm, Points, Solution};
+pub use predictor::Predictor;
+pub use predictor_corrector::PredictorCorrector;
 
 use serde::Serialize;
 
@@ -28,6 +38,9 @@ pub enum Sampler {
     /// Annealed Langevin dynamics.
     #[serde(rename = "annealed Langevin dynamics")]
     AnnealedLangevin(AnnealedLangevin),
+    /// Predictor–corrector sampling.
+    #[serde(rename = "predictor-corrector")]
+    PredictorCorrector(PredictorCorrector),
 }
 
 impl Sampler {
@@ -35,6 +48,7 @@ impl Sampler {
     pub fn method<const D: usize>(&self) -> Box<dyn Method<D>> {
         match self {
             Self::AnnealedLangevin(langevin) => Box::new(*langevin),
+            Self::PredictorCorrector(pc) => Box::new(*pc),
         }
     }
 
