@@ -26,6 +26,10 @@
 //! σ₁, where every mode is reached, then at each smaller level, with α ∝ σ²: the walk arrives at the data.
 //! → [`sample::AnnealedLangevin`] (Algorithm 1), [`sample::Chain`]
 //!
+//! Or run the perturbing process backwards, dx = [f(t)·x − g²·s(x, t)] dt + g dw̄, from its prior: predictors step back in time,
+//! correctors walk at one time. Without noise and with ½g² the same marginals are those of an ordinary differential equation.
+//! → [`sde::Reverse`], [`sample::PredictorCorrector`], [`sample::ProbabilityFlow`]
+//!
 //! **Fill in.** Walk the same way, the known pixels put back. → [`sample::Known`]
 //!
 //! # From paper to module
