@@ -64,6 +64,7 @@ impl Sampler {
     pub fn last_update<const D: usize>(&self, process: &dyn Process, state: &State<D>) -> Result<Option<Update>> {
         match self {
             Self::AnnealedLangevin(langevin) => langevin.last_update(process, state),
+            Self::PredictorCorrector(_) => Ok(None),
         }
     }
 }
