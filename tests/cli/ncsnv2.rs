@@ -154,7 +154,7 @@ fn noise_levels_are_printed_as_lines_of_a_configuration() {
     assert!(message.contains("found --channels 3, expected 1 for MNIST"), "{message}");
     let message =
         fails(folder.path(), &["noise-levels", "--dataset", "MNIST", "--sigma-begin", "1", "--sigma-end", "2"]);
-    assert!(message.contains("sigma_end 2 must be below sigma_begin 1"), "{message}");
+    assert!(message.contains("sigma_end is 2, expected less than sigma_begin, which is 1"), "{message}");
 }
 
 #[test]
