@@ -182,3 +182,21 @@ impl Slope for Swish {
         s.mul(sigmoid, s.fma(x, s.sub(one, sigmoid), one))
     }
 }
+
+#[cfg(test)]
+impl Activation {
+    /// f(x) and f′(x) in f64, by the definition.
+    pub(crate) fn definition(self, x: f64) -> (f64, f64) {
+        let (is_positive, sigmoid) = (x > 0.0, 1.0 / (1.0 + (-x).exp()));
+        // As f32, which kernels compute in.
+        let slope = f64::from(LeakyRelu::SLOPE as f32);
+        match self {
+            Self::None => (x, 1.0),
+            Self::Elu | Self::Relu | Self::LeakyRelu if is_positive => (x, 1.0),
+            Self::Elu => (x.exp_m1(), x.exp()),
+            Self::Relu => (0.0, 0.0),
+            Self::LeakyRelu => (slope * x, slope),
+            Self::Swish => (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))),
+        }
+    }
+}

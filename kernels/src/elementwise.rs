@@ -126,37 +126,6 @@ mod tests {
         }
     }
 
-    /// The activation in f64, and its slope.
-    fn definition(activation: Activation, x: f64) -> (f64, f64) {
-        let is_positive = x > 0.0;
-        let sigmoid = 1.0 / (1.0 + (-x).exp());
-        match activation {
-            Activation::None => (x, 1.0),
-            Activation::Elu => {
-                if is_positive {
-                    (x, 1.0)
-                } else {
-                    (x.exp_m1(), x.exp())
-                }
-            }
-            Activation::Relu => {
-                if is_positive {
-                    (x, 1.0)
-                } else {
-                    (0.0, 0.0)
-                }
-            }
-            Activation::LeakyRelu => {
-                if is_positive {
-                    (x, 1.0)
-                } else {
-                    (f64::from(0.2f32) * x, f64::from(0.2f32))
-                }
-            }
-            Activation::Swish => (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))),
-        }
-    }
-
     /// On every instruction set and of every length.
     fn each(f: impl Fn(Isa, Activation, usize)) {
         for (isa, activation) in Isa::available().into_iter().flat_map(|isa| Activation::ALL.map(|a| (isa, a))) {
@@ -171,7 +140,7 @@ mod tests {
             let mut out = vec![f32::NAN; n];
             activate(isa, activation, &x, &mut out);
             for (&x, &found) in x.iter().zip(&out) {
-                let (expected, _) = definition(activation, f64::from(x));
+                let (expected, _) = activation.definition(f64::from(x));
                 // ELU near −ln 2/2, where its two terms have opposite signs: some six roundings of 2⁻²⁴ add up. Swish where eˣ ends.
                 let tolerance = 4e-7 * expected.abs() + if x < -80.0 { 1e-32 } else { 0.0 };
                 assert!((f64::from(found) - expected).abs() <= tolerance, "{activation:?} of {x} is {found} on {isa}");
@@ -211,7 +180,7 @@ mod tests {
             let kept = if activation.keeps_input() { &x } else { &y };
             activate_backward(isa, activation, kept, &grad_out, &mut grad_x);
             for ((&x, &grad), &found) in x.iter().zip(&grad_out).zip(&grad_x) {
-                let expected = f64::from(grad) * definition(activation, f64::from(x)).1;
+                let expected = f64::from(grad) * activation.definition(f64::from(x)).1;
                 // ELU's y is rounded near −1: an absolute error of y + 1, as large as that of y. Swish's slope is a sum of 1 and less.
                 assert!(
                     (f64::from(found) - expected).abs()

@@ -445,7 +445,7 @@ mod tests {
     use super::*;
 
     /// `n` numbers between −1 and 1.
-    fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    pub(super) fn numbers(n: usize, seed: u64) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -567,25 +567,7 @@ mod tests {
                     }
                     Kind::Variance => gamma[i] * x * r,
                 };
-                *out = match case.act {
-                    Activation::None => u,
-                    Activation::Elu => {
-                        if u > 0.0 {
-                            u
-                        } else {
-                            u.exp_m1()
-                        }
-                    }
-                    Activation::Relu => u.max(0.0),
-                    Activation::LeakyRelu => {
-                        if u > 0.0 {
-                            u
-                        } else {
-                            f64::from(0.2f32) * u
-                        }
-                    }
-                    Activation::Swish => u / (1.0 + (-u).exp()),
-                };
+                *out = case.act.definition(u).0;
             }
         }
         out

@@ -223,17 +223,8 @@ kernel! {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::numbers;
     use super::*;
-
-    /// `n` numbers between −1 and 1.
-    fn numbers(n: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
-    }
 
     struct Case {
         shape: NormShape,
@@ -301,25 +292,7 @@ mod tests {
                 for (k, x) in of_channel().enumerate() {
                     let row = &table[2 * self.rows[k / pixels] * c..][..2 * c];
                     let u = row[channel] * (x - mean) / (variance + f64::from(1e-2f32)).sqrt() + row[c + channel];
-                    out[k * c + channel] = match self.activation {
-                        Activation::None => u,
-                        Activation::Elu => {
-                            if u > 0.0 {
-                                u
-                            } else {
-                                u.exp_m1()
-                            }
-                        }
-                        Activation::Relu => u.max(0.0),
-                        Activation::LeakyRelu => {
-                            if u > 0.0 {
-                                u
-                            } else {
-                                f64::from(0.2f32) * u
-                            }
-                        }
-                        Activation::Swish => u / (1.0 + (-u).exp()),
-                    };
+                    out[k * c + channel] = self.activation.definition(u).0;
                 }
             }
             out
