@@ -469,7 +469,7 @@ fn files_of_ncsnv2_name_the_network_by_their_data_set_unless_they_say_it() {
         assert_eq!(config.training_options().ema_rate, Some(0.999));
     }
     for (model, needle) in [
-        (", name: ncsnv3", "expected one of ncsn, ncsn_deeper, ncsnv2"),
+        (", name: ncsnv3", "expected one of ncsn, ncsn_deeper, ncsnv2, ncsnv2_deeper, ncsnv2_deepest, ddpm, ncsnpp"),
         (", sigma_dist: linear", "expected one of geometric, uniform"),
     ] {
         let message = Config::parse(&text("CIFAR10", model), "f.yml", &[], None).unwrap_err().to_string();

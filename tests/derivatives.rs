@@ -5,8 +5,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use ncsn::loss::{Slicing, ssm, ssm_vr};
 use ncsn::net::params::{Replace, replace, replace_buffers};
 use ncsn::net::{
-    Activation, Architecture, Backbone, Dimensions, Form, InTraining, InputRange, Mlp, Network, NetworkConfig,
-    NormKind, Record, RefineNet, RefineNetConfig, ResScore,
+    Activation, Architecture, Backbone, BlockForm, Combination, Dimensions, Form, InTraining, InputRange, Mlp, Network,
+    NetworkConfig, NormKind, Progressive, Record, RefineNet, RefineNetConfig, ResScore, Style, UNet, UNetConfig,
 };
 use ncsn::noise::{Noise, Stream};
 use ncsn::score::{Differentiable, Model, Score};
@@ -52,7 +52,7 @@ fn error<const D: usize>(net: impl Backbone<D>, x: Tensor<D>, levels: &[usize], 
 fn refine_net(config: NetworkConfig) -> RefineNetConfig {
     match config {
         NetworkConfig::RefineNet(config) => config,
-        NetworkConfig::ScoreNet(_) => unreachable!("a RefineNet"),
+        other => unreachable!("{other:?} is no RefineNet"),
     }
 }
 
@@ -99,7 +99,7 @@ fn products_of_random_networks_equal_central_differences() {
         let config = RefineNetConfig { norm, spec_norm, ..RefineNetConfig::ncsn(1, 3, N_LEVELS) };
         let (net, _) = replace(RefineNet::new(&config, &mut stream, &device).unwrap(), ToF64);
         let (net, _) = replace_buffers(net, ToF64);
-        let in_training = InTraining { net: &net, record: Record::default() };
+        let in_training = InTraining { net: &net, record: Record::default(), dropout: Vec::new() };
         let [x, v] = [0; 2].map(|_| normal([3, 1, 8, 12], &mut stream));
         let error = error(in_training, x, &[0, 1, 3], v);
         assert!(error < 1e-6, "{config:?}: {error:.1e}");
@@ -124,6 +124,35 @@ fn products_of_random_networks_equal_central_differences() {
         let shape = [2, channels, size, size];
         let error = error(net, normal(shape, &mut stream), &[0; 2], normal(shape, &mut stream));
         assert!(error < 1e-6, "{architecture:?}: {error:.1e}");
+    }
+    // U-Nets with every option, in training too, where dropout has the same mask for value and tangent.
+    for seed in 0..12 {
+        let mut stream = Noise::new(seed).stream("test", 6);
+        let mut pick = |n: u64| stream.below(n) as usize;
+        let progressive = [Progressive::None, Progressive::Skip, Progressive::Residual];
+        let published = [UNetConfig::ncsnpp(3, 8, 8), UNetConfig::ddpmpp(1, 8, 8), UNetConfig::ddpm(1, 32, 8)];
+        let net = published[pick(3)].clone();
+        let config = UNetConfig {
+            multipliers: [vec![1, 2], vec![2, 1, 1]][pick(2)].clone(),
+            n_blocks: 1,
+            attention: [vec![], vec![4, 8]][pick(2)].clone(),
+            conditional: pick(4) > 0,
+            block: [BlockForm::BigGan, BlockForm::Ddpm { conv_shortcut: false }][pick(2)],
+            resample_conv: pick(2) == 0,
+            progressive_input: progressive[pick(3)],
+            progressive: progressive[pick(3)],
+            combination: [Combination::Sum, Combination::Cat][pick(2)],
+            style: Style { init_scale: 1.0, dropout: 0.2, ..net.style.clone() },
+            ..net
+        };
+        let (net, _) = replace(UNet::new(&config, &mut stream, &device).unwrap(), ToF64);
+        let (net, _) = replace_buffers(net, ToF64);
+        let shape = [2, config.channels, 8, 12];
+        let [x, v] = [0; 2].map(|_| normal(shape, &mut stream));
+        let dropout = (0..2).map(|image| Noise::new(seed).stream("dropout", image)).collect();
+        let in_training = InTraining { net: &net, record: Record::default(), dropout };
+        let errors = [error(in_training, x.clone(), &[1, 2], v.clone()), error(&net, x, &[1, 2], v)];
+        assert!(errors.iter().all(|error| *error < 1e-6), "{config:?}: {errors:.1?}");
     }
     for seed in 0..4 {
         let mut stream = Noise::new(seed).stream("test", 1);

@@ -82,6 +82,28 @@ impl Filter {
         Self::new(n_in, n_out, |i| first(i)..first(i).saturating_add(2), weight)
     }
 
+    /// Zeros put behind each pixel, so that there are `up` times as many, then `before` and `after` more at the ends, then a convolution
+    /// with `taps`, of whose output every `down`-th pixel is kept, the first one first:
+    /// n → ⌊(n·up + before + after − taps)/down⌋ + 1 pixels.
+    ///
+    /// # Panics
+    /// If there are no taps, `up` or `down` is 0, or there are more taps than pixels.
+    pub fn resampling(n: usize, taps: &[f32], [up, down]: [usize; 2], [before, after]: [usize; 2]) -> Self {
+        let n_padded = n.checked_mul(up).and_then(|n| n.checked_add(before)?.checked_add(after));
+        let n_padded = n_padded.filter(|&n| n <= isize::MAX as usize);
+        let n_padded = n_padded.unwrap_or_else(|| panic!("found {n} pixels times {up}, more than there can be"));
+        assert!(!taps.is_empty() && taps.len() <= n_padded, "found {} taps for {n_padded} pixels", taps.len());
+        assert!(up > 0 && down > 0, "found rates of {up} and {down}, expected at least 1");
+        // Output i reads the padded pixels from i·down; input j is the padded pixel before + j·up.
+        let tap = |i: usize, j: usize| (before + j * up).checked_sub(i * down).filter(|&at| at < taps.len());
+        let inputs = |i: usize| {
+            let first = (i * down).saturating_sub(before).div_ceil(up);
+            first..(i * down + taps.len()).saturating_sub(before).div_ceil(up)
+        };
+        let weight = |i: usize, j: usize| tap(i, j).map_or(0.0, |at| taps[taps.len() - 1 - at]);
+        Self::new(n, (n_padded - taps.len()) / down + 1, inputs, weight)
+    }
+
     /// The gradient's filter: the transposed matrix.
     pub fn transposed(&self) -> Self {
         size::expect_memory::<Range<usize>>(self.n_in);
@@ -256,6 +278,10 @@ mod tests {
             Filter::interpolation(5, 1),
             Filter::interpolation(7, 14),
             Filter::interpolation(5, 3),
+            Filter::resampling(6, &[1.0, 3.0, 3.0, 1.0], [2, 1], [2, 1]),
+            Filter::resampling(6, &[1.0, 3.0, 3.0, 1.0], [1, 2], [1, 1]),
+            Filter::resampling(5, &[0.5, 2.0, -1.0], [3, 2], [0, 4]),
+            Filter::resampling(1, &[1.0, 1.0], [1, 1], [1, 0]),
         ];
         filters.extend(filters.clone().iter().map(Filter::transposed));
         filters
@@ -265,6 +291,37 @@ mod tests {
         let mut out = vec![f32::NAN; n * c * rows.n_out() * columns.n_out()];
         apply(isa, x, [n, c], rows, columns, &mut out);
         out
+    }
+
+    #[test]
+    fn resampling_spreads_pads_convolves_and_picks() {
+        let taps = [1.0f32, 2.0, 4.0, 8.0, -16.0];
+        for (n, k, [up, down], [before, after]) in [
+            (6, 4, [2, 1], [2, 1]),
+            (6, 4, [1, 2], [1, 1]),
+            (7, 4, [1, 1], [2, 2]),
+            (5, 3, [3, 2], [0, 4]),
+            (4, 2, [2, 1], [1, 0]),
+            (3, 5, [1, 3], [1, 1]),
+            (1, 1, [4, 1], [0, 0]),
+        ] {
+            let (taps, x) = (&taps[..k], numbers(n, 3));
+            let mut padded = vec![0.0; before];
+            x.iter().for_each(|&x| padded.extend(std::iter::once(x).chain(vec![0.0; up - 1])));
+            padded.extend(vec![0.0; after]);
+            let sums = padded.windows(k).map(|w| w.iter().zip(taps.iter().rev()).map(|(x, tap)| x * tap).sum::<f32>());
+            let expected: Vec<f32> = sums.step_by(down).collect();
+            let filter = Filter::resampling(n, taps, [up, down], [before, after]);
+            let found = applied(Isa::chosen(), &x, [1, 1], &filter, &Filter::cell_mean(1, 1));
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.into_iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-5, "{n} pixels, {k} taps: {found}, expected {expected}");
+            }
+        }
+        // Pixels doubled, and means of pairs.
+        let doubled = matrix(&Filter::resampling(2, &[1.0, 1.0], [2, 1], [1, 0]));
+        assert_eq!(doubled, [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]);
+        assert_eq!(Filter::resampling(5, &[0.5, 0.5], [1, 2], [0, 0]), Filter::cell_mean(5, 2));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
 fn describe(weights: &Weights) -> Result<()> {
     let saved = saved_config(weights, None)?;
     let untold = saved.as_ref().map(|config| config.network().untold()).unwrap_or_default();
-    let net = weights.build(untold, false, &DeviceKind::Cpu.open()?)?;
+    let net = weights.build(untold.clone(), false, &DeviceKind::Cpu.open()?)?;
     let n_parameters = params::count(&net);
     say(format!("checkpoint   {}", weights.path().display()));
     say(format!("network      {}", weights.network(untold)?));

@@ -1,15 +1,20 @@
 //! What a configuration means: from its keys to what the library computes with.
 
+use std::sync::Arc;
+
 use super::published::Runner;
-use super::{Config, Optim, Optimizer, Training};
+use super::{Config, Optim, Optimizer, Sde, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
 use crate::error::Result;
 use crate::loss::{Loss, Objective, Reduction, Times, Weight};
 use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
 use crate::sample::{Renewal, Sampler};
 use crate::score::{Label, Model, Prediction};
-use crate::sde::NoiseLevels;
+use crate::sde::{NoiseLevels, Process, SubVp, Ve, Vp};
 use crate::train::{Rule, TrainingOptions};
+
+/// The smallest time of the loss over continuous times (Song et al. 2021, appendix C).
+const SMALLEST_TIME: f64 = 1e-5;
 
 impl Config {
     /// What the network is built from.
@@ -35,6 +40,10 @@ impl Config {
                 spec_norm: model.spec_norm && net.levels.is_some(),
                 ..net
             }),
+            NetworkConfig::UNet(net) => {
+                let is_ddpm = model.architecture == Architecture::Ddpm;
+                NetworkConfig::UNet(model.u_net.network(net, is_ddpm, model.nonlinearity))
+            }
             other => other,
         }
     }
@@ -46,7 +55,7 @@ impl Config {
     pub fn noise_levels(&self) -> Result<NoiseLevels> {
         let Self { model, training, .. } = self;
         match Runner::of(model.architecture) {
-            Runner::Anneal | Runner::Toy | Runner::NcsnV2 => model.noise_levels(),
+            Runner::Anneal | Runner::Toy | Runner::NcsnV2 | Runner::ScoreSde => model.noise_levels(),
             // The published program's baseline has 0.01, which is sigma_end of its file.
             Runner::Baseline => NoiseLevels::single(model.sigma_end),
             Runner::ScoreNet => NoiseLevels::single(training.noise_std),
@@ -58,24 +67,56 @@ impl Config {
     /// # Errors
     /// As [`Self::noise_levels`].
     pub fn model<N>(&self, net: N) -> Result<Model<N>> {
-        let prediction = match Runner::of(self.model.architecture) {
-            Runner::NcsnV2 => Prediction::ScaledScore(Label::Level),
-            _ => Prediction::Score(Label::Level),
+        Ok(Model { net, process: self.process()?, prediction: self.prediction() })
+    }
+
+    /// How data are perturbed.
+    ///
+    /// # Errors
+    /// As [`Self::noise_levels`].
+    pub fn process(&self) -> Result<Arc<dyn Process>> {
+        let super::Model { sigma_begin, sigma_end, beta_min, beta_max, num_classes: n, .. } = self.model;
+        Ok(match self.training.sde {
+            None => Arc::new(self.noise_levels()?),
+            Some(Sde::Ve) => Arc::new(Ve::new(sigma_end, sigma_begin, n)?),
+            Some(Sde::Vp) => Arc::new(Vp::new(beta_min, beta_max, n)?),
+            Some(Sde::SubVp) => Arc::new(SubVp::new(beta_min, beta_max, n)?),
+        })
+    }
+
+    /// What the network's output means.
+    fn prediction(&self) -> Prediction {
+        let continuous = self.training.continuous;
+        let is_scaled = match Runner::of(self.model.architecture) {
+            Runner::NcsnV2 => true,
+            Runner::ScoreSde => self.model.u_net.scale_by_sigma,
+            _ => false,
         };
-        Ok(Model { prediction, ..Model::new(net, self.noise_levels()?) })
+        let label = match self.training.sde {
+            Some(Sde::Ve) if continuous => Label::Std,
+            Some(Sde::Vp | Sde::SubVp) if continuous => return Prediction::Noise(Label::Time),
+            Some(Sde::Vp | Sde::SubVp) => return Prediction::Noise(Label::Index),
+            Some(Sde::Ve) | None => Label::Level,
+        };
+        if is_scaled { Prediction::ScaledScore(label) } else { Prediction::Score(label) }
     }
 
     /// Whether the network is trained on many noise levels.
     fn has_levels(&self) -> bool {
-        matches!(Runner::of(self.model.architecture), Runner::Anneal | Runner::Toy | Runner::NcsnV2)
+        !matches!(Runner::of(self.model.architecture), Runner::Baseline | Runner::ScoreNet)
     }
 
     /// What training minimises.
     pub fn objective(&self) -> Objective {
         // One level needs no weight among others.
-        let power = if self.has_levels() { self.training.anneal_power } else { 0.0 };
-        let (weight, reduction) = (Weight::StdPower(power), Reduction::HalfSum);
-        Objective { loss: self.training.loss(), weight, times: Times::Levels, reduction }
+        let Training { likelihood_weighting, anneal_power, continuous, reduce_mean, .. } = self.training;
+        let weight = match likelihood_weighting {
+            true => Weight::Likelihood,
+            false => Weight::StdPower(if self.has_levels() { anneal_power } else { 0.0 }),
+        };
+        let times = if continuous { Times::Uniform { smallest: SMALLEST_TIME } } else { Times::Levels };
+        let reduction = if reduce_mean { Reduction::Mean } else { Reduction::HalfSum };
+        Objective { loss: self.training.loss(), weight, times, reduction }
     }
 
     /// The objective of test batches and its tag. The published AnnealRunner's is the denoising one, whatever it trains on.
@@ -90,7 +131,7 @@ impl Config {
     /// What a step of training does.
     pub fn training_options(&self) -> TrainingOptions {
         let Training { grad_clip, ema_rate, micro_batches, .. } = self.training;
-        let ema_rate = ema_rate.or(self.model.ema.then_some(self.model.ema_rate));
+        let ema_rate = ema_rate.or((self.model.ema && self.model.ema_rate > 0.0).then_some(self.model.ema_rate));
         TrainingOptions { objective: self.objective(), grad_clip, ema_rate, micro_batches }
     }
 

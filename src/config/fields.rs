@@ -52,6 +52,11 @@ pub trait Values<T> {
     /// The value that `given` means; `None` if it is none of these.
     fn read(&self, given: Given<'_>) -> Option<T>;
 
+    /// The value that a list of plain values means; `None` if it is none of these.
+    fn read_list(&self, _given: &[Given<'_>]) -> Option<T> {
+        None
+    }
+
     /// The text that reads back as `value`; `None` for `null`.
     fn write(&self, value: &T) -> Option<String>;
 
@@ -177,6 +182,44 @@ impl<T: Whole + Copy, const N: usize> Values<T> for OneOf<T, N> {
     }
 }
 
+/// Lists of such values. On a command line, and as the published programs write them, they are also plain text: `1,2`, `(1, 2)`.
+#[derive(Clone, Debug)]
+pub struct List<V> {
+    /// Each of them.
+    pub of: V,
+    /// How many there may be.
+    pub n: RangeInclusive<usize>,
+}
+
+impl<T, V: Values<T>> Values<Vec<T>> for List<V> {
+    fn expected(&self) -> String {
+        format!("a list of {} to {} values, each {}", self.n.start(), self.n.end(), self.of.expected())
+    }
+
+    fn read(&self, Given { text, quoted }: Given<'_>) -> Option<Vec<T>> {
+        let inner = [['[', ']'], ['(', ')']]
+            .into_iter()
+            .find_map(|[open, close]| text.trim().strip_prefix(open)?.strip_suffix(close));
+        let inner = inner.unwrap_or(text).trim();
+        // Python's tuple of one value ends with a comma.
+        let inner = inner.strip_suffix(',').unwrap_or(inner);
+        if inner.is_empty() {
+            return self.read_list(&[]);
+        }
+        let items: Vec<Given<'_>> = inner.split(',').map(|text| Given { text: text.trim(), quoted }).collect();
+        self.read_list(&items)
+    }
+
+    fn read_list(&self, given: &[Given<'_>]) -> Option<Vec<T>> {
+        self.n.contains(&given.len()).then(|| given.iter().map(|&item| self.of.read(item)).collect())?
+    }
+
+    fn write(&self, value: &Vec<T>) -> Option<String> {
+        let items: Option<Vec<String>> = value.iter().map(|item| self.of.write(item)).collect();
+        Some(format!("[{}]", items?.join(", ")))
+    }
+}
+
 /// Any text, called what it should be.
 #[derive(Clone, Copy, Debug)]
 pub struct Text(pub &'static str);
@@ -231,6 +274,10 @@ impl<T, V: Values<T>> Values<Option<T>> for OrNone<V> {
         self.0.read(given).map(Some)
     }
 
+    fn read_list(&self, given: &[Given<'_>]) -> Option<Option<T>> {
+        self.0.read_list(given).map(Some)
+    }
+
     fn write(&self, value: &Option<T>) -> Option<String> {
         value.as_ref().and_then(|value| self.0.write(value))
     }
@@ -276,6 +323,21 @@ mod tests {
         assert_eq!((quoted(&WORDS, "ADAM"), (&WORDS).write(&2).as_deref()), (Some(1), Some("SGD")));
         assert_eq!(["True", "false", "1", "yes"].map(|text| plain(Flag, text)), [Some(true), Some(false), None, None]);
         assert_eq!(quoted(Flag, "true"), None);
+    }
+
+    #[test]
+    fn lists_are_read_in_brackets_and_without() {
+        let sides = List { of: 1..=9usize, n: 1..=3 };
+        for text in ["1,2", "[1, 2]", "(1, 2)", " (1,2,) "] {
+            assert_eq!(plain(sides.clone(), text), Some(vec![1, 2]), "{text}");
+        }
+        assert_eq!(
+            ["", "[]", "1,2,3,4", "1,10", "1;2", "[1, 2"].map(|text| plain(sides.clone(), text)),
+            [const { None }; 6]
+        );
+        assert_eq!(plain(List { of: 1..=9usize, n: 0..=3 }, "[]"), Some(vec![]));
+        assert_eq!(sides.write(&vec![3, 4]).as_deref(), Some("[3, 4]"));
+        assert_eq!(sides.expected(), "a list of 1 to 3 values, each a whole number from 1 to 9");
     }
 
     #[test]

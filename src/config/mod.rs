@@ -14,6 +14,7 @@ mod published;
 mod reader;
 mod sampling;
 mod training;
+mod unet;
 mod writer;
 mod yaml;
 
@@ -31,8 +32,9 @@ pub use evaluation::{FastFid, Test};
 pub use model::{Architecture, Model};
 pub use optim::{Optim, Optimizer};
 pub use published::{Program, Runner, Unused};
-pub use sampling::Sampling;
-pub use training::{Algo, Slicing, Training};
+pub use sampling::{CorrectorName, Method, PredictorName, Sampling};
+pub use training::{Algo, Sde, Slicing, Training};
+pub use unet::{EmbeddingType, UNet};
 pub use writer::Key;
 
 /// What a file configures.
@@ -126,6 +128,7 @@ impl Config {
     /// On anything unknown, of the wrong type or impossible, with its line.
     pub fn parse(text: &str, source: &str, overrides: &[String], runner: Option<Runner>) -> Result<File> {
         let mut reader = Reader::new(text, source, overrides)?;
+        published::translate(&mut reader)?;
         let file = if published::is_toy(&mut reader)? {
             File::Toy
         } else {
@@ -158,6 +161,15 @@ impl Config {
         f.check("data.image_size", sizes.contains(size), || {
             format!("data.image_size is {size}, expected {sizes}: {} takes no other", self.model.architecture.name())
         })?;
+        let of_score_sde = Runner::of(architecture) == Runner::ScoreSde;
+        f.check("training.sde", !of_score_sde || self.training.sde.is_some(), || {
+            format!("found no training.sde, expected {}: {} is given times", training::sdes(), architecture.name())
+        })?;
+        if of_score_sde {
+            let message = self.network().check().err().map(|error| error.to_string());
+            f.check("model.ngf", message.is_none(), || message.unwrap_or_default())?;
+            self.check_label(f)?;
+        }
         f.check("data.channels", architecture != Architecture::ResScore || channels == 3, || {
             format!("data.channels is {channels}, but ResScore needs 3 channels")
         })?;
@@ -169,6 +181,26 @@ impl Config {
         let is_clean = self.noise_levels().is_ok_and(|levels| levels.sigma_min() == 0.0);
         f.check("training.noise_std", !is_clean || self.training.algo != Algo::Dsm, || {
             "training.noise_std is 0, expected a positive number for training.algo dsm".into()
+        })
+    }
+
+    /// What the label of the time must be that a U-Net is given.
+    fn check_label(&self, f: &mut impl Fields) -> Result<()> {
+        let (UNet { embedding_type, scale_by_sigma, .. }, training) = (&self.model.u_net, &self.training);
+        let is_fourier = self.model.architecture == Architecture::NcsnPp && *embedding_type == EmbeddingType::Fourier;
+        f.check("model.embedding_type", training.continuous || !is_fourier, || {
+            "model.embedding_type is fourier, expected positional where training.continuous is false".into()
+        })?;
+        let is_ve = training.sde == Some(Sde::Ve);
+        f.check("model.scale_by_sigma", is_ve || !scale_by_sigma, || {
+            "model.scale_by_sigma is true, expected false: without training.sde vesde the network says what the noise is"
+                .into()
+        })?;
+        let by_sigma = is_fourier || !training.continuous || !scale_by_sigma;
+        f.check("model.embedding_type", !is_ve || by_sigma, || {
+            "model.embedding_type is positional, expected fourier for training.sde vesde with training.continuous and \
+             model.scale_by_sigma: σ is no whole number"
+                .into()
         })
     }
 

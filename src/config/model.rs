@@ -1,8 +1,8 @@
 //! `model:`, the network and its noise levels.
 
-use super::fields::{Fields, Flag, OrNone, POSITIVE, Section};
+use super::fields::{FRACTION, Fields, Flag, OrNone, POSITIVE, Section};
 use super::published::{self, Unused};
-use super::training::EMA_RATE;
+use super::unet::UNet;
 use crate::error::Result;
 pub use crate::net::Architecture;
 use crate::net::{Activation, NormKind};
@@ -31,7 +31,7 @@ pub struct Model {
     pub spec_norm: bool,
     /// NCSNv2: whether there is an EMA of the weights.
     pub ema: bool,
-    /// NCSNv2: rate of the EMA.
+    /// NCSNv2: rate of the EMA; with 0 there is none.
     pub ema_rate: f64,
     /// Channels of the first stage.
     pub ngf: usize,
@@ -39,6 +39,12 @@ pub struct Model {
     pub nef: usize,
     /// ScoreNet's decoder channels.
     pub ndf: usize,
+    /// Score-SDE: β at time 0 of VP and sub-VP.
+    pub beta_min: f64,
+    /// Score-SDE: β at time 1.
+    pub beta_max: f64,
+    /// Score-SDE: what its U-Nets are made of.
+    pub u_net: UNet,
     /// Keys that nothing reads.
     pub unused: Unused,
 }
@@ -60,6 +66,9 @@ impl Default for Model {
             ngf: 64,
             nef: 32,
             ndf: 32,
+            beta_min: 0.1,
+            beta_max: 20.0,
+            u_net: UNet::default(),
             unused: Unused::default(),
         }
     }
@@ -82,12 +91,17 @@ impl Section for Model {
         f.key("spec_norm", &mut self.spec_norm, Flag)?;
         published::name(f)?;
         f.key("ema", &mut self.ema, Flag)?;
-        f.key("ema_rate", &mut self.ema_rate, EMA_RATE)?;
+        f.key("ema_rate", &mut self.ema_rate, FRACTION)?;
         published::batch_norm(f)?;
         // One channel has no variance over channels, which instance norm++ takes.
         f.key("ngf", &mut self.ngf, 2..=1024)?;
         f.key("nef", &mut self.nef, 1..=1024)?;
         f.key("ndf", &mut self.ndf, 1..=1024)?;
+        f.key("beta_min", &mut self.beta_min, POSITIVE)?;
+        f.key("beta_max", &mut self.beta_max, POSITIVE)?;
+        let (min, max) = (self.beta_min, self.beta_max);
+        f.check("beta_max", min < max, || format!("beta_max {max} must be above beta_min {min}"))?;
+        self.u_net.fields(f)?;
         self.unused.fields(f)?;
         published::check_widths(self, f)
     }

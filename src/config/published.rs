@@ -7,12 +7,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::fields::{Fields, Flag, Number, OrNone};
+use super::fields::{Fields, Flag, Number, OneOf, OrNone};
 use super::reader::Reader;
+use super::sampling::Method;
 use super::{Config, Model};
 use crate::data::Split;
 use crate::error::{Error, Result};
-use crate::net::{Architecture, Dimensions, NetworkConfig, NormKind};
+use crate::net::{Activation, Architecture, Dimensions, NetworkConfig, NormKind};
 
 /// A family of experiments of NCSN's program, which names the network and the loss that a file leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +28,17 @@ pub enum Runner {
     Toy,
     /// NCSNv2: one network for all noise levels, in a program of its own.
     NcsnV2,
+    /// Score-SDE: U-Nets and continuous times, in a program of its own.
+    ScoreSde,
 }
 
-const RUNNERS: [(Runner, [&str; 2]); 5] = [
+const RUNNERS: [(Runner, [&str; 2]); 6] = [
     (Runner::Anneal, ["AnnealRunner", "anneal"]),
     (Runner::Baseline, ["BaselineRunner", "baseline"]),
     (Runner::ScoreNet, ["ScoreNetRunner", "scorenet"]),
     (Runner::Toy, ["ToyRunner", "toy"]),
     (Runner::NcsnV2, ["NCSNRunner", "ncsnv2"]),
+    (Runner::ScoreSde, ["ScoreSde", "score_sde"]),
 ];
 
 impl FromStr for Runner {
@@ -61,6 +65,7 @@ impl Runner {
             Architecture::Ncsn | Architecture::Deeper => Self::Anneal,
             Architecture::Baseline => Self::Baseline,
             Architecture::NcsnV2 | Architecture::NcsnV2Deeper | Architecture::NcsnV2Deepest => Self::NcsnV2,
+            Architecture::Ddpm | Architecture::NcsnPp => Self::ScoreSde,
             _ => Self::ScoreNet,
         }
     }
@@ -71,6 +76,7 @@ impl Runner {
             Self::Baseline => Architecture::Baseline,
             Self::ScoreNet => Architecture::ResScore,
             Self::NcsnV2 => Architecture::NcsnV2,
+            Self::ScoreSde => Architecture::NcsnPp,
         }
     }
 
@@ -80,6 +86,7 @@ impl Runner {
             Self::Anneal | Self::Toy => 100,
             Self::Baseline | Self::ScoreNet => 1000,
             Self::NcsnV2 => 5,
+            Self::ScoreSde => 1,
         }
     }
 
@@ -91,7 +98,7 @@ impl Runner {
     /// Whether the pixels of training images are dequantised. ScoreNet's runner adds Gaussian noise instead, or none: that is its
     /// experiment.
     pub(super) fn dequantises(self) -> bool {
-        !matches!(self, Self::ScoreNet | Self::NcsnV2)
+        !matches!(self, Self::ScoreNet | Self::NcsnV2 | Self::ScoreSde)
     }
 }
 
@@ -102,18 +109,27 @@ pub enum Program {
     Ncsn,
     /// NCSNv2's, which also has NCSN's networks.
     NcsnV2,
+    /// Score-SDE's, which has the networks of both, too.
+    ScoreSde,
 }
 
 impl Program {
     /// The program that such a network comes from first.
     pub fn of(architecture: Architecture) -> Self {
-        if Runner::of(architecture) == Runner::NcsnV2 { Self::NcsnV2 } else { Self::Ncsn }
+        match Runner::of(architecture) {
+            Runner::NcsnV2 => Self::NcsnV2,
+            Runner::ScoreSde => Self::ScoreSde,
+            _ => Self::Ncsn,
+        }
     }
 }
 
 impl Config {
     /// The program that the configuration was written for.
     pub fn program(&self) -> Program {
+        if self.training.sde.is_some() {
+            return Program::ScoreSde;
+        }
         // Only NCSNv2's files choose the normalisation, and those that leave it open are given its default.
         if self.model.normalization.is_some() { Program::NcsnV2 } else { Program::of(self.model.architecture) }
     }
@@ -135,15 +151,56 @@ pub(super) fn is_toy(file: &mut Reader<'_>) -> Result<bool> {
     Ok(file.has("placeholder") && !file.has("data"))
 }
 
+/// The names of keys in files of Score-SDE's program, and those that NCSN's program has for the same.
+const SCORE_SDE: [[&str; 2]; 8] = [
+    ["seed", "training.seed"],
+    ["training.eval_freq", "training.test_freq"],
+    ["data.num_channels", "data.channels"],
+    ["data.centered", "data.rescaled"],
+    ["model.sigma_max", "model.sigma_begin"],
+    ["model.sigma_min", "model.sigma_end"],
+    ["model.num_scales", "model.num_classes"],
+    ["model.nf", "model.ngf"],
+];
+
+/// Brings a file to the names that are known here.
+pub(super) fn translate(file: &mut Reader<'_>) -> Result<()> {
+    SCORE_SDE.into_iter().try_for_each(|[from, to]| file.rename(from, to))?;
+    if is_of_score_sde(file) && file.peek("model.normalization", &[("GroupNorm", ())]).is_some() {
+        // The networks that say it have no other.
+        file.take("model.normalization");
+    }
+    Ok(())
+}
+
+/// Whether a file is one of Score-SDE's program.
+fn is_of_score_sde(file: &Reader<'_>) -> bool {
+    let architecture = given_architecture(file);
+    file.has("training.sde") || architecture.is_some_and(|architecture| Runner::of(architecture) == Runner::ScoreSde)
+}
+
+/// The network that a file names.
+fn given_architecture(file: &Reader<'_>) -> Option<Architecture> {
+    file.peek("model.architecture", &Architecture::NAMES).or_else(|| file.peek("model.name", &NAMES))
+}
+
 /// The values of the keys that a file leaves open, by the program that it was written for.
 pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
     let mut config = Config::default();
-    let given = file.peek("model.architecture", &Architecture::NAMES).or_else(|| file.peek("model.name", &NAMES));
-    let by_program = || match is_of_ncsnv2(file) {
-        true => by_data_set(file),
-        false => runner.unwrap_or(Runner::Anneal).default_architecture(),
+    let by_program = || match (is_of_score_sde(file), is_of_ncsnv2(file)) {
+        (true, _) => Architecture::NcsnPp,
+        (false, true) => by_data_set(file),
+        (false, false) => runner.unwrap_or(Runner::Anneal).default_architecture(),
     };
-    config.model.architecture = given.unwrap_or_else(by_program);
+    config.model.architecture = given_architecture(file).unwrap_or_else(by_program);
+    if is_of_score_sde(file) {
+        config.model.nonlinearity = Activation::Swish;
+        config.model.ema = true;
+        config.data.uniform_dequantization = Some(false);
+        config.sampling.method = Method::PredictorCorrector;
+        config.sampling.n_steps_each = 1;
+        return config;
+    }
     if is_of_ncsnv2(file) {
         // The published files say everything else.
         config.model.normalization = Some(NormKind::InstanceNormPlus);
@@ -155,13 +212,18 @@ pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
     config
 }
 
-/// The names by which files of ours choose one of NCSNv2's networks.
-const NAMES: [(&str, Architecture); 5] = [
+/// The names by which files of Score-SDE's program choose a network, and files of ours one of NCSNv2's.
+const NAMES: [(&str, Architecture); 10] = [
     ("ncsn", Architecture::Ncsn),
     ("ncsn_deeper", Architecture::Deeper),
     ("ncsnv2", Architecture::NcsnV2),
     ("ncsnv2_deeper", Architecture::NcsnV2Deeper),
     ("ncsnv2_deepest", Architecture::NcsnV2Deepest),
+    ("ddpm", Architecture::Ddpm),
+    ("ncsnpp", Architecture::NcsnPp),
+    ("ncsnv2_64", Architecture::NcsnV2),
+    ("ncsnv2_128", Architecture::NcsnV2Deeper),
+    ("ncsnv2_256", Architecture::NcsnV2Deepest),
 ];
 
 /// Whether a file is one of NCSNv2's program, whose keys those of NCSN's lack.
@@ -209,7 +271,11 @@ impl Unused {
 
 /// `name`, by which files of ours choose one of NCSNv2's networks.
 pub(super) fn name(f: &mut impl Fields) -> Result<()> {
-    f.key("name", &mut None, OrNone(&NAMES))
+    f.key("name", &mut None, OrNone(&NAMES))?;
+    // Of Score-SDE's files, whose program reads neither.
+    f.key("attention_type", &mut None, OrNone(&[("ddpm", ())]))?;
+    f.key("conv_size", &mut None, OrNone(OneOf([3usize])))?;
+    f.key("interpolation", &mut None, OrNone(&[("bilinear", ())]))
 }
 
 /// Keys of NCSNv2's `data` that nothing reads.

@@ -18,6 +18,8 @@ pub struct Reader<'a> {
     section: &'static str,
     /// Its keys so far.
     known: Vec<&'static str>,
+    /// Keys that the file calls otherwise: their names here, and there.
+    renamed: Vec<[&'static str; 2]>,
 }
 
 impl<'a> Reader<'a> {
@@ -34,7 +36,7 @@ impl<'a> Reader<'a> {
         for text in overrides {
             apply(&mut entries, text)?;
         }
-        Ok(Self { source, place: root.place, entries, section: "", known: Vec::new() })
+        Ok(Self { source, place: root.place, entries, section: "", known: Vec::new(), renamed: Vec::new() })
     }
 
     /// The entry `name`: a key of the current section, or `section.key`.
@@ -50,6 +52,60 @@ impl<'a> Reader<'a> {
         match self.entries.iter().find(|entry| entry.key == section).map(|entry| &entry.node.value) {
             Some(Value::Mapping(entries)) => entries,
             _ => &[],
+        }
+    }
+
+    /// Reads the key that the file calls `from` as `to`; both are `section.key`, or a key outside of all sections.
+    ///
+    /// # Errors
+    /// When the file has both; an override comes before what the file says.
+    pub fn rename(&mut self, from: &'static str, to: &'static str) -> Result<()> {
+        let Some(found) = self.take(from) else { return Ok(()) };
+        let is_set = |entry: &Entry| matches!(entry.place, Place::Set(_));
+        if let Some(other) = self.take(to) {
+            if is_set(&found) == is_set(&other) {
+                let message = format!("found {from} and {to}, which mean the same; expected one of them");
+                return Err(self.error_at(&found.place, message));
+            }
+            if is_set(&other) {
+                self.put(to, other);
+                return Ok(());
+            }
+        }
+        self.put(to, found);
+        self.renamed.push([to, from]);
+        Ok(())
+    }
+
+    /// Removes an entry.
+    pub fn take(&mut self, name: &str) -> Option<Entry> {
+        let (section, key) = name.rsplit_once('.').unwrap_or(("", name));
+        let entries = self.entries_of_mut(section)?;
+        let at = entries.iter().position(|entry| entry.key == key)?;
+        Some(entries.remove(at))
+    }
+
+    /// Puts an entry at `name`, `section.key`.
+    fn put(&mut self, name: &str, entry: Entry) {
+        let (section, key) = name.rsplit_once('.').unwrap_or(("", name));
+        let place = entry.place.clone();
+        let entry = Entry { key: key.into(), ..entry };
+        match self.entries_of_mut(section) {
+            Some(entries) => entries.push(entry),
+            None => {
+                let node = Node { place: place.clone(), value: Value::Mapping(vec![entry]) };
+                self.entries.push(Entry { key: section.into(), place, node });
+            }
+        }
+    }
+
+    fn entries_of_mut(&mut self, section: &str) -> Option<&mut Vec<Entry>> {
+        if section.is_empty() {
+            return Some(&mut self.entries);
+        }
+        match self.entries.iter_mut().find(|entry| entry.key == section).map(|entry| &mut entry.node.value) {
+            Some(Value::Mapping(entries)) => Some(entries),
+            _ => None,
         }
     }
 
@@ -71,8 +127,14 @@ impl<'a> Reader<'a> {
         self.known.push(name);
     }
 
+    /// `section.key` as the file calls it.
     fn full(&self, name: &str) -> String {
-        if self.section.is_empty() || name.contains('.') { name.into() } else { format!("{}.{name}", self.section) }
+        let full = match self.section {
+            section if section.is_empty() || name.contains('.') => name.into(),
+            section => format!("{section}.{name}"),
+        };
+        let renamed = self.renamed.iter().find(|[to, _]| *to == full);
+        renamed.map_or(full, |[_, from]| (*from).to_string())
     }
 
     fn error_at(&self, place: &Place, message: String) -> Error {
@@ -141,6 +203,13 @@ impl Fields for Reader<'_> {
             }
             (_, found, Some(null)) if found.is_null() => Some(null),
             (_, Value::Scalar { text, quoted }, _) => values.read(Given { text, quoted: *quoted }),
+            (_, Value::Sequence(items), _) => {
+                let given = items.iter().map(|item| match &item.value {
+                    Value::Scalar { text, quoted } => Some(Given { text, quoted: *quoted }),
+                    _ => None,
+                });
+                given.collect::<Option<Vec<_>>>().and_then(|items| values.read_list(&items))
+            }
             _ => None,
         };
         *value = read.ok_or_else(|| self.expected(name, &node.value, &values.expected()))?;

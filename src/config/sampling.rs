@@ -2,11 +2,26 @@
 
 use super::fields::{Fields, Flag, OrNone, POSITIVE, Section};
 use crate::error::Result;
-use crate::sample::{AnnealedLangevin, Sampler};
+use crate::sample::{AnnealedLangevin, Corrector, Norms, Predictor, PredictorCorrector, Sampler};
+use crate::sde::Reverse;
 
 /// Langevin dynamics, whose constants the published program fixes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
+    /// Score-SDE: how samples are drawn; by annealed Langevin dynamics if the file does not say it.
+    pub method: Method,
+    /// Score-SDE: the predictor of predictor–corrector sampling.
+    pub predictor: PredictorName,
+    /// Score-SDE: the corrector.
+    pub corrector: CorrectorName,
+    /// Score-SDE: the signal-to-noise ratio of the corrector.
+    pub snr: f64,
+    /// Score-SDE: whether the last step adds no noise.
+    pub noise_removal: bool,
+    /// Score-SDE: whether the predictor follows the probability flow.
+    pub probability_flow: bool,
+    /// Ours: whether the corrector's step size comes from means over the batch, as in the published program.
+    pub batch_mean_norms: bool,
     /// T, steps at each level.
     pub n_steps_each: usize,
     /// Step size at σ_L.
@@ -40,6 +55,13 @@ pub struct Sampling {
 impl Default for Sampling {
     fn default() -> Self {
         Self {
+            method: Method::Langevin,
+            predictor: PredictorName::ReverseDiffusion,
+            corrector: CorrectorName::Langevin,
+            snr: 0.16,
+            noise_removal: true,
+            probability_flow: false,
+            batch_mean_norms: false,
             n_steps_each: 100,
             step_lr: 2e-5,
             denoise: false,
@@ -62,6 +84,17 @@ impl Section for Sampling {
     const NAME: &'static str = "sampling";
 
     fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
+        f.key("method", &mut self.method, &METHODS)?;
+        f.key("predictor", &mut self.predictor, &PREDICTORS)?;
+        f.key("corrector", &mut self.corrector, &CORRECTORS)?;
+        f.key("snr", &mut self.snr, POSITIVE)?;
+        f.key("noise_removal", &mut self.noise_removal, Flag)?;
+        f.key("probability_flow", &mut self.probability_flow, Flag)?;
+        f.check("probability_flow", !self.probability_flow || self.predictor != PredictorName::AncestralSampling, || {
+            "sampling.probability_flow is true, expected false with sampling.predictor ancestral_sampling, which has none"
+                .into()
+        })?;
+        f.key("batch_mean_norms", &mut self.batch_mean_norms, Flag)?;
         f.key("n_steps_each", &mut self.n_steps_each, 1..=1_000_000)?;
         f.key("step_lr", &mut self.step_lr, POSITIVE)?;
         f.key("denoise", &mut self.denoise, Flag)?;
@@ -79,10 +112,75 @@ impl Section for Sampling {
     }
 }
 
+/// A way to draw samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Annealed Langevin dynamics.
+    Langevin,
+    /// Predictor–corrector sampling.
+    PredictorCorrector,
+}
+
+const METHODS: [(&str, Method); 2] = [("langevin", Method::Langevin), ("pc", Method::PredictorCorrector)];
+
+/// A predictor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see Predictor, which has the same names")]
+pub enum PredictorName {
+    EulerMaruyama,
+    ReverseDiffusion,
+    AncestralSampling,
+    None,
+}
+
+const PREDICTORS: [(&str, PredictorName); 4] = [
+    ("euler_maruyama", PredictorName::EulerMaruyama),
+    ("reverse_diffusion", PredictorName::ReverseDiffusion),
+    ("ancestral_sampling", PredictorName::AncestralSampling),
+    ("none", PredictorName::None),
+];
+
+/// A corrector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see Corrector, which has the same names")]
+pub enum CorrectorName {
+    Langevin,
+    Ald,
+    None,
+}
+
+const CORRECTORS: [(&str, CorrectorName); 3] =
+    [("langevin", CorrectorName::Langevin), ("ald", CorrectorName::Ald), ("none", CorrectorName::None)];
+
 impl Sampling {
     /// How samples are drawn.
     pub(super) fn sampler(&self) -> Sampler {
-        let Self { step_lr, n_steps_each, denoise, .. } = *self;
-        Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise })
+        let Self { step_lr, n_steps_each, denoise, noise_removal, snr, .. } = *self;
+        match self.method {
+            Method::Langevin => Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise }),
+            Method::PredictorCorrector => {
+                let (predictor, corrector) = (self.predictor(), self.corrector(snr));
+                Sampler::PredictorCorrector(PredictorCorrector { predictor, corrector, n_steps_each, noise_removal })
+            }
+        }
+    }
+
+    fn predictor(&self) -> Predictor {
+        let reverse = if self.probability_flow { Reverse::ProbabilityFlow } else { Reverse::Sde };
+        match self.predictor {
+            PredictorName::EulerMaruyama => Predictor::EulerMaruyama(reverse),
+            PredictorName::ReverseDiffusion => Predictor::ReverseDiffusion(reverse),
+            PredictorName::AncestralSampling => Predictor::AncestralSampling,
+            PredictorName::None => Predictor::None,
+        }
+    }
+
+    fn corrector(&self, snr: f64) -> Corrector {
+        let norms = if self.batch_mean_norms { Norms::BatchMean } else { Norms::PerSample };
+        match self.corrector {
+            CorrectorName::Langevin => Corrector::Langevin { snr, norms },
+            CorrectorName::Ald => Corrector::Ald { snr },
+            CorrectorName::None => Corrector::None,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `training:`, how long a network is trained and on what loss.
 
 use super::fields::{Fields, Flag, NOT_NEGATIVE, Number, OneOf, OrNone, POSITIVE, Section};
-use crate::error::Result;
+use crate::error::{Result, one_of};
 use crate::loss::Loss;
 pub use crate::loss::Slicing;
 
@@ -20,12 +20,22 @@ pub struct Training {
     pub n_gpu: usize,
     /// Steps between checkpoints.
     pub snapshot_freq: u64,
+    /// Score-SDE: steps between checkpoints that are kept until the next one only, to resume from; none if the file does not say it.
+    pub snapshot_freq_for_preemption: Option<u64>,
     /// Denoising or sliced score matching.
     pub algo: Algo,
     /// Projections of sliced score matching.
     pub n_particles: usize,
     /// Ours: the Jacobian–vector products of sliced score matching.
     pub slicing: Slicing,
+    /// Score-SDE: the process that perturbs the data; noise levels if the file does not say it.
+    pub sde: Option<Sde>,
+    /// Score-SDE: whether times are any, not those of the levels.
+    pub continuous: bool,
+    /// Score-SDE: whether the loss bounds the likelihood.
+    pub likelihood_weighting: bool,
+    /// Score-SDE: whether the loss is a mean over the numbers of an image, not half their sum.
+    pub reduce_mean: bool,
     /// p of the loss weight σᵖ.
     pub anneal_power: f64,
     /// σ of the noise that ScoreNets are trained with.
@@ -55,9 +65,14 @@ impl Default for Training {
             n_iters: 200_001,
             n_gpu: 1,
             snapshot_freq: 5_000,
+            snapshot_freq_for_preemption: None,
             algo: Algo::Dsm,
             n_particles: 1,
             slicing: Slicing::Exact,
+            sde: None,
+            continuous: false,
+            likelihood_weighting: false,
+            reduce_mean: false,
             anneal_power: 2.0,
             noise_std: 0.01,
             snapshot_sampling: true,
@@ -81,9 +96,26 @@ impl Section for Training {
         f.key("n_iters", &mut self.n_iters, 1..=u64::MAX)?;
         f.key("ngpu", &mut self.n_gpu, 0..=1024)?;
         f.key("snapshot_freq", &mut self.snapshot_freq, 1..=u64::MAX)?;
+        let for_preemption = &mut self.snapshot_freq_for_preemption;
+        f.key("snapshot_freq_for_preemption", for_preemption, OrNone(1..=u64::MAX))?;
         f.key("algo", &mut self.algo, &[("dsm", Algo::Dsm), ("ssm", Algo::Ssm)])?;
         f.key("n_particles", &mut self.n_particles, 1..=1024)?;
         f.key("slicing", &mut self.slicing, &SLICINGS)?;
+        f.key("sde", &mut self.sde, OrNone(&SDES))?;
+        f.key("continuous", &mut self.continuous, Flag)?;
+        f.check("continuous", !self.continuous || self.sde.is_some(), || {
+            format!("training.continuous is true, but there is no training.sde, which would be {}", sdes())
+        })?;
+        f.check("continuous", self.continuous || self.sde != Some(Sde::SubVp), || {
+            "training.continuous is false, expected true with training.sde subvpsde: it has no discrete form".into()
+        })?;
+        f.key("likelihood_weighting", &mut self.likelihood_weighting, Flag)?;
+        f.check("likelihood_weighting", self.continuous || !self.likelihood_weighting, || {
+            "training.likelihood_weighting is true, expected false where training.continuous is false: only the loss \
+             over all times bounds the likelihood"
+                .into()
+        })?;
+        f.key("reduce_mean", &mut self.reduce_mean, Flag)?;
         f.key("anneal_power", &mut self.anneal_power, ANNEAL_POWER)?;
         f.key("noise_std", &mut self.noise_std, NOT_NEGATIVE)?;
         f.key("snapshot_sampling", &mut self.snapshot_sampling, Flag)?;
@@ -104,6 +136,24 @@ impl Training {
             Algo::Ssm => Loss::Sliced { n_projections: self.n_particles, slicing: self.slicing },
         }
     }
+}
+
+/// A process of Song et al. 2021.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sde {
+    /// Variance exploding.
+    Ve,
+    /// Variance preserving.
+    Vp,
+    /// Sub-VP.
+    SubVp,
+}
+
+const SDES: [(&str, Sde); 3] = [("vesde", Sde::Ve), ("vpsde", Sde::Vp), ("subvpsde", Sde::SubVp)];
+
+/// Their names.
+pub(super) fn sdes() -> String {
+    one_of(SDES.map(|(name, _)| name))
 }
 
 /// The loss.

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use burn::module::{Module, ParamId};
 use burn::tensor::{Bool, Int, Tensor};
 
+use super::dropout::Masks;
 use super::{Backbone, Buffer, Dual, params};
+use crate::noise::Stream;
 
 /// What a network is told beside its input.
 #[derive(Clone, Debug)]
@@ -15,17 +17,23 @@ pub struct Condition {
     pub label: Tensor<1>,
     levels: OnceLock<Tensor<1, Int>>,
     record: Option<Record>,
+    masks: Option<Masks>,
 }
 
 impl Condition {
     /// For evaluation.
     pub fn new(label: Tensor<1>) -> Self {
-        Self { label, levels: OnceLock::new(), record: None }
+        Self { label, levels: OnceLock::new(), record: None, masks: None }
     }
 
     /// For a step of training, which takes down in `record` what it learns about the data.
     pub fn in_training(self, record: Record) -> Self {
         Self { record: Some(record), ..self }
+    }
+
+    /// With dropout, whose masks come from the streams of the images.
+    pub(super) fn with_dropout(self, streams: Vec<Stream>) -> Self {
+        Self { masks: Some(Masks::new(streams)), ..self }
     }
 
     /// The labels as indices of noise levels, `[batch]`.
@@ -36,6 +44,11 @@ impl Condition {
     /// Where a step of training takes down what it learns about the data; `None` in evaluation.
     pub(super) fn record(&self) -> Option<&Record> {
         self.record.as_ref()
+    }
+
+    /// Where dropout has its masks from; `None` where there is none.
+    pub(super) fn masks(&self) -> Option<&Masks> {
+        self.masks.as_ref()
     }
 }
 
@@ -71,17 +84,20 @@ impl Record {
     }
 }
 
-/// A network in a step of training: batch norms take the statistics of the batch.
+/// A network in a step of training: batch norms take the statistics of the batch, and there is dropout.
 #[derive(Debug)]
 pub struct InTraining<'a, N> {
     /// The network.
     pub net: &'a N,
     /// What the step learns about the data.
     pub record: Record,
+    /// The noise of dropout, a stream for each image of the batch. All passes of a step have the same masks.
+    pub dropout: Vec<Stream>,
 }
 
 impl<const D: usize, N: Backbone<D>> Backbone<D> for InTraining<'_, N> {
     fn forward(&self, x: Dual<D>, given: &Condition) -> Dual<D> {
-        self.net.forward(x, &given.clone().in_training(self.record.clone()))
+        let given = given.clone().in_training(self.record.clone()).with_dropout(self.dropout.clone());
+        self.net.forward(x, &given)
     }
 }

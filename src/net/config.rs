@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::norm::EPSILON;
 use super::recognise::Shapes;
-use super::{Activation, NormKind, Pool, Untold};
+use super::{Activation, NormKind, Pool, UNetConfig, Untold};
 use crate::error::{Error, Result};
 
 /// Which network, as files of configuration name it.
@@ -37,6 +37,10 @@ pub enum Architecture {
     SmallScore,
     /// Four linear layers, for 10 pixels.
     MlpScore,
+    /// A U-Net with attention, told the time (Ho et al. 2020).
+    Ddpm,
+    /// NCSN++ and DDPM++, its successors (Song et al. 2021).
+    NcsnPp,
 }
 
 /// The stages of a RefineNet: how many there are, and how often they halve the size.
@@ -65,9 +69,11 @@ pub enum ScoreNet {
 
 /// What an [`Architecture`] stands for.
 #[derive(Clone, Copy)]
+#[allow(clippy::enum_variant_names, reason = "networks are called so")]
 enum Family {
     RefineNet { form: Form, is_conditional: bool, norm: NormKind, pool: Pool },
     ScoreNet(ScoreNet),
+    UNet(fn(usize, usize, usize) -> UNetConfig),
 }
 
 /// An architecture: its name in files of configuration, what it is, the sides of its images ([`Sizes`]), what its width is a multiple
@@ -96,7 +102,7 @@ pub struct Memory {
 }
 
 /// Each halving needs an even size, and linear layers one size.
-const ROWS: [Row; 13] = {
+const ROWS: [Row; 15] = {
     use {Architecture as A, Family as F, Form::*, NormKind::*, Pool::*, ScoreNet as S};
     const fn net(form: Form, is_conditional: bool, norm: NormKind, pool: Pool) -> Family {
         Family::RefineNet { form, is_conditional, norm, pool }
@@ -139,6 +145,9 @@ const ROWS: [Row; 13] = {
         row(("score", A::Score), F::ScoreNet(S::Score), [28, 28, 28], 4, [5.0, 11.0, 1.5]),
         row(("smallscore", A::SmallScore), F::ScoreNet(S::SmallScore), [10, 10, 10], 1, [29.0, 62.0, 9.0]),
         row(("mlpscore", A::MlpScore), F::ScoreNet(S::MlpScore), [10, 10, 10], 1, [0.12, 0.3, 0.05]),
+        // What the sides are multiples of, and what they keep, follows from their options.
+        row(("ddpm", A::Ddpm), F::UNet(UNetConfig::ddpm), [1, 1, MANY], 32, [0.0; 3]),
+        row(("ncsnpp", A::NcsnPp), F::UNet(UNetConfig::ncsnpp), [1, 1, MANY], 4, [0.0; 3]),
     ]
 };
 
@@ -193,11 +202,6 @@ impl Architecture {
         self.row().name
     }
 
-    /// What it keeps of an image.
-    pub fn memory(self) -> Memory {
-        self.row().memory
-    }
-
     /// The sides that its images may have.
     pub fn sizes(self) -> Sizes {
         let [multiple, smallest, largest] = self.row().sizes;
@@ -211,7 +215,7 @@ impl Architecture {
 
     /// Whether the network is given the noise level.
     pub fn is_conditional(self) -> bool {
-        matches!(self.row().family, Family::RefineNet { is_conditional: true, .. })
+        matches!(self.row().family, Family::RefineNet { is_conditional: true, .. } | Family::UNet(_))
     }
 
     /// The network of these dimensions, with the options that the published one has.
@@ -231,6 +235,7 @@ impl Architecture {
                 input: InputRange::Unit,
             }),
             Family::ScoreNet(net) => NetworkConfig::ScoreNet(ScoreNetConfig { net, channels, width, size }),
+            Family::UNet(published) => NetworkConfig::UNet(published(channels, width, size)),
         }
     }
 }
@@ -307,6 +312,8 @@ pub enum NetworkConfig {
     RefineNet(RefineNetConfig),
     /// The networks of the sliced-score-matching experiments.
     ScoreNet(ScoreNetConfig),
+    /// The U-Nets of DDPM and Score-SDE.
+    UNet(UNetConfig),
 }
 
 impl RefineNetConfig {
@@ -360,7 +367,7 @@ impl RefineNetConfig {
             Family::RefineNet { form, is_conditional, pool, .. } => {
                 (form, is_conditional, pool) == (self.form, self.levels.is_some(), self.pool)
             }
-            Family::ScoreNet(_) => false,
+            Family::ScoreNet(_) | Family::UNet(_) => false,
         };
         Some(ROWS.iter().find(is_this)?.architecture)
     }
@@ -404,10 +411,13 @@ impl NetworkConfig {
     /// # Errors
     /// When a parameter that tells it is missing or has an impossible shape.
     pub fn from_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>, untold: impl Into<Untold>) -> Result<Self> {
-        let shapes = Shapes(&shape);
-        let config = match ScoreNetConfig::from_shapes(&shapes)? {
-            Some(config) => Self::ScoreNet(config),
-            None => Self::RefineNet(RefineNetConfig::from_shapes(&shapes, untold.into())?),
+        let (shapes, untold) = (Shapes(&shape), untold.into());
+        let config = if let Some(config) = UNetConfig::from_shapes(&shapes, untold.u_net.clone())? {
+            Self::UNet(config)
+        } else if let Some(config) = ScoreNetConfig::from_shapes(&shapes)? {
+            Self::ScoreNet(config)
+        } else {
+            Self::RefineNet(RefineNetConfig::from_shapes(&shapes, untold)?)
         };
         config.check()?;
         Ok(config)
@@ -421,6 +431,15 @@ impl NetworkConfig {
         match self {
             Self::RefineNet(config) => config.architecture().expect("a network that was checked"),
             Self::ScoreNet(config) => config.architecture(),
+            Self::UNet(config) => config.architecture(),
+        }
+    }
+
+    /// What it keeps of an image.
+    pub fn memory(&self) -> Memory {
+        match self {
+            Self::UNet(config) => config.memory(),
+            other => other.architecture().row().memory,
         }
     }
 
@@ -429,6 +448,7 @@ impl NetworkConfig {
         match self {
             Self::RefineNet(config) => config.channels,
             Self::ScoreNet(config) => config.channels,
+            Self::UNet(config) => config.channels,
         }
     }
 
@@ -437,6 +457,7 @@ impl NetworkConfig {
         match self {
             Self::RefineNet(config) => config.width,
             Self::ScoreNet(config) => config.width,
+            Self::UNet(config) => config.width,
         }
     }
 
@@ -445,6 +466,7 @@ impl NetworkConfig {
         match self {
             Self::RefineNet(config) => Self::RefineNet(RefineNetConfig { width, ..config }),
             Self::ScoreNet(config) => Self::ScoreNet(ScoreNetConfig { width, ..config }),
+            Self::UNet(config) => Self::UNet(UNetConfig { width, ..config }),
         }
     }
 
@@ -452,15 +474,16 @@ impl NetworkConfig {
     pub fn with_input(self, input: InputRange) -> Self {
         match self {
             Self::RefineNet(config) => Self::RefineNet(RefineNetConfig { input, ..config }),
+            Self::UNet(config) => Self::UNet(UNetConfig { input, ..config }),
             Self::ScoreNet(_) => self,
         }
     }
 
-    /// How many noise levels it is given; `None` for a network that is not given the level.
+    /// How many noise levels it knows; `None` for a network that is not given the level, or is given a number of any size.
     pub fn levels(&self) -> Option<usize> {
         match self {
             Self::RefineNet(config) => config.levels,
-            Self::ScoreNet(_) => None,
+            Self::ScoreNet(_) | Self::UNet(_) => None,
         }
     }
 
@@ -471,6 +494,7 @@ impl NetworkConfig {
             Self::ScoreNet(ScoreNetConfig { net: ScoreNet::UNetScore, size, .. }) => {
                 Sizes { smallest: *size, largest: *size, ..sizes }
             }
+            Self::UNet(config) => Sizes { multiple: config.multiple(), smallest: config.multiple(), ..sizes },
             _ => sizes,
         }
     }
@@ -479,8 +503,10 @@ impl NetworkConfig {
     pub fn untold(&self) -> Untold {
         match self {
             Self::RefineNet(RefineNetConfig { norm, normalizer_eps, activation, input, .. }) => {
-                Untold { norm: *norm, normalizer_eps: *normalizer_eps, activation: *activation, input: *input }
+                let u_net = None;
+                Untold { norm: *norm, normalizer_eps: *normalizer_eps, activation: *activation, input: *input, u_net }
             }
+            Self::UNet(config) => Untold { u_net: Some(config.clone()), ..Untold::default() },
             Self::ScoreNet(_) => Untold::default(),
         }
     }
@@ -495,6 +521,7 @@ impl NetworkConfig {
             (Self::RefineNet(own), Self::RefineNet(other)) => {
                 RefineNetConfig { spec_norm: other.spec_norm, ..own.clone() } == *other
             }
+            (Self::UNet(own), Self::UNet(other)) => own == other,
             _ => false,
         }
     }
@@ -502,10 +529,11 @@ impl NetworkConfig {
     /// Whether such a network can be built.
     ///
     /// # Errors
-    /// As [`RefineNetConfig::check`] and [`ScoreNetConfig::check`].
+    /// As [`RefineNetConfig::check`], [`ScoreNetConfig::check`] and [`UNetConfig::check`].
     pub fn check(&self) -> Result<()> {
         match self {
             Self::RefineNet(config) => config.check(),
+            Self::UNet(config) => config.check(),
             Self::ScoreNet(config) => config.check(),
         }
     }

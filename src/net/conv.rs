@@ -6,7 +6,7 @@ use ncsn_kernels::filter::Filter;
 use ncsn_kernels::ops::conv::{Conv, conv_transpose2d, conv2d};
 use ncsn_kernels::ops::pixels::separable;
 
-use super::{Buffer, Dual, Work, spectral, uniform};
+use super::{Buffer, Dual, Work, fan_average, spectral, uniform};
 use crate::device::upload;
 use crate::noise::Stream;
 
@@ -44,17 +44,41 @@ impl Conv2d {
         device: &Device,
     ) -> Self {
         let fan_in = n_in * kernel * kernel;
-        let weight = upload(uniform(n_out * fan_in, fan_in, noise), [n_out, n_in, kernel, kernel], device);
-        let bias = bias.then(|| Param::from_tensor(upload(uniform(n_out, fan_in, noise), [n_out], device)));
-        let padding = dilation * (kernel - 1) / 2;
+        let weight = uniform(n_out * fan_in, fan_in, noise);
+        let bias = bias.then(|| uniform(n_out, fan_in, noise));
+        let shape = Kernel { size: kernel, stride: 1, padding: dilation * (kernel - 1) / 2 };
+        Self { dilation, ..Self::of([n_in, n_out], shape, weight, bias, device) }
+    }
+
+    /// Any kernel without dilation, with weights from [`fan_average`] of `scale` and biases 0: the initial values of Song et al. 2021.
+    pub fn fan_average(
+        [n_in, n_out]: [usize; 2],
+        kernel: Kernel,
+        scale: f64,
+        noise: &mut Stream,
+        device: &Device,
+    ) -> Self {
+        let area = kernel.size * kernel.size;
+        let weight = fan_average(n_in * n_out * area, [n_in * area, n_out * area], scale, noise);
+        Self::of([n_in, n_out], kernel, weight, Some(vec![0.0; n_out]), device)
+    }
+
+    /// With these values.
+    fn of(
+        [n_in, n_out]: [usize; 2],
+        Kernel { size, stride, padding }: Kernel,
+        weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        device: &Device,
+    ) -> Self {
         Self {
-            weight: Some(Param::from_tensor(weight)),
-            bias,
+            weight: Some(Param::from_tensor(upload(weight, [n_out, n_in, size, size], device))),
+            bias: bias.map(|bias| Param::from_tensor(upload(bias, [n_out], device))),
             weight_orig: None,
             weight_u: None,
             weight_v: None,
-            dilation,
-            stride: 1,
+            dilation: 1,
+            stride,
             padding,
         }
     }
@@ -74,7 +98,7 @@ impl Conv2d {
     }
 
     /// The weight that images are convolved with: `[out, in, k, k]`
-    fn weight(&self) -> Tensor<4> {
+    pub(super) fn weight(&self) -> Tensor<4> {
         match (&self.weight, &self.weight_orig, &self.weight_u, &self.weight_v) {
             (Some(weight), ..) => weight.val(),
             (None, Some(weight), Some(u), Some(v)) => spectral::normalised(weight.val(), u.val(), v.val()),
@@ -82,8 +106,13 @@ impl Conv2d {
         }
     }
 
-    /// Its shape.
-    fn dims(&self) -> [usize; 4] {
+    /// `[out]`
+    pub(super) fn bias(&self) -> Option<Tensor<1>> {
+        self.bias.as_ref().map(Param::val)
+    }
+
+    /// The weight's shape.
+    pub(super) fn dims(&self) -> [usize; 4] {
         let weight = self.weight.as_ref().or(self.weight_orig.as_ref());
         weight.expect("a convolution has one of them").dims()
     }
@@ -116,7 +145,7 @@ impl Conv2d {
             (Some(t), residual) => Some(conv2d(t, weight.clone(), None, residual, conv)),
             (None, residual) => residual,
         };
-        Dual { value: conv2d(x.value, weight, self.bias.as_ref().map(Param::val), residual, conv), tangent }
+        Dual { value: conv2d(x.value, weight, self.bias(), residual, conv), tangent }
     }
 
     /// What it does for one image; `side` is that of the input before, and of the output after.

@@ -7,7 +7,7 @@
 
 use std::ops::{Add, Mul, Sub};
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
 use ncsn_kernels::ops::pixels::{add, twice};
 
 /// A value, and perhaps its derivative along one direction.
@@ -83,6 +83,33 @@ impl<const D: usize> Dual<D> {
     /// The mean over one dimension, which is kept with size 1.
     pub fn mean_dim(self, dim: usize) -> Self {
         self.linear(|x| x.mean_dim(dim))
+    }
+
+    /// The parts beside each other along `dim`.
+    pub fn cat(parts: [Self; 2], dim: usize) -> Self {
+        let has_tangent = parts.iter().any(|part| part.tangent.is_some());
+        let tangent = has_tangent.then(|| {
+            let tangents = parts.iter().map(|part| part.tangent.clone().unwrap_or_else(|| part.value.zeros_like()));
+            Tensor::cat(tangents.collect(), dim)
+        });
+        Self { value: Tensor::cat(parts.map(|part| part.value).to_vec(), dim), tangent }
+    }
+
+    /// The matrix product over the last two dimensions.
+    pub fn matmul(self, other: Self) -> Self {
+        let left = self.tangent.map(|t| t.matmul(other.value.clone()));
+        let right = other.tangent.map(|t| self.value.clone().matmul(t));
+        Self { value: self.value.matmul(other.value), tangent: both(left, right, |a, b| a + b, |b| b) }
+    }
+
+    /// eˣ divided by its sum along `dim`.
+    pub fn softmax(self, dim: usize) -> Self {
+        let value = activation::softmax(self.value, dim);
+        let tangent = self.tangent.map(|t| {
+            let weighted = value.clone() * t;
+            weighted.clone() - value.clone() * weighted.sum_dim(dim)
+        });
+        Self { value, tangent }
     }
 
     /// The same values in another shape.

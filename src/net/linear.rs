@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use ncsn_kernels::ops::conv::linear;
 
-use super::{Dual, Work, uniform};
+use super::{Dual, Work, fan_average, uniform};
 use crate::device::upload;
 use crate::noise::Stream;
 
@@ -21,7 +21,17 @@ impl Linear {
     /// Weights and bias from U(±1/√in), PyTorch's default.
     pub fn new(n_in: usize, n_out: usize, noise: &mut Stream, device: &Device) -> Self {
         let weight = uniform(n_in * n_out, n_in, noise);
-        let bias = uniform(n_out, n_in, noise);
+        Self::of([n_in, n_out], weight, uniform(n_out, n_in, noise), device)
+    }
+
+    /// Weights from [`fan_average`] of scale 1, biases 0: the initial values of Song et al. 2021.
+    pub fn fan_average(n_in: usize, n_out: usize, noise: &mut Stream, device: &Device) -> Self {
+        let weight = fan_average(n_in * n_out, [n_in, n_out], 1.0, noise);
+        Self::of([n_in, n_out], weight, vec![0.0; n_out], device)
+    }
+
+    /// With these values.
+    fn of([n_in, n_out]: [usize; 2], weight: Vec<f32>, bias: Vec<f32>, device: &Device) -> Self {
         Self {
             weight: Param::from_tensor(upload(weight, [n_out, n_in], device)),
             bias: Param::from_tensor(upload(bias, [n_out], device)),

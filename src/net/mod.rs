@@ -8,6 +8,7 @@ mod buffer;
 mod condition;
 mod config;
 mod conv;
+mod dropout;
 mod dual;
 mod inception;
 mod linear;
@@ -23,6 +24,8 @@ mod residual;
 mod resscore;
 mod scorenets;
 pub mod spectral;
+#[allow(non_snake_case, reason = "fields have their published names")]
+mod unet;
 mod work;
 
 pub use activation::{Activation, elu};
@@ -33,6 +36,7 @@ pub use config::{
     ScoreNetConfig, Sizes,
 };
 pub use conv::{Conv2d, ConvTranspose2d, Kernel, MeanPoolConv};
+pub use dropout::dropout;
 pub use dual::Dual;
 pub use inception::{Inception, InceptionMaps, global_mean};
 pub use linear::Linear;
@@ -45,6 +49,10 @@ pub use refinenet::RefineNet;
 pub use residual::{Resample, ResidualBlock};
 pub use resscore::{GroupNormBlock, ResScore, Side};
 pub use scorenets::{DenseScore, ResNetScore, UNetScore};
+pub use unet::{
+    Attention, BlockForm, Combination, Combine, Embedding, FourierFeatures, Groups, Nin, Progressive, Resampling,
+    Scale, Style, Taps, TimeBlock, UNet, UNetConfig, positional,
+};
 pub use work::Work;
 
 use burn::tensor::Device;
@@ -79,6 +87,7 @@ macro_rules! backbones {
 backbones! {
     Network: 4, |net, x, given| net.forward(x, given);
     RefineNet: 4, |net, x, given| net.forward(x, given);
+    UNet: 4, |net, x, given| net.forward(x, given);
     ResScore: 4, |net, x, _| net.forward(x);
     ResNetScore: 4, |net, x, _| net.forward(x);
     UNetScore: 4, |net, x, _| net.forward(x);
@@ -124,7 +133,19 @@ impl Parts<'_> {
 
 /// Draws from U(±1/√fan_in), PyTorch's default for weights and biases.
 fn uniform(n: usize, fan_in: usize, noise: &mut Stream) -> Vec<f32> {
-    let bound = 1.0 / (fan_in as f32).sqrt();
+    between(n, 1.0 / (fan_in as f32).sqrt(), noise)
+}
+
+/// Draws from U(±√(3·scale/m)), m the mean of fan-in and fan-out (Glorot & Bengio 2010 for scale 1); a scale of 0 is 1e-10 (Song et
+/// al. 2021).
+fn fan_average(n: usize, [fan_in, fan_out]: [usize; 2], scale: f64, noise: &mut Stream) -> Vec<f32> {
+    let scale = if scale == 0.0 { 1e-10 } else { scale };
+    let mean = (fan_in + fan_out) as f64 / 2.0;
+    between(n, (3.0 * scale / mean).sqrt() as f32, noise)
+}
+
+/// Draws from U(±bound).
+fn between(n: usize, bound: f32, noise: &mut Stream) -> Vec<f32> {
     let mut values = vec![0.0; n];
     noise.uniform(&mut values);
     values.iter_mut().for_each(|u| *u = bound * (2.0 * *u - 1.0));

@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use super::{
-    Condition, DenseScore, Dual, NetworkConfig, RefineNet, ResNetScore, ResScore, ScoreNet, ScoreNetConfig, UNetScore,
-    Work,
+    Condition, DenseScore, Dual, NetworkConfig, RefineNet, ResNetScore, ResScore, ScoreNet, ScoreNetConfig, UNet,
+    UNetScore, Work,
 };
 use crate::error::Result;
 use crate::noise::Stream;
@@ -24,6 +24,8 @@ pub enum Network {
     UNetScore(UNetScore),
     /// Score, SmallScore and MLPScore.
     DenseScore(DenseScore),
+    /// The networks of DDPM and Score-SDE.
+    UNet(UNet),
 }
 
 impl Network {
@@ -35,6 +37,7 @@ impl Network {
         config.check()?;
         let &ScoreNetConfig { net, channels, width, size } = match config {
             NetworkConfig::RefineNet(config) => return RefineNet::new(config, noise, device).map(Self::RefineNet),
+            NetworkConfig::UNet(config) => return UNet::new(config, noise, device).map(Self::UNet),
             NetworkConfig::ScoreNet(config) => config,
         };
         Ok(match net {
@@ -60,6 +63,7 @@ impl Network {
             Self::ResNetScore(net) => net.forward(x),
             Self::UNetScore(net) => net.forward(x),
             Self::DenseScore(net) => net.forward(x),
+            Self::UNet(net) => net.forward(x, given),
         }
     }
 
@@ -71,6 +75,7 @@ impl Network {
             Self::ResNetScore(net) => net.work(side),
             Self::UNetScore(net) => net.work(side),
             Self::DenseScore(net) => net.work(side),
+            Self::UNet(net) => net.work(side),
         }
     }
 }

@@ -76,9 +76,9 @@ pub(super) const EPSILON: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
 /// `x` with mean 0 and variance 1 along `dim`: what normalisations of any kind begin with.
-pub(super) fn standardised<const D: usize>(x: Dual<D>, dim: usize) -> Dual<D> {
+pub(super) fn standardised<const D: usize>(x: Dual<D>, dim: usize, epsilon: f64) -> Dual<D> {
     let centred = x.clone() - x.mean_dim(dim);
-    let scale = (centred.clone().square().mean_dim(dim) + EPSILON).rsqrt();
+    let scale = (centred.clone().square().mean_dim(dim) + epsilon).rsqrt();
     centred * scale
 }
 
@@ -392,6 +392,8 @@ pub struct GroupNorm {
     pub bias: Param<Tensor<1>>,
     #[module(skip)]
     n_groups: usize,
+    #[module(skip)]
+    epsilon: f64,
 }
 
 impl GroupNorm {
@@ -399,7 +401,20 @@ impl GroupNorm {
     pub fn new(n_features: usize, n_groups: usize, device: &Device) -> Self {
         assert!(n_features.is_multiple_of(n_groups), "{n_features} channels in {n_groups} groups");
         let param = |value| Param::from_tensor(upload(vec![value; n_features], [n_features], device));
-        Self { weight: param(1.0), bias: param(0.0), n_groups }
+        Self { weight: param(1.0), bias: param(0.0), n_groups, epsilon: EPSILON }
+    }
+
+    /// With another number added to the variances than 1e-5.
+    pub fn with_epsilon(self, epsilon: f64) -> Self {
+        Self { epsilon, ..self }
+    }
+
+    /// [`Self::forward`], then the activation.
+    ///
+    /// # Shapes
+    /// `[batch, features, height, width]`, unchanged.
+    pub fn forward_then(&self, activation: Activation, x: Dual<4>) -> Dual<4> {
+        activation.forward(self.forward(x))
     }
 
     /// # Shapes
@@ -408,7 +423,7 @@ impl GroupNorm {
         let [n, c, h, w] = x.dims();
         let x = x.reshape([n, self.n_groups, c / self.n_groups * h * w]);
         let by_channel = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, c, 1, 1]));
-        standardised(x, 2).reshape([n, c, h, w]) * by_channel(&self.weight) + by_channel(&self.bias)
+        standardised(x, 2, self.epsilon).reshape([n, c, h, w]) * by_channel(&self.weight) + by_channel(&self.bias)
     }
 }
 
@@ -432,7 +447,7 @@ impl LayerNorm {
     /// `[batch, features]`, unchanged.
     pub fn forward(&self, x: Dual<2>) -> Dual<2> {
         let row = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, -1]));
-        standardised(x, 1) * row(&self.weight) + row(&self.bias)
+        standardised(x, 1, EPSILON) * row(&self.weight) + row(&self.bias)
     }
 }
 

@@ -2,11 +2,11 @@
 
 use super::norm::EPSILON;
 use super::params::shown_shape;
-use super::{Activation, InputRange, NormKind};
+use super::{Activation, InputRange, NormKind, UNetConfig};
 use crate::error::{Error, Result};
 
 /// What the shapes of a network's weights do not tell; a configuration does, see [`super::NetworkConfig::untold`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Untold {
     /// The range of the network's input.
     pub input: InputRange,
@@ -16,6 +16,8 @@ pub struct Untold {
     pub norm: NormKind,
     /// See [`super::RefineNetConfig::normalizer_eps`].
     pub normalizer_eps: f64,
+    /// A U-Net, of which shapes do not tell much.
+    pub u_net: Option<UNetConfig>,
 }
 
 impl Default for Untold {
@@ -27,7 +29,8 @@ impl Default for Untold {
 impl From<InputRange> for Untold {
     /// The published activation and norm.
     fn from(input: InputRange) -> Self {
-        Self { input, activation: Activation::Elu, norm: NormKind::InstanceNorm, normalizer_eps: EPSILON }
+        let (activation, norm) = (Activation::Elu, NormKind::InstanceNorm);
+        Self { input, activation, norm, normalizer_eps: EPSILON, u_net: None }
     }
 }
 

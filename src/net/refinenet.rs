@@ -196,7 +196,7 @@ impl RefineNetConfig {
     /// Reads it off the shapes of its parameters.
     pub(super) fn from_shapes(
         shapes: &Shapes<'_>,
-        Untold { input, activation, norm: untold, normalizer_eps }: Untold,
+        Untold { input, activation, norm: untold, normalizer_eps, .. }: Untold,
     ) -> Result<Self> {
         let [width, channels, ..] = shapes.of::<4>("begin_conv.weight")?;
         let spec_norm = shapes.has("res1.0.conv1.weight_orig");

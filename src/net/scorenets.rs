@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, Tensor};
 
-use super::norm::standardised;
+use super::norm::{EPSILON, standardised};
 use super::recognise::Shapes;
 use super::{
     Conv2d, ConvTranspose2d, Dual, GroupNorm, Kernel, LayerNorm, Linear, MLP_WIDTH, ScoreNet, ScoreNetConfig, Work, elu,
@@ -100,7 +100,7 @@ impl Operation {
             Self::Elu => elu(x),
             Self::InstanceNorm => {
                 let [n, c, h, w] = x.dims();
-                standardised(x.reshape([n, c, h * w]), 2).reshape([n, c, h, w])
+                standardised(x.reshape([n, c, h * w]), 2, EPSILON).reshape([n, c, h, w])
             }
             Self::Reflect(n) => x.linear(|x| x.pad((n, n, n, n), PadMode::Reflect)),
         }

@@ -35,7 +35,7 @@ impl Estimate {
         let n_ema = if options.ema_rate.is_some() { 1.0 } else { 0.0 };
         let n_parts = options.micro_batches as f64;
         let per_parameter = 2.0 + n_parts.log2() + rule.state_names().len() as f64 + n_ema;
-        let memory = net.architecture().memory();
+        let memory = net.memory();
         let factor = match options.objective.loss {
             Loss::Denoising => memory.denoising,
             Loss::Sliced { n_projections, slicing: Slicing::Exact } => memory.sliced * n_projections as f64,
@@ -52,7 +52,7 @@ impl Estimate {
     /// # Errors
     /// As [`Self::of_training`].
     pub fn of_sampling(net: &NetworkConfig, size: usize) -> Result<Self> {
-        Self::new(net, size, 2.0, net.architecture().memory().sampling)
+        Self::new(net, size, 2.0, net.memory().sampling)
     }
 
     fn new(net: &NetworkConfig, size: usize, per_parameter: f64, factor: f64) -> Result<Self> {
@@ -83,6 +83,9 @@ impl Estimate {
 /// # Errors
 /// When the configuration is impossible, see [`NetworkConfig::check`].
 fn n_parameters(config: &NetworkConfig) -> Result<f64> {
+    if let NetworkConfig::UNet(config) = config {
+        return Ok(config.n_parameters()? as f64);
+    }
     config.check()?;
     let step = 8.max(config.architecture().width_multiple());
     let count = |width: usize| -> Result<f64> {

@@ -22,6 +22,10 @@ use crate::score::Model;
 const TRAIN: [&str; 3] = ["train/level", "train/z", "train/v"];
 /// The same of test batches.
 const TEST: [&str; 3] = ["test/level", "test/z", "test/v"];
+/// Streams of dropout, one for each image of each step.
+const DROPOUT: &str = "train/dropout";
+/// Images of a batch are fewer, so that the numbers of their streams differ.
+const MAX_BATCH: u64 = 1 << 20;
 
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -200,11 +204,15 @@ impl<N: Module + Backbone<4>> Trainer<N> {
         let device = self.device();
         let buffers = params::buffer_values(self.net());
         self.model.net = spectral::iterate(self.model.net.clone());
-        let in_training = InTraining { net: self.net(), record: Record::default() };
-        let record = in_training.record.clone();
+        let record = Record::default();
         let TrainingOptions { objective, micro_batches, .. } = self.options;
-        let (model, examples) = self.on_batch(in_training, batch, &objective, TRAIN, step);
-        let parts = examples.split(micro_batches).map(|part| {
+        let n_each = batch.shape[0] / micro_batches;
+        let examples = self.examples(batch, &objective, TRAIN, step);
+        let parts = examples.split(micro_batches).enumerate().map(|(part_number, part)| {
+            let images = part_number * n_each..(part_number + 1) * n_each;
+            let number = |image| step.wrapping_mul(MAX_BATCH).wrapping_add(image as u64);
+            let dropout = images.map(|image| self.noise.stream(DROPOUT, number(image))).collect();
+            let model = self.model.with_net(InTraining { net: self.net(), record: record.clone(), dropout });
             let loss = objective.value(&model, &*model.process, part);
             // Of a power of two, which rounds nothing.
             let loss = if micro_batches == 1 { loss } else { loss / micro_batches as f64 };
@@ -276,7 +284,7 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// # Errors
     /// [`Error::Device`] if it could not be computed.
     pub fn test_loss(&self, batch: Batch, objective: &Objective) -> Result<f64> {
-        let (model, examples) = self.on_batch(self.net().valid(), batch, objective, TEST, self.step);
+        let (model, examples) = (self.valid_model(), self.examples(batch, objective, TEST, self.step));
         device::scalar(objective.value(&model, &*model.process, examples))
     }
 
@@ -285,25 +293,22 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// # Errors
     /// As [`Self::test_loss`].
     pub fn test_loss_by_level(&self, batch: Batch, objective: &Objective) -> Result<Vec<(usize, f64)>> {
-        let (model, examples) = self.on_batch(self.net().valid(), batch, objective, TEST, self.step);
+        let (model, examples) = (self.valid_model(), self.examples(batch, objective, TEST, self.step));
         let of_level =
             |(level, examples)| Ok((level, device::scalar(objective.value(&model, &*model.process, examples))?));
         examples.by_level(&*model.process).into_iter().map(of_level).collect()
     }
 
-    /// The model with `net`, and a batch with its randomness from `streams` (of times, noise and projections) at `index`.
-    fn on_batch<M>(
-        &self,
-        net: M,
-        batch: Batch,
-        objective: &Objective,
-        streams: [&str; 3],
-        index: u64,
-    ) -> (Model<M>, Examples) {
+    /// The model without gradients.
+    fn valid_model(&self) -> Model<N> {
+        self.model.with_net(self.net().valid())
+    }
+
+    /// A batch with its randomness from `streams` (of times, noise and projections) at `index`.
+    fn examples(&self, batch: Batch, objective: &Objective, streams: [&str; 3], index: u64) -> Examples {
         let [times, z, v] = streams.map(|name| self.noise.stream(name, index));
         let x = device::upload(batch.x, batch.shape, &self.device());
-        let examples = objective.draw(&*self.model.process, x, Streams { times, z, v });
-        (self.model.with_net(net), examples)
+        objective.draw(&*self.model.process, x, Streams { times, z, v })
     }
 
     fn device(&self) -> Device {

@@ -1,7 +1,7 @@
 //! Every block of the networks: output, gradient of its inputs and of its parameters.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 use ncsn::net::{
     Activation, ChainedPool, Condition, Conv2d, Dual, Fusion, GroupNormBlock, MeanPoolConv, Norm, NormKind, Parts,
     Pool, Record, RefineBlock, Resample, ResidualBlock, ResidualConvUnit, Side, params,
@@ -9,7 +9,7 @@ use ncsn::net::{
 use ncsn::noise::{Noise, Stream};
 
 use crate::Case;
-use crate::fixture::{self, assert_close, open, values};
+use crate::fixture::{self, Fixture, assert_close, open, values};
 
 /// The reference's own f32 error is about 1e-7 in a block.
 const TOLERANCE: f64 = 1e-5;
@@ -68,17 +68,7 @@ fn check<M: Module>(
         let found = values(input.grad(&grads).unwrap());
         assert_close(&format!("{name} gradient of {key}"), &found, case.f64(&format!("grad_input.{key}")), TOLERANCE);
     }
-    let expected = |parameter: &str| case.f64(&format!("grad_param.{parameter}"));
-    let largest = |values: &[f64]| values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    let names = params::names(&module);
-    let of_all = names.iter().map(|parameter| largest(expected(parameter))).fold(0.0, f64::max);
-    for (parameter, grad) in names.into_iter().zip(params::gradients(&module, &grads)) {
-        let what = format!("{name} gradient of {parameter}");
-        let expected = expected(&parameter);
-        // A bias that the norm behind it takes away again has a gradient of rounding errors only.
-        let tolerance = if largest(expected) < 1e-5 * of_all { 10.0 } else { TOLERANCE };
-        assert_close(&what, &values(grad.unwrap()), expected, tolerance);
-    }
+    parameters_agree(name, &case, &module, &grads);
     if is_training {
         for (buffer, found) in params::buffers_to_host(&record.apply(module, None)).unwrap() {
             let found: Vec<f32> = found.values;
@@ -89,6 +79,21 @@ fn check<M: Module>(
                 TOLERANCE,
             );
         }
+    }
+}
+
+/// The gradients of a block's parameters are those of its fixture.
+pub fn parameters_agree<M: Module>(name: &str, case: &Fixture, module: &M, grads: &Gradients) {
+    let expected = |parameter: &str| case.f64(&format!("grad_param.{parameter}"));
+    let largest = |values: &[f64]| values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let names = params::names(module);
+    let of_all = names.iter().map(|parameter| largest(expected(parameter))).fold(0.0, f64::max);
+    for (parameter, grad) in names.into_iter().zip(params::gradients(module, grads)) {
+        let what = format!("{name} gradient of {parameter}");
+        let expected = expected(&parameter);
+        // A bias that the norm behind it takes away again has a gradient of rounding errors only.
+        let tolerance = if largest(expected) < 1e-5 * of_all { 10.0 } else { TOLERANCE };
+        assert_close(&what, &values(grad.unwrap()), expected, tolerance);
     }
 }
 

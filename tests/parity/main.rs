@@ -17,6 +17,8 @@ mod optimizers;
 mod pixels;
 mod resize;
 mod score_sde;
+mod score_sde_blocks;
+mod score_sde_networks;
 mod sliced;
 mod toy;
 mod transform;
@@ -68,6 +70,8 @@ fn cases() -> Vec<Case> {
         pixels::cases(),
         resize::cases(),
         score_sde::cases(),
+        score_sde_blocks::cases(),
+        score_sde_networks::cases(),
         toy::cases(),
         transform::cases(),
     ]
