@@ -9,7 +9,7 @@ use ncsn::noise::{Distribution, Noise, tensor};
 use ncsn::score::{Label, Model, Prediction, Score};
 use ncsn::sde::NoiseLevels;
 use ncsn::toy;
-use ncsn::train::{Optimizer, Rule};
+use ncsn::train::{Optimizer, OptimizerConfig};
 
 /// An MLP of the point and of the noise level, which stands in a column beside it.
 #[derive(Module, Debug)]
@@ -34,7 +34,7 @@ fn main() -> ncsn::Result<()> {
     let exact = toy::mixture(levels.clone());
     let net = Conditional { mlp: Mlp::new(&[3, 64, 64, 2], &mut noise.stream("init", 0), &device) };
     let mut model = Model { prediction: Prediction::ScaledScore(Label::Level), ..Model::new(net, levels) };
-    let mut optimizer = Optimizer::new(Rule::default());
+    let mut optimizer = Optimizer::new(OptimizerConfig::default());
     let points = toy::mixture(NoiseLevels::none());
     for step in 0..1500 {
         let x = toy::draw(BATCH, |s| points.sample(1.0, s), noise.stream("data", step), &device);

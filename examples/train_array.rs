@@ -11,7 +11,7 @@ use ncsn::noise::Noise;
 use ncsn::sample::{AnnealedLangevin, Images, image_chain};
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Rule, Trainer, TrainingOptions};
+use ncsn::train::{OptimizerConfig, Trainer, TrainingOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let n_steps = std::env::args().nth(1).map_or(Ok(300), |n| n.parse())?;
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = RefineNetConfig::ncsn(1, 8, 10);
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &device.clone().autodiff())?;
     let model = Model::new(net, NoiseLevels::geometric(1.0, 0.01, 10)?);
-    let mut trainer = Trainer::new(model, Rule::default(), TrainingOptions::default(), noise);
+    let mut trainer = Trainer::new(model, OptimizerConfig::default(), TrainingOptions::default(), noise);
     let options = BatchOptions { batch_size: 32, ..BatchOptions::default() };
     for batch in Batches::new(images, options, noise, "train", 0).take(n_steps) {
         let report = trainer.step(batch?)?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer, Runner};
 use ncsn::data::Split;
 use ncsn::sde::Design;
+use ncsn::train::EmaRate;
 
 fn named(name: &str) -> Dataset {
     Dataset::named(name).unwrap()
@@ -404,7 +405,7 @@ fn ncsnv2_s_files_hold_the_published_values() {
             _ => Architecture::NcsnV2Deepest,
         };
         assert_eq!(config.model.architecture, expected, "{name}");
-        assert_eq!(config.training_options().ema_rate, Some(0.999), "{name}");
+        assert_eq!(config.training_options().ema_rate, Some(EmaRate::Constant(0.999)), "{name}");
         assert!(config.data.random_flip && config.sampling.denoise && config.sampling.final_only, "{name}");
         assert_eq!(config.data.uniform_dequantization, Some(false), "{name}");
         // No range of checkpoints is empty, and a checkpoint is written every 5000 steps.
@@ -466,7 +467,7 @@ fn files_of_ncsnv2_name_the_network_by_their_data_set_unless_they_say_it() {
         // What a run keeps is what was read.
         let File::Images(again) = Config::parse(&config.to_yaml(), "config.yml", &[], None).unwrap() else { panic!() };
         assert_eq!(*again, config, "{model}");
-        assert_eq!(config.training_options().ema_rate, Some(0.999));
+        assert_eq!(config.training_options().ema_rate, Some(EmaRate::Constant(0.999)));
     }
     for (model, needle) in [
         (", name: ncsnv3", "expected one of ncsn, ncsn_deeper, ncsnv2, ncsnv2_deeper, ncsnv2_deepest, ddpm, ncsnpp"),

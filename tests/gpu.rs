@@ -15,7 +15,7 @@ use ncsn::noise::{self, Distribution, Noise};
 use ncsn::sample::{AnnealedLangevin, Images, image_chain};
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Rule, Trainer, TrainingOptions};
+use ncsn::train::{EmaRate, OptimizerConfig, Rule, Schedule, Trainer, TrainingOptions};
 use ncsn_kernels::filter::Filter;
 use ncsn_kernels::max_pool::Windows;
 use ncsn_kernels::ops::conv::{Conv, conv_transpose2d, conv2d, linear};
@@ -297,9 +297,14 @@ fn levels(architecture: Architecture) -> NoiseLevels {
     }
 }
 
-fn trainer(architecture: Architecture, options: TrainingOptions, rule: Rule, device: &Device) -> Trainer<Network> {
+fn trainer(
+    architecture: Architecture,
+    options: TrainingOptions,
+    optimizer: OptimizerConfig,
+    device: &Device,
+) -> Trainer<Network> {
     let net = network(architecture, &device.clone().autodiff());
-    Trainer::new(Model::new(net, levels(architecture)), rule, options, Noise::new(7))
+    Trainer::new(Model::new(net, levels(architecture)), optimizer, options, Noise::new(7))
 }
 
 fn batch(step: u64) -> Batch {
@@ -310,24 +315,29 @@ fn batch(step: u64) -> Batch {
     Batch { x, shape }
 }
 
-const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 1e-4, amsgrad: true };
+const ADAM: OptimizerConfig = OptimizerConfig {
+    weight_decay: 1e-4,
+    ..OptimizerConfig::new(Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, amsgrad: true }, 1e-3)
+};
 
 #[test]
 fn training_steps_are_those_of_the_processor() {
     let _turn = at(Precision::Highest);
-    let denoising = TrainingOptions { grad_clip: Some(5.0), ema_rate: Some(0.9), ..TrainingOptions::default() };
+    let denoising = TrainingOptions { ema_rate: Some(EmaRate::WarmedUp(0.9)), ..TrainingOptions::default() };
     let sliced = Loss::Sliced { n_projections: 2, slicing: Slicing::Exact };
     let sliced = Objective { loss: sliced, ..Objective::default() };
-    let rms = Rule::RmsProp { lr: 1e-5, alpha: 0.99, eps: 1e-8, weight_decay: 0.0 };
-    let sgd = Rule::Sgd { lr: 1e-4, momentum: 0.9, weight_decay: 0.0 };
-    for (architecture, options, rule) in [
-        (Architecture::Ncsn, denoising, ADAM),
+    let rms = OptimizerConfig::new(Rule::RmsProp { alpha: 0.99, eps: 1e-8 }, 1e-5);
+    let clipped = |config| OptimizerConfig { clip: Some(5.0), ..config };
+    let adam = OptimizerConfig { lr: Schedule::WarmUp { lr: 1e-3, n_steps: 2 }, ..clipped(ADAM) };
+    let sgd = clipped(OptimizerConfig::new(Rule::Sgd { momentum: 0.9 }, 1e-4));
+    for (architecture, options, optimizer) in [
+        (Architecture::Ncsn, denoising, adam),
         (Architecture::Baseline, TrainingOptions { ema_rate: None, ..denoising }, sgd),
         (Architecture::NcsnV2, TrainingOptions { micro_batches: 2, ..denoising }, sgd),
-        (Architecture::Ncsn, TrainingOptions { objective: sliced, grad_clip: None, ..denoising }, rms),
+        (Architecture::Ncsn, TrainingOptions { objective: sliced, ..denoising }, rms),
     ] {
         let [found, expected] = [gpu(), Device::flex()].map(|device| {
-            let mut trainer = trainer(architecture, options, rule, &device);
+            let mut trainer = trainer(architecture, options, optimizer, &device);
             let reports: Vec<_> = (0..4).map(|step| trainer.step(batch(step)).unwrap()).collect();
             let losses: Vec<f32> = reports.iter().map(|report| report.loss().unwrap() as f32).collect();
             let nets = [Some(trainer.net()), trainer.ema()];
@@ -348,8 +358,9 @@ fn training_steps_are_those_of_the_processor() {
 #[test]
 fn a_step_that_is_not_finite_leaves_the_network_as_it_was_and_is_reported() {
     let _turn = at(Precision::Highest);
-    let options = TrainingOptions { grad_clip: Some(1.0), ema_rate: Some(0.9), ..TrainingOptions::default() };
-    let mut trainer = trainer(Architecture::Ncsn, options, ADAM, &gpu());
+    let options = TrainingOptions { ema_rate: Some(EmaRate::Constant(0.9)), ..TrainingOptions::default() };
+    let clipped = OptimizerConfig { clip: Some(1.0), ..ADAM };
+    let mut trainer = trainer(Architecture::Ncsn, options, clipped, &gpu());
     let weights = |trainer: &Trainer<Network>| {
         [params::to_host(trainer.net()).unwrap(), params::to_host(trainer.ema().unwrap()).unwrap()]
     };

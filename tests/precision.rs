@@ -12,7 +12,7 @@ use ncsn::net::{Activation, Condition, Conv2d, Norm, NormKind, RefineNet, Refine
 use ncsn::noise::Noise;
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Rule, Trainer, TrainingOptions};
+use ncsn::train::{OptimizerConfig, Trainer, TrainingOptions};
 use ncsn_kernels::conv::{self, ConvShape, reference};
 
 fn batches(size: usize, batch_size: usize, seed: u64) -> Batches {
@@ -86,8 +86,7 @@ fn final_loss(precision: Precision, seed: u64) -> f64 {
     let noise = Noise::new(seed);
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &Device::flex().autodiff()).unwrap();
     let model = Model::new(net, NoiseLevels::geometric(1.0, 0.01, 10).unwrap());
-    let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
-    let mut trainer = Trainer::new(model, rule, TrainingOptions::default(), noise);
+    let mut trainer = Trainer::new(model, OptimizerConfig::default(), TrainingOptions::default(), noise);
     let losses: Vec<f64> =
         batches(16, 16, seed).take(60).map(|batch| trainer.step(batch.unwrap()).unwrap().loss().unwrap()).collect();
     losses[40..].iter().sum::<f64>() / 20.0

@@ -12,7 +12,7 @@ use ncsn::net::{RefineNet, RefineNetConfig, params};
 use ncsn::noise::Noise;
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Ema, Rule, Trainer, TrainingOptions};
+use ncsn::train::{Ema, EmaRate, OptimizerConfig, Rule, Trainer, TrainingOptions};
 
 fn options(batch_size: usize) -> BatchOptions {
     BatchOptions {
@@ -86,14 +86,14 @@ fn a_panic_of_the_data_s_thread_goes_on_where_batches_are_taken() {
     assert!(batches.next().is_none());
 }
 
-fn trainer(rule: Rule, options: TrainingOptions) -> Trainer<RefineNet> {
+fn trainer(optimizer: OptimizerConfig, options: TrainingOptions) -> Trainer<RefineNet> {
     let config = RefineNetConfig::ncsn(1, 4, 3);
     let noise = Noise::new(3);
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &Device::flex().autodiff()).unwrap();
-    Trainer::new(Model::new(net, NoiseLevels::geometric(1.0, 0.1, 3).unwrap()), rule, options, noise)
+    Trainer::new(Model::new(net, NoiseLevels::geometric(1.0, 0.1, 3).unwrap()), optimizer, options, noise)
 }
 
-const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
+const ADAM: OptimizerConfig = OptimizerConfig::new(Rule::ADAM, 1e-3);
 
 fn digits(batch_size: usize) -> Batches {
     Batches::new(Arc::new(Digits::new(8, 1, Split::Train).unwrap()), options(batch_size), Noise::new(3), "train", 0)
@@ -122,8 +122,9 @@ fn a_step_is_the_same_every_time() {
 
 #[test]
 fn the_moving_average_of_a_run_is_that_of_its_weights_after_each_step() {
-    let mut trainer = trainer(ADAM, TrainingOptions { ema_rate: Some(0.9), ..TrainingOptions::default() });
-    let mut ema = Ema::new(0.9, trainer.net());
+    let mut trainer =
+        trainer(ADAM, TrainingOptions { ema_rate: Some(EmaRate::Constant(0.9)), ..TrainingOptions::default() });
+    let mut ema = Ema::new(EmaRate::Constant(0.9), trainer.net());
     for batch in digits(4).take(3) {
         trainer.step(batch.unwrap()).unwrap();
         ema.update(trainer.net());
@@ -133,7 +134,8 @@ fn the_moving_average_of_a_run_is_that_of_its_weights_after_each_step() {
 
 #[test]
 fn copies_of_a_network_stay_as_they_are_when_it_is_trained() {
-    let mut trainer = trainer(ADAM, TrainingOptions { ema_rate: Some(0.9), ..TrainingOptions::default() });
+    let mut trainer =
+        trainer(ADAM, TrainingOptions { ema_rate: Some(EmaRate::Constant(0.9)), ..TrainingOptions::default() });
     let mut batches = digits(4);
     trainer.step(batches.next().unwrap().unwrap()).unwrap();
     let (net, average, optimizer) = (trainer.net().clone(), trainer.sampling_model().net, trainer.optimizer().clone());
@@ -165,9 +167,9 @@ fn a_batch_that_is_not_finite_is_refused_and_changes_nothing() {
 #[test]
 fn clipping_shortens_a_long_gradient_and_leaves_a_short_one() {
     // One step of SGD moves the weights by lr·g, so the length of the move shows that of the gradient.
-    let moved = |grad_clip| {
-        let rule = Rule::Sgd { lr: 1.0, momentum: 0.0, weight_decay: 0.0 };
-        let mut trainer = trainer(rule, TrainingOptions { grad_clip, ..TrainingOptions::default() });
+    let moved = |clip| {
+        let sgd = OptimizerConfig { clip, ..OptimizerConfig::new(Rule::Sgd { momentum: 0.0 }, 1.0) };
+        let mut trainer = trainer(sgd, TrainingOptions::default());
         let before = params::to_host(trainer.net()).unwrap();
         trainer.step(digits(4).next().unwrap().unwrap()).unwrap();
         let after = params::to_host(trainer.net()).unwrap();
@@ -189,12 +191,12 @@ fn a_step_in_parts_is_the_step_of_the_whole_batch() {
         let after = |micro_batches| {
             let options = TrainingOptions {
                 objective: Objective { loss, ..Objective::default() },
-                grad_clip: Some(1.0),
                 micro_batches,
                 ..TrainingOptions::default()
             };
             // Steps as long as the gradient, whose errors would be lost in Adam's.
-            let mut trainer = trainer(Rule::Sgd { lr: 1e-2, momentum: 0.0, weight_decay: 0.0 }, options);
+            let sgd = OptimizerConfig { clip: Some(1.0), ..OptimizerConfig::new(Rule::Sgd { momentum: 0.0 }, 1e-2) };
+            let mut trainer = trainer(sgd, options);
             let before = params::to_host(trainer.net()).unwrap();
             let report = trainer.step(digits(8).next().unwrap().unwrap()).unwrap();
             let after = params::to_host(trainer.net()).unwrap();
@@ -223,7 +225,7 @@ fn the_test_loss_is_the_mean_of_those_of_its_levels() {
     let config = RefineNetConfig::ncsn(1, 4, 3);
     let net = RefineNet::new(&config, &mut noise.stream("init", 0), &Device::flex().autodiff()).unwrap();
     let model = Model::new(net, NoiseLevels::geometric(1.0, 0.1, 3).unwrap());
-    let mut trainer = Trainer::new(model, Rule::default(), TrainingOptions::default(), noise);
+    let mut trainer = Trainer::new(model, OptimizerConfig::default(), TrainingOptions::default(), noise);
     let digits: Arc<dyn Source> = Arc::new(Digits::new(8, 1, Split::Train).unwrap());
     let batch = |i| Batches::new(digits.clone(), options(16), noise, "train", i).next().unwrap().unwrap();
     trainer.step(batch(0)).unwrap();

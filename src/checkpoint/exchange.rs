@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::net::params::{self, HostTensor};
 use crate::net::{Backbone, InputRange, Network};
 use crate::noise::Stream;
-use crate::train::{Optimizer, Rule, Trainer, TrainerState};
+use crate::train::{Optimizer, OptimizerConfig, Rule, Trainer, TrainerState};
 
 /// The key of the prefix of names in the metadata of a safetensors file.
 pub const PREFIX: &str = "prefix";
@@ -27,7 +27,7 @@ pub const PREFIX: &str = "prefix";
 /// When the file is no such checkpoint, is of another network, optimiser or noise levels.
 pub fn resume_published<N: Module + Backbone<4> + Sync>(
     path: &Path,
-    rule: Rule,
+    config: OptimizerConfig,
     trainer: Trainer<N>,
 ) -> Result<(Trainer<N>, Option<u64>)> {
     let mut published = read_published(path)?;
@@ -65,7 +65,10 @@ pub fn resume_published<N: Module + Backbone<4> + Sync>(
             _ => None,
         }
     };
-    let optimizer = Optimizer::from_host(rule, n_known, trainer.net(), get).map_err(|error| bad(error.to_string()))?;
+    let optimizer =
+        Optimizer::from_host(config, n_known, trainer.net(), get).map_err(|error| bad(error.to_string()))?;
+    // NCSNv2's program, the only one whose files have an average, updates it in every step.
+    let ema = ema.map(|ema| (ema, step));
     Ok((trainer.resume(TrainerState { step, optimizer, ema }), progress.map(|progress| progress.epoch)))
 }
 
@@ -104,7 +107,7 @@ impl Weights {
                     let missing = || Error::format(state.path(), format!("found no tensor {key}"));
                     state.get(&key)?.ok_or_else(missing)
                 };
-                Some(optimizer_state(config.rule(), header.optimizer_steps, &params::names(&net), get)?)
+                Some(optimizer_state(config.optimizer(), header.optimizer_steps, &params::names(&net), get)?)
             }
             _ => None,
         };
@@ -143,16 +146,19 @@ fn state_dict(net: &Network) -> Result<Vec<(String, HostTensor)>> {
 /// # Errors
 /// Those of `get`.
 fn optimizer_state(
-    rule: Rule,
+    config: OptimizerConfig,
     n_steps: u64,
     names: &[String],
     mut get: impl FnMut(&str, &str) -> Result<HostTensor>,
 ) -> Result<OptimizerState> {
+    let OptimizerConfig { rule, lr, weight_decay, .. } = config;
+    // That of the last step: programs with a schedule set it before each.
+    let lr = n_steps.checked_sub(1).map_or(lr.peak(), |k| lr.at(k));
     let float = Setting::Float;
     let off = Setting::Bool(false);
     // Those that no rule of ours has are at PyTorch's defaults; older versions skip them.
     let settings = match rule {
-        Rule::Adam { lr, betas, eps, weight_decay, amsgrad } => vec![
+        Rule::Adam { betas, eps, amsgrad } => vec![
             ("lr", float(lr)),
             ("betas", Setting::Floats(betas.to_vec())),
             ("eps", float(eps)),
@@ -165,7 +171,7 @@ fn optimizer_state(
             ("fused", Setting::None),
             ("decoupled_weight_decay", off),
         ],
-        Rule::RmsProp { lr, alpha, eps, weight_decay } => vec![
+        Rule::RmsProp { alpha, eps } => vec![
             ("lr", float(lr)),
             ("momentum", float(0.0)),
             ("alpha", float(alpha)),
@@ -177,7 +183,7 @@ fn optimizer_state(
             ("maximize", off.clone()),
             ("differentiable", off),
         ],
-        Rule::Sgd { lr, momentum, weight_decay } => vec![
+        Rule::Sgd { momentum } => vec![
             ("lr", float(lr)),
             ("momentum", float(momentum)),
             ("dampening", float(0.0)),

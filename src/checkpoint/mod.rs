@@ -33,7 +33,7 @@ use crate::file;
 use crate::net::params::{self, HostTensor, shown_shape};
 use crate::net::{Backbone, Network, NetworkConfig, Untold};
 use crate::noise::Stream;
-use crate::train::{Optimizer, Rule, Trainer, TrainerState};
+use crate::train::{Optimizer, OptimizerConfig, Trainer, TrainerState};
 
 pub use exchange::{PREFIX, resume_published};
 pub use saved::{Saved, Which, by_step, ensemble_steps, newest, published, saved_config};
@@ -78,6 +78,17 @@ pub struct Header {
     /// The epoch of the last step, counted from 0; `None` in checkpoints of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
+    /// Updates of the moving average, if they are not as many as steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_updates: Option<u64>,
+}
+
+impl Header {
+    /// What a header says about the updates of `trainer`'s moving average.
+    pub fn ema_updates_of<N: Module + Backbone<4>>(trainer: &Trainer<N>) -> Option<u64> {
+        let n_updates = trainer.ema_updates();
+        (trainer.ema().is_some() && n_updates != trainer.step_count()).then_some(n_updates)
+    }
 }
 
 /// The checkpoints of one run, in one folder.
@@ -277,12 +288,18 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When the checkpoint is of another network or optimiser.
-    pub fn resume<N: Module + Backbone<4> + Sync>(self, rule: Rule, trainer: Trainer<N>) -> Result<Trainer<N>> {
+    pub fn resume<N: Module + Backbone<4> + Sync>(
+        self,
+        config: OptimizerConfig,
+        trainer: Trainer<N>,
+    ) -> Result<Trainer<N>> {
         let Self { weights, header, mut state } = self;
-        let ema = weights.has_ema().then(|| weights.load(trainer.net().clone(), true)).transpose()?;
+        let n_updates = header.ema_updates.unwrap_or(header.step);
+        let load = || Ok::<_, Error>((weights.load(trainer.net().clone(), true)?, n_updates));
+        let ema = weights.has_ema().then(load).transpose()?;
         let trainer = trainer.map_net(|net| weights.load(net, false))?;
         let path = state.path().to_path_buf();
-        let optimizer = Optimizer::from_host(rule, header.optimizer_steps, trainer.net(), |name| state.take(name))
+        let optimizer = Optimizer::from_host(config, header.optimizer_steps, trainer.net(), |name| state.take(name))
             .map_err(|error| Error::format(path, error.to_string()))?;
         Ok(trainer.resume(TrainerState { step: header.step, optimizer, ema }))
     }

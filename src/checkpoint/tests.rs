@@ -10,9 +10,9 @@ use crate::net::{Architecture, Buffer, Dimensions};
 use crate::noise::Noise;
 use crate::score::Model;
 use crate::sde::NoiseLevels;
-use crate::train::TrainingOptions;
+use crate::train::{EmaRate, Rule, TrainingOptions};
 
-const RULE: Rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
+const SGD: OptimizerConfig = OptimizerConfig::new(Rule::Sgd { momentum: 0.9 }, 0.1);
 
 /// A run that has made `step` steps, all of whose numbers depend on `seed`.
 fn trainer(seed: u64, step: u64) -> Trainer<Network> {
@@ -21,9 +21,9 @@ fn trainer(seed: u64, step: u64) -> Trainer<Network> {
     let net = Network::new(&config, &mut Noise::new(seed).stream("init", 0), &device).unwrap();
     let weights: BTreeMap<_, _> = params::to_host(&net).unwrap().into_iter().collect();
     let momentum = |key: &str| weights.get(key.split_once('.')?.1).cloned();
-    let optimizer = Optimizer::from_host(RULE, step, &net, momentum).unwrap();
+    let optimizer = Optimizer::from_host(SGD, step, &net, momentum).unwrap();
     let model = Model::new(net, NoiseLevels::single(1.0).unwrap());
-    let trainer = Trainer::new(model, RULE, TrainingOptions::default(), Noise::new(seed));
+    let trainer = Trainer::new(model, SGD, TrainingOptions::default(), Noise::new(seed));
     trainer.resume(TrainerState { step, optimizer, ema: None })
 }
 
@@ -36,6 +36,7 @@ fn header_of(seed: u64, step: u64) -> Header {
         config: "training: {}\n".into(),
         precision: None,
         epoch: None,
+        ema_updates: None,
     }
 }
 
@@ -70,9 +71,31 @@ fn a_checkpoint_is_read_as_it_was_written() {
     let (_folder, checkpoints) = saved(1, &[4]);
     let checkpoint = checkpoints.open(4).unwrap();
     assert_eq!(checkpoint.header(), &header_of(1, 4));
-    let resumed = checkpoint.resume(RULE, trainer(2, 0)).unwrap();
+    let resumed = checkpoint.resume(SGD, trainer(2, 0)).unwrap();
     assert_eq!((resumed.step_count(), resumed.optimizer().n_steps()), (4, 4));
     assert_eq!(params::to_host(resumed.net()).unwrap(), params::to_host(trainer(1, 4).net()).unwrap());
+}
+
+#[test]
+fn an_average_is_resumed_after_as_many_updates_as_it_was_saved_with() {
+    let averaged = |ema| {
+        let fresh = trainer(1, 4);
+        let options = TrainingOptions { ema_rate: Some(EmaRate::WarmedUp(0.99)), ..TrainingOptions::default() };
+        let (model, optimizer) = (fresh.model().clone(), fresh.optimizer().clone());
+        let run = Trainer::new(model, SGD, options, Noise::new(1));
+        run.resume(TrainerState { step: 4, optimizer, ema })
+    };
+    for (n_updates, written) in [(4, None), (3, Some(3))] {
+        let run = averaged(Some((trainer(2, 0).net().clone(), n_updates)));
+        let header = Header { ema_updates: Header::ema_updates_of(&run), ..header_of(1, 4) };
+        assert_eq!(header.ema_updates, written);
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path());
+        checkpoints.save(&run, &header).unwrap();
+        let resumed = checkpoints.open(4).unwrap().resume(SGD, averaged(None)).unwrap();
+        assert_eq!(resumed.ema_updates(), n_updates);
+        assert_eq!(params::to_host(resumed.ema().unwrap()).unwrap(), params::to_host(run.ema().unwrap()).unwrap());
+    }
 }
 
 #[test]
@@ -165,7 +188,7 @@ fn checkpoints_without_digests_are_read() {
     };
     rewrite(&checkpoints.weights_path(4), "weights", &json);
     rewrite(&checkpoints.state_path(4), "state", &json);
-    assert_eq!(checkpoints.open(4).unwrap().resume(RULE, trainer(2, 0)).unwrap().step_count(), 4);
+    assert_eq!(checkpoints.open(4).unwrap().resume(SGD, trainer(2, 0)).unwrap().step_count(), 4);
     let other = serde_json::to_string(&header_of(2, 4)).unwrap();
     rewrite(&checkpoints.state_path(4), "state", &other);
     refused(checkpoints.open(4), "is of another run (seed 2, expected 1)");

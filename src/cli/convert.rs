@@ -174,7 +174,7 @@ fn to_run(args: &ConvertArgs) -> Result<ExitCode> {
     with_absolute_path(&mut config)?;
     let seed = *config.training.seed.get_or_insert(DEFAULT_SEED);
     let trainer = new_trainer(&config, Noise::new(seed), &args.common)?;
-    let (trainer, epoch) = resume_published(&path, config.rule(), trainer)?;
+    let (trainer, epoch) = resume_published(&path, config.optimizer(), trainer)?;
 
     let lock = Lock::take(&args.output)?;
     let (checkpoints, own_config) = (Checkpoints::new(&args.output), config_path(&args.output));
@@ -193,6 +193,7 @@ fn to_run(args: &ConvertArgs) -> Result<ExitCode> {
                 config: config.to_yaml(),
                 precision: Some(Precision::current().to_string()),
                 epoch,
+                ema_updates: Header::ema_updates_of(&trainer),
             },
         )
     };

@@ -20,7 +20,7 @@ pub fn check_training(config: &Config, common: &Common) -> Result<()> {
 
 fn check_training_in(config: &Config, available: u64) -> Result<()> {
     let (options, net, batch) = (config.training_options(), config.network(), config.training.batch_size);
-    let (size, rule) = (config.data.image_size, config.rule());
+    let (size, rule) = (config.data.image_size, config.optimizer().rule);
     let in_parts = |micro_batches: usize, net: &NetworkConfig| {
         Estimate::of_training(net, size, &TrainingOptions { micro_batches, ..options }, rule)
     };
@@ -111,13 +111,13 @@ fn check(
 #[cfg(test)]
 mod tests {
     use ncsn::net::RefineNetConfig;
-    use ncsn::train::Rule;
+    use ncsn::train::{EmaRate, Rule};
 
     use super::*;
 
     fn refused(net: &NetworkConfig, batch: usize, available: u64) -> Option<String> {
-        let rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
-        let options = TrainingOptions { ema_rate: Some(0.999), ..TrainingOptions::default() };
+        let rule = Rule::Sgd { momentum: 0.9 };
+        let options = TrainingOptions { ema_rate: Some(EmaRate::Constant(0.999)), ..TrainingOptions::default() };
         let estimate = |net: &NetworkConfig| Estimate::of_training(net, 32, &options, rule);
         let flag = |batch: usize| format!("--set training.batch_size={batch}");
         check("training", net, estimate, batch, available, flag).err().map(|error| error.to_string())

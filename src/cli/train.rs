@@ -19,7 +19,7 @@ use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
 use ncsn::image::write_png;
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::train::{Report, Rule, Trainer};
+use ncsn::train::{OptimizerConfig, Report, Trainer};
 use ncsn::{Error, Result};
 
 use super::data;
@@ -124,9 +124,9 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let checkpoints = folders.checkpoints();
     let mut published_epoch = None;
     let (mut trainer, smoothed) = match &found {
-        Found::Ours(steps) if args.resume => resume(args, &checkpoints, steps, config.rule(), trainer, &mut log)?,
+        Found::Ours(steps) if args.resume => resume(args, &checkpoints, steps, config.optimizer(), trainer, &mut log)?,
         Found::Published(path) if args.resume => {
-            let (trainer, epoch) = resume_published(path, config.rule(), trainer)?;
+            let (trainer, epoch) = resume_published(path, config.optimizer(), trainer)?;
             published_epoch = epoch.map(|epoch| (trainer.step_count(), epoch));
             log.info(format!("going on with the published program's {}", path.display()));
             (trainer, None)
@@ -219,7 +219,7 @@ fn resume(
     args: &TrainArgs,
     checkpoints: &Checkpoints,
     steps: &[u64],
-    rule: Rule,
+    optimizer: OptimizerConfig,
     trainer: Trainer<Network>,
     log: &mut Log,
 ) -> Result<(Trainer<Network>, Option<f64>)> {
@@ -237,7 +237,7 @@ fn resume(
         other => other,
     })?;
     let Header { loss, precision, .. } = checkpoint.header().clone();
-    let trainer = checkpoint.resume(rule, trainer)?;
+    let trainer = checkpoint.resume(optimizer, trainer)?;
     let now = Precision::current().to_string();
     if let Some(before) = precision.filter(|before| *before != now) {
         log.warning(format!(
@@ -481,6 +481,7 @@ impl Session<'_> {
             config: self.config.to_yaml(),
             precision: Some(Precision::current().to_string()),
             epoch: Some(published.unwrap_or_else(|| self.config.epoch(step, self.train_set.len()))),
+            ema_updates: Header::ema_updates_of(trainer),
         };
         let path = self.checkpoints.save(trainer, &header)?;
         self.log.debug(format!("saved {}", path.display()));
@@ -608,7 +609,7 @@ pub fn with_absolute_path(config: &mut Config) -> Result<()> {
 pub fn new_trainer(config: &Config, noise: Noise, common: &Common) -> Result<Trainer<Network>> {
     let device = common.open_device()?.autodiff();
     let net = Network::new(&config.network(), &mut noise.stream("init", 0), &device)?;
-    Ok(Trainer::new(config.model(net)?, config.rule(), config.training_options(), noise))
+    Ok(Trainer::new(config.model(net)?, config.optimizer(), config.training_options(), noise))
 }
 
 fn count_images(source: &dyn Source) -> String {

@@ -11,7 +11,7 @@ use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig,
 use crate::sample::{Renewal, Sampler};
 use crate::score::{Label, Model, Prediction};
 use crate::sde::{NoiseLevels, Process, SubVp, Ve, Vp};
-use crate::train::{Rule, TrainingOptions};
+use crate::train::{EmaRate, OptimizerConfig, Rule, Schedule, TrainingOptions};
 
 /// The smallest time of the loss over continuous times (Song et al. 2021, appendix C).
 const SMALLEST_TIME: f64 = 1e-5;
@@ -130,20 +130,21 @@ impl Config {
 
     /// What a step of training does.
     pub fn training_options(&self) -> TrainingOptions {
-        let Training { grad_clip, ema_rate, micro_batches, .. } = self.training;
+        let Training { ema_rate, micro_batches, .. } = self.training;
         let ema_rate = ema_rate.or((self.model.ema && self.model.ema_rate > 0.0).then_some(self.model.ema_rate));
-        TrainingOptions { objective: self.objective(), grad_clip, ema_rate, micro_batches }
+        TrainingOptions { objective: self.objective(), ema_rate: ema_rate.map(EmaRate::Constant), micro_batches }
     }
 
-    /// The optimiser's update rule.
-    pub fn rule(&self) -> Rule {
+    /// How the optimiser makes its steps.
+    pub fn optimizer(&self) -> OptimizerConfig {
         let Optim { optimizer, lr, beta1, beta2, eps, momentum, weight_decay, amsgrad } = self.optim;
-        match optimizer {
-            Optimizer::Adam => Rule::Adam { lr, betas: [beta1, beta2], eps, weight_decay, amsgrad },
+        let rule = match optimizer {
+            Optimizer::Adam => Rule::Adam { betas: [beta1, beta2], eps, amsgrad },
             // PyTorch's default decay, which the published program does not set.
-            Optimizer::RmsProp => Rule::RmsProp { lr, alpha: 0.99, eps, weight_decay },
-            Optimizer::Sgd => Rule::Sgd { lr, momentum, weight_decay },
-        }
+            Optimizer::RmsProp => Rule::RmsProp { alpha: 0.99, eps },
+            Optimizer::Sgd => Rule::Sgd { momentum },
+        };
+        OptimizerConfig { rule, lr: Schedule::Constant(lr), weight_decay, clip: self.training.grad_clip }
     }
 
     /// How images become input of the model.

@@ -39,7 +39,7 @@ use crate::loss::sum;
 use crate::net::params;
 use crate::net::{Conv2d, Dual, Kernel, elu};
 use crate::noise::{Noise, Stream};
-use crate::train::{Optimizer, Rule};
+use crate::train::{Optimizer, OptimizerConfig, Rule, Schedule};
 
 /// Features of an image.
 pub const N_FEATURES: usize = 128;
@@ -171,8 +171,9 @@ impl SmallClassifier {
         let noise = Noise::new(seed);
         let device = device.clone().autodiff();
         let mut net = Net::new(about.shape[0], &mut noise.stream("small/init", 0), &device);
-        let adam = |lr| Rule::Adam { lr, betas: [0.9, 0.999], eps: 1e-8, weight_decay: WEIGHT_DECAY, amsgrad: false };
-        let mut optimizer = Optimizer::new(adam(LEARNING_RATE));
+        let lr = Schedule::LinearDecay { lr: LEARNING_RATE, n_steps };
+        let mut optimizer =
+            Optimizer::new(OptimizerConfig { rule: Rule::ADAM, lr, weight_decay: WEIGHT_DECAY, clip: None });
         for step in 0..n_steps {
             let batch = read_batch(images, AS_THEY_ARE, noise, "small", step)?;
             let order = batch_order(images.len(), BATCH_SIZE, noise, "small", step);
@@ -180,7 +181,6 @@ impl SmallClassifier {
             let [_, logits] = net.forward(upload(batch.x, batch.shape, &device));
             let loss = cross_entropy(logits, &labels);
             let gradients = params::gradients(&net, &loss.backward());
-            optimizer.set_lr(LEARNING_RATE * (1.0 - step as f64 / n_steps as f64));
             net = optimizer.step(net, gradients);
             let loss = device::scalar(loss)?;
             if !loss.is_finite() {
@@ -408,7 +408,7 @@ mod tests {
         let squares: f64 = ncsn_kernels::ops::optimizer::sums_of_squares(&gradients).iter().sum();
         // Along the gradient itself the loss falls by lr·‖g‖² to first order; the second is small for so short a step.
         let lr = 1e-2;
-        let after = loss(&Optimizer::new(Rule::Sgd { lr, momentum: 0.0, weight_decay: 0.0 }).step(net, gradients));
+        let after = loss(&Optimizer::new(OptimizerConfig::new(Rule::Sgd { momentum: 0.0 }, lr)).step(net, gradients));
         let [before, after] = [before, after].map(|loss| f64::from(loss.into_scalar::<f32>()));
         let (fell, expected) = (before - after, lr * squares);
         assert!(expected > 1e-4, "{expected} would drown in rounding");

@@ -10,7 +10,7 @@ use crate::net::Mlp;
 use crate::net::params::gradients;
 use crate::noise::{Noise, Stream};
 use crate::score::Model;
-use crate::train::{Optimizer, Rule};
+use crate::train::{Optimizer, OptimizerConfig, Rule};
 
 /// How the MLP is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,8 +45,7 @@ pub fn train(
     let ToyTraining { n_steps, batch_size: n, lr } = options;
     let device = device.clone().autodiff();
     let mut model = Model::unperturbed(Mlp::new(&[2, 128, 128, 2], &mut noise.stream("toy/init", 0), &device));
-    let rule = Rule::Adam { lr, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
-    let mut optimizer = Optimizer::new(rule);
+    let mut optimizer = Optimizer::new(OptimizerConfig::new(Rule::ADAM, lr));
     for step in 1..=n_steps {
         let x = super::draw(n, &mut sample, noise.stream("toy/data", step as u64), &device);
         let mut v = vec![0.0; 2 * n];

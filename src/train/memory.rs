@@ -136,6 +136,7 @@ mod tests {
     use super::*;
     use crate::loss::Objective;
     use crate::net::{Dimensions, MLP_WIDTH};
+    use crate::train::EmaRate;
 
     fn config(architecture: Architecture, width: usize, size: usize, channels: usize) -> NetworkConfig {
         let n_levels = if architecture.is_conditional() { 10 } else { 1 };
@@ -144,13 +145,13 @@ mod tests {
 
     fn options(loss: Loss, micro_batches: usize) -> TrainingOptions {
         let objective = Objective { loss, ..Objective::default() };
-        TrainingOptions { objective, ema_rate: Some(0.999), micro_batches, ..TrainingOptions::default() }
+        TrainingOptions { objective, ema_rate: Some(EmaRate::Constant(0.999)), micro_batches }
     }
 
     #[test]
     fn micro_batches_take_fewer_activations_and_more_gradients() {
         let net = config(Architecture::Ncsn, 64, 28, 1);
-        let of = |n| Estimate::of_training(&net, 28, &options(Loss::Denoising, n), Rule::default()).expect("a network");
+        let of = |n| Estimate::of_training(&net, 28, &options(Loss::Denoising, n), Rule::ADAM).expect("a network");
         assert_eq!(of(4).per_image, of(1).per_image / 4.0);
         let gradients = BYTES * n_parameters(&net).expect("a network");
         assert!((of(4).fixed - of(1).fixed - 2.0 * gradients).abs() < 1.0);
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_largest_batch_is_the_last_that_fits_and_none_overflows() {
-        let rule = Rule::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
+        let rule = Rule::Sgd { momentum: 0.9 };
         let net = config(Architecture::Ncsn, 64, 28, 1);
         for loss in [Loss::Denoising, Loss::Sliced { n_projections: usize::MAX, slicing: Slicing::Exact }] {
             let options = options(loss, 1);

@@ -4,10 +4,12 @@ mod ema;
 pub mod memory;
 mod optimizer;
 mod run;
+mod schedule;
 mod test_loss;
 mod tree;
 
-pub use ema::Ema;
-pub use optimizer::{Optimizer, Rule};
+pub use ema::{Ema, EmaRate};
+pub use optimizer::{Optimizer, OptimizerConfig, Rule};
 pub use run::{Report, Trainer, TrainerState, TrainingOptions};
+pub use schedule::Schedule;
 pub use test_loss::TestLoss;

@@ -9,11 +9,11 @@ use ncsn_kernels::ops::optimizer::{Verdict, sums_of_squares, sums_of_squares_on_
 use ncsn_kernels::ops::pixels::add;
 
 use super::optimizer::Decision;
-use super::{Ema, Optimizer, Rule, tree};
+use super::{Ema, EmaRate, Optimizer, OptimizerConfig, tree};
 use crate::data::Batch;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::loss::{self, Examples, Objective, Streams};
+use crate::loss::{Examples, Objective, Streams};
 use crate::net::{Backbone, InTraining, Record, params, spectral};
 use crate::noise::Noise;
 use crate::score::Model;
@@ -32,19 +32,17 @@ const MAX_BATCH: u64 = 1 << 20;
 pub struct TrainingOptions {
     /// What is minimised.
     pub objective: Objective,
-    /// Largest global norm of the gradient; `None` leaves it as it is.
-    pub grad_clip: Option<f64>,
     /// Rate of the moving average of the weights; `None` keeps none.
-    pub ema_rate: Option<f64>,
+    pub ema_rate: Option<EmaRate>,
     /// In how many parts, one after another, the gradient of a batch is computed: a power of two that divides the batch. Batch norms
     /// take the statistics of each.
     pub micro_batches: usize,
 }
 
 impl Default for TrainingOptions {
-    /// Denoising score matching, gradients of the whole batch at once, without clipping, without a moving average.
+    /// Denoising score matching, gradients of the whole batch at once, without a moving average.
     fn default() -> Self {
-        Self { objective: Objective::default(), grad_clip: None, ema_rate: None, micro_batches: 1 }
+        Self { objective: Objective::default(), ema_rate: None, micro_batches: 1 }
     }
 }
 
@@ -132,22 +130,22 @@ pub struct TrainerState<N> {
     pub step: u64,
     /// The optimiser with its state.
     pub optimizer: Optimizer,
-    /// The averaged weights.
-    pub ema: Option<N>,
+    /// The averaged weights, and how many updates made them.
+    pub ema: Option<(N, u64)>,
 }
 
 impl<N: Module + Backbone<4>> Trainer<N> {
     /// A run before its first step. The model's network lives on an autodiff device.
-    pub fn new(model: Model<N>, rule: Rule, options: TrainingOptions, noise: Noise) -> Self {
+    pub fn new(model: Model<N>, optimizer: OptimizerConfig, options: TrainingOptions, noise: Noise) -> Self {
         let ema = options.ema_rate.map(|rate| Ema::new(rate, &model.net));
-        Self { model, optimizer: Optimizer::new(rule), ema, options, noise, step: 0, all_finite: None }
+        Self { model, optimizer: Optimizer::new(optimizer), ema, options, noise, step: 0, all_finite: None }
     }
 
     /// The run at a saved state.
     pub fn resume(self, state: TrainerState<N>) -> Self {
         let TrainerState { step, optimizer, ema } = state;
         let ema = self.options.ema_rate.map(|rate| match ema {
-            Some(shadow) => Ema::resume(rate, shadow),
+            Some((shadow, n_updates)) => Ema::resume(rate, n_updates, shadow),
             None => Ema::new(rate, &self.model.net),
         });
         Self { step, optimizer, ema, ..self }
@@ -175,6 +173,11 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// The averaged network, if the options ask for one.
     pub fn ema(&self) -> Option<&N> {
         self.ema.as_ref().map(Ema::module)
+    }
+
+    /// How many updates made the average; 0 if there is none.
+    pub fn ema_updates(&self) -> u64 {
+        self.ema.as_ref().map_or(0, Ema::n_updates)
     }
 
     /// The model to draw samples from: with the averaged weights if there are any; without gradients.
@@ -237,11 +240,7 @@ impl<N: Module + Backbone<4>> Trainer<N> {
                     return Err(error);
                 }
             };
-            let clip = self.options.grad_clip.map_or(1.0, |max_norm| {
-                // PyTorch's clip_grad_norm_.
-                let norm = squares.iter().sum::<f64>().sqrt();
-                (max_norm / (norm + 1e-6)).min(1.0)
-            });
+            let clip = self.optimizer.config().clip_factor(&squares);
             self.optimizer.advance(&mut self.model.net, gradients, Decision::Go { clip }, self.ema.as_mut());
             Outcome::Known(loss)
         } else {
@@ -260,10 +259,7 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// The loss and the sums of squares of gradients as one tensor, and what follows from them, without the host.
     fn judge(&mut self, loss: Tensor<1>, gradients: &[Option<Tensor<1>>]) -> (Tensor<1>, Verdict) {
         let squares = sums_of_squares_on_gpu(gradients, &loss.device());
-        let clip = match self.options.grad_clip {
-            Some(max_norm) => ((loss::sum(squares.clone()).sqrt() + 1e-6).recip() * max_norm).clamp_max(1.0),
-            None => loss.ones_like(),
-        };
+        let clip = self.optimizer.config().clip_factor_on_device(&squares);
         let numbers = Tensor::cat(vec![loss, squares], 0);
         // Not a number is not below anything.
         let is_finite = numbers.clone().abs().lower_equal_elem(f32::MAX).all();

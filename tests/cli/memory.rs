@@ -4,12 +4,11 @@
 use ncsn::loss::{Loss, Objective, Slicing};
 use ncsn::net::{Architecture, Dimensions, NetworkConfig};
 use ncsn::train::memory::Estimate;
-use ncsn::train::{Rule, TrainingOptions};
+use ncsn::train::{EmaRate, Rule, TrainingOptions};
 
 use super::{fails, scratch, succeeds};
 
-const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
-const SGD: Rule = Rule::Sgd { lr: 1e-3, momentum: 0.9, weight_decay: 0.0 };
+const SGD: Rule = Rule::Sgd { momentum: 0.9 };
 const SLICED: Loss = Loss::Sliced { n_projections: 1, slicing: Slicing::Exact };
 
 /// MiB that two steps of training took at the most.
@@ -45,20 +44,19 @@ fn what_training_takes_is_foreseen_to_30_percent() {
         (architecture.network(Dimensions { channels, width, size, n_levels }), size)
     };
     for (runner, (net, size), batch, objective, rule) in [
-        ("anneal", net(Architecture::Ncsn, 16, 16, 1), 64, Loss::Denoising, ADAM),
+        ("anneal", net(Architecture::Ncsn, 16, 16, 1), 64, Loss::Denoising, Rule::ADAM),
         ("anneal", net(Architecture::Ncsn, 16, 16, 1), 16, SLICED, SGD),
-        ("anneal", net(Architecture::Ncsn, 40, 8, 3), 16, Loss::Denoising, ADAM),
+        ("anneal", net(Architecture::Ncsn, 40, 8, 3), 16, Loss::Denoising, Rule::ADAM),
         ("anneal", net(Architecture::Ncsn, 40, 8, 3), 64, Loss::Denoising, SGD),
-        ("baseline", net(Architecture::Baseline, 8, 28, 1), 40, SLICED, ADAM),
+        ("baseline", net(Architecture::Baseline, 8, 28, 1), 40, SLICED, Rule::ADAM),
         ("scorenet", net(Architecture::ResScore, 16, 16, 3), 128, Loss::Denoising, SGD),
-        ("scorenet", net(Architecture::ResScore, 16, 16, 3), 64, SLICED, ADAM),
+        ("scorenet", net(Architecture::ResScore, 16, 16, 3), 64, SLICED, Rule::ADAM),
     ] {
         let optimizer = if rule == SGD { "SGD" } else { "Adam" };
         for micro_batches in [1, 8] {
             let found = measured(runner, &net, size, [batch, micro_batches], objective == SLICED, optimizer);
             let objective = Objective { loss: objective, ..Objective::default() };
-            let options =
-                TrainingOptions { objective, ema_rate: Some(0.9), micro_batches, ..TrainingOptions::default() };
+            let options = TrainingOptions { objective, ema_rate: Some(EmaRate::Constant(0.9)), micro_batches };
             let estimate = Estimate::of_training(&net, size, &options, rule).unwrap().bytes(batch) / 1_048_576.0;
             let what = format!("{net:?}, {batch} images in {micro_batches} parts, {objective:?}, {optimizer}");
             println!("{what}: {found:.0} MiB, foreseen {estimate:.0}");

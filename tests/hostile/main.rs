@@ -34,7 +34,7 @@ use ncsn::net::{InputRange, Network, NetworkConfig, RefineNetConfig, params};
 use ncsn::noise::Noise;
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Optimizer, Rule, Trainer, TrainerState, TrainingOptions};
+use ncsn::train::{Optimizer, OptimizerConfig, Rule, Trainer, TrainerState, TrainingOptions};
 
 /// Reads every image of 3×8×8 pixels.
 fn all_images(set: &dyn Source) -> Result<()> {
@@ -188,7 +188,7 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap()
 }
 
-const ADAM: Rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
+const ADAM: OptimizerConfig = OptimizerConfig::new(Rule::ADAM, 1e-3);
 /// Of the run whose weights and state are damaged.
 const STEP: u64 = 3;
 
@@ -217,6 +217,7 @@ fn checkpoint() -> [Vec<u8>; 2] {
         config: String::new(),
         precision: None,
         epoch: None,
+        ema_updates: None,
     };
     let path = Checkpoints::new(folder.path()).save(&trainer, &header).unwrap();
     [fs::read(&path).unwrap(), fs::read(path.with_extension("state.safetensors")).unwrap()]

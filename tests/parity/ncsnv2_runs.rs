@@ -11,7 +11,7 @@ use ncsn::noise::Noise;
 use ncsn::sample::{AnnealedLangevin, Chain, Draws, Interpolation, Known, Renewal};
 use ncsn::score::{Label, Model, Prediction};
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Ema, Optimizer, Rule, Trainer, TrainerState};
+use ncsn::train::{Ema, EmaRate, Optimizer, OptimizerConfig, Rule, Trainer, TrainerState};
 
 use crate::Case;
 use crate::fixture::{self, Fixture, assert_close, open, read, values};
@@ -179,8 +179,8 @@ fn three_steps() -> (Model<Network>, Optimizer, Ema<Network>) {
     let [batches, params] = ["batches", "params_init"].map(|file| open(&format!("ncsnv2/train/{file}.safetensors")));
     let meta = meta("train");
     let mut model = model(&meta, &params, &device);
-    let mut optimizer = Optimizer::new(Rule::default());
-    let mut ema = Ema::new(0.999, &model.net);
+    let mut optimizer = Optimizer::new(OptimizerConfig::default());
+    let mut ema = Ema::new(EmaRate::Constant(0.999), &model.net);
     for step in 0..3 {
         let [x, z] = ["X", "noise"].map(|key| batches.tensor::<4>(&format!("{key}.{step}"), &device));
         let t = batches.times(&format!("labels.{step}"), &*model.process);
@@ -213,6 +213,7 @@ fn as_published(trainer: &Trainer<Network>, epoch: u64) -> Published {
         config: config.to_yaml(),
         precision: None,
         epoch: Some(epoch),
+        ema_updates: None,
     };
     let saved = Saved::open(Checkpoints::new(folder.path()).save(trainer, &header).unwrap()).unwrap();
     let path = folder.path().join("checkpoint_3.pth");
@@ -250,10 +251,11 @@ fn kept<'a>(optimizer: &'a OptimizerState, name: &'a str) -> impl Iterator<Item 
 
 fn exchange() {
     let (model, optimizer, ema) = three_steps();
-    assert_eq!(config().rule(), optimizer.rule());
+    assert_eq!(config().optimizer(), optimizer.config());
     let options = config().training_options();
-    let trainer = Trainer::new(model, optimizer.rule(), options, Noise::new(1));
-    let trainer = trainer.resume(TrainerState { step: 3, optimizer, ema: Some(ema.module().clone()) });
+    let trainer = Trainer::new(model, optimizer.config(), options, Noise::new(1));
+    let trainer =
+        trainer.resume(TrainerState { step: 3, optimizer, ema: Some((ema.module().clone(), ema.n_updates())) });
     // Each batch was all of the data.
     let (found, expected) = (as_published(&trainer, config().epoch(3, 4)), published());
     assert_eq!(
@@ -289,20 +291,20 @@ fn what_becomes_ours_is_written_as_it_was_read() {
     let (config, noise, device) = (config(), Noise::new(1), fixture::device().autodiff());
     let new = |config: &Config| {
         let net = Network::new(&config.network(), &mut noise.stream("init", 0), &device).unwrap();
-        Trainer::new(config.model(net).unwrap(), config.rule(), config.training_options(), noise)
+        Trainer::new(config.model(net).unwrap(), config.optimizer(), config.training_options(), noise)
     };
     let path = fixture::path("ncsnv2/train/checkpoint_3.pth");
-    let (trainer, epoch) = resume_published(&path, config.rule(), new(&config)).unwrap();
+    let (trainer, epoch) = resume_published(&path, config.optimizer(), new(&config)).unwrap();
     assert_eq!((trainer.step_count(), epoch), (3, Some(2)));
     assert_eq!(as_published(&trainer, 2), published(), "every tensor and number");
     // The settings are the configuration's: FFHQ's epsilon was once another.
     let mut other = config.clone();
     other.optim.eps = 1e-3;
-    let (trainer, _) = resume_published(&path, other.rule(), new(&other)).unwrap();
-    assert!(matches!(trainer.optimizer().rule(), Rule::Adam { eps: 1e-3, .. }));
+    let (trainer, _) = resume_published(&path, other.optimizer(), new(&other)).unwrap();
+    assert!(matches!(trainer.optimizer().config().rule, Rule::Adam { eps: 1e-3, .. }));
     // Other levels would make other steps of it.
     other.model.sigma_begin = 9.0;
-    let message = resume_published(&path, other.rule(), new(&other)).unwrap_err().to_string();
+    let message = resume_published(&path, other.optimizer(), new(&other)).unwrap_err().to_string();
     assert!(message.contains("sigmas[0] is 10, expected 9"), "{message}");
 }
 
@@ -320,7 +322,7 @@ fn averages_agree() {
         .unwrap()
     };
     for rate in [0.999, 0.9] {
-        let mut ema = Ema::new(rate, &net("step0"));
+        let mut ema = Ema::new(EmaRate::Constant(rate), &net("step0"));
         for step in 1..=3 {
             ema.update(&net(&format!("step{step}")));
             for (name, average) in params::to_host(ema.module()).unwrap() {

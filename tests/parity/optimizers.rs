@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use ncsn::loss::{Weight, denoising};
 use ncsn::net::{InputRange, params};
-use ncsn::train::{Ema, Optimizer, Rule};
+use ncsn::train::{Ema, EmaRate, Optimizer, OptimizerConfig, Rule};
 
 use crate::Case;
 use crate::fixture::{self, assert_close, open, values};
@@ -12,16 +12,16 @@ use crate::network::model;
 
 const ARITHMETIC: &str = "ncsn/optimizers_arithmetic/data.safetensors";
 
-fn adam(lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64, amsgrad: bool) -> Rule {
-    Rule::Adam { lr, betas, eps, weight_decay, amsgrad }
+fn adam(lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64, amsgrad: bool) -> OptimizerConfig {
+    OptimizerConfig { weight_decay, ..OptimizerConfig::new(Rule::Adam { betas, eps, amsgrad }, lr) }
 }
 
-fn rms_prop(weight_decay: f64) -> Rule {
-    Rule::RmsProp { lr: 1e-3, alpha: 0.99, eps: 1e-8, weight_decay }
+fn rms_prop(weight_decay: f64) -> OptimizerConfig {
+    OptimizerConfig { weight_decay, ..OptimizerConfig::new(Rule::RmsProp { alpha: 0.99, eps: 1e-8 }, 1e-3) }
 }
 
-fn sgd(lr: f64) -> Rule {
-    Rule::Sgd { lr, momentum: 0.9, weight_decay: 0.0 }
+fn sgd(lr: f64) -> OptimizerConfig {
+    OptimizerConfig::new(Rule::Sgd { momentum: 0.9 }, lr)
 }
 
 /// All questions about optimisers.
@@ -78,11 +78,11 @@ impl TwoTensors {
     }
 }
 
-fn arithmetic(name: &str, rule: Rule) {
+fn arithmetic(name: &str, config: OptimizerConfig) {
     let device = fixture::device().autodiff();
     let file = open(ARITHMETIC);
     let mut module = TwoTensors::initial(&device);
-    let mut optimizer = Optimizer::new(rule);
+    let mut optimizer = Optimizer::new(config);
     let mut n_compared = 0;
     for step in 1..=60 {
         let gradient = |key| file.row::<1>(key, step - 1, &device.clone().inner());
@@ -107,11 +107,11 @@ fn arithmetic(name: &str, rule: Rule) {
     assert_eq!(n_compared, 12);
 }
 
-fn training([params, batches, last]: &[String; 3], rule: Rule, tolerance: f64) {
+fn training([params, batches, last]: &[String; 3], config: OptimizerConfig, tolerance: f64) {
     let device = fixture::device().autodiff();
     let batches = open(batches);
     let mut model = model(&open(params), InputRange::Unit, &device);
-    let mut optimizer = Optimizer::new(rule);
+    let mut optimizer = Optimizer::new(config);
     for i in 0..3 {
         let [x, z] = ["X", "noise"].map(|key| batches.tensor::<4>(&format!("{key}.{i}"), &device));
         let t = batches.times(&format!("labels.{i}"), &*model.process);
@@ -130,7 +130,7 @@ fn training([params, batches, last]: &[String; 3], rule: Rule, tolerance: f64) {
 fn moving_average() {
     let device = fixture::device();
     let start = TwoTensors::initial(&device);
-    let mut ema = Ema::new(0.9, &start);
+    let mut ema = Ema::new(EmaRate::Constant(0.9), &start);
     let target = TwoTensors { w: Param::from_tensor(start.w.val() + 1.0), b: Param::from_tensor(start.b.val() * 0.0) };
     for _ in 0..5 {
         ema.update(&target);

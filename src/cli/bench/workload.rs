@@ -15,7 +15,7 @@ use ncsn::noise::Noise;
 use ncsn::sample::{Images, PlainLangevin, image_chain};
 use ncsn::score::{Label, Model, Prediction};
 use ncsn::sde::NoiseLevels;
-use ncsn::train::{Rule, Trainer, TrainingOptions};
+use ncsn::train::{EmaRate, OptimizerConfig, Trainer, TrainingOptions};
 use ncsn_kernels::ops::is_cpu;
 use ncsn_kernels::parallel::count::Count;
 
@@ -60,7 +60,7 @@ struct Setting {
     size: usize,
     levels: NoiseLevels,
     prediction: Prediction,
-    ema_rate: Option<f64>,
+    ema_rate: Option<EmaRate>,
 }
 
 /// What is timed.
@@ -199,7 +199,7 @@ impl Net {
                 size,
                 levels: NoiseLevels::geometric(50.0, 0.01, 232)?,
                 prediction: Prediction::ScaledScore(Label::Level),
-                ema_rate: Some(0.999),
+                ema_rate: Some(EmaRate::Constant(0.999)),
             },
         })
     }
@@ -217,10 +217,9 @@ impl Workload {
         let device = device.open()?;
         let (steps, work, passes) = match what {
             What::Train => {
-                let rule = Rule::Adam { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, amsgrad: false };
                 let model = Model { prediction, ..Model::new(new_net(&device.clone().autodiff())?, levels) };
                 let options = TrainingOptions { ema_rate, ..TrainingOptions::default() };
-                let mut trainer = Trainer::new(model, rule, options, noise);
+                let mut trainer = Trainer::new(model, OptimizerConfig::default(), options, noise);
                 let shape = [batch as usize, config.channels, size, size];
                 let mut x = vec![0.0; shape.iter().product()];
                 noise.stream("bench/x", 0).uniform(&mut x);
