@@ -6,7 +6,7 @@ use std::path::Path;
 use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer, Runner};
 use ncsn::data::Split;
 use ncsn::sde::Design;
-use ncsn::train::EmaRate;
+use ncsn::train::{EmaRate, Schedule};
 
 fn named(name: &str) -> Dataset {
     Dataset::named(name).unwrap()
@@ -179,7 +179,12 @@ fn impossible_values_are_refused() {
         ("training.n_iters=010", "whole number"),
         ("model.sigma_end=1e-300", "expected a positive number"),
         ("training.ema_rate=1", "between 0 and 1"),
+        ("training.ema_warmup=1", "true or false"),
+        ("model.ema_rate=1", "from 0 to below 1"),
         ("optim.beta1=1", "below 1"),
+        ("optim.warmup=-1", "expected a whole number from 0"),
+        ("optim.grad_clip=0", "optim.grad_clip is 0, expected a positive number"),
+        ("training.grad_clip=-1", "expected a positive number"),
         ("optim.optimizer=Adagrad", "Adam, RMSProp, SGD"),
         ("data.channels=3", "expected 1 for MNIST"),
         ("data.path=x", "only with data.dataset LSUN, FFHQ or FOLDER"),
@@ -323,6 +328,52 @@ sampling:
     let written = config.to_yaml();
     let mut lines = written.lines();
     assert!(expected.lines().all(|line| lines.any(|other| other == line)), "{written}");
+}
+
+#[test]
+fn the_optimiser_and_the_average_are_what_the_keys_of_score_sde_say() {
+    let parse = |text: &str| {
+        let data = "data: {dataset: CIFAR10, image_size: 32, channels: 3}";
+        let file = Config::parse(&format!("{data}\n{text}"), "f.yml", &[], None)?;
+        file.images("f.yml").map(|config| (config.optimizer(), config.training_options().ema_rate, config))
+    };
+    let (optimizer, _, config) = parse("optim: {lr: 2.0e-4, warmup: 5000, grad_clip: 1.0}").unwrap();
+    assert_eq!(optimizer.lr, Schedule::WarmUp { lr: 2e-4, n_steps: 5000 });
+    assert_eq!((optimizer.clip, config.training.grad_clip), (Some(1.0), Some(1.0)));
+    // What a run keeps is what was read.
+    let again = Config::parse(&config.to_yaml(), "config.yml", &[], None).unwrap().images("config.yml").unwrap();
+    assert_eq!(again, config);
+
+    let (optimizer, ema_rate, _) = parse("optim: {warmup: 0, grad_clip: -1.}").unwrap();
+    assert_eq!((optimizer.lr, optimizer.clip, ema_rate), (Schedule::Constant(0.001), None, None));
+    assert_eq!(parse("training: {grad_clip: 2}").unwrap().0.clip, Some(2.0));
+
+    for (text, expected) in [
+        ("training: {ema_warmup: true, ema_rate: 0.9}", Some(EmaRate::WarmedUp(0.9))),
+        ("training: {ema_warmup: true}\nmodel: {ema: true}", Some(EmaRate::WarmedUp(0.999))),
+        ("training: {ema_warmup: true}\nmodel: {ema: true, ema_rate: 0.}", None),
+        ("training: {ema_warmup: true}", None),
+        ("training: {ema_rate: 0.9}", Some(EmaRate::Constant(0.9))),
+    ] {
+        assert_eq!(parse(text).unwrap().1, expected, "{text}");
+    }
+    for text in
+        ["training: {grad_clip: 2}\noptim: {grad_clip: 1}", "optim: {grad_clip: -1}\ntraining: {grad_clip: null}"]
+    {
+        let message = parse(text).unwrap_err().to_string();
+        assert!(message.contains("found optim.grad_clip and training.grad_clip, which mean the same"), "{message}");
+    }
+}
+
+#[test]
+fn files_of_score_sde_keep_an_average_whose_rate_rises() {
+    let text =
+        "training: {sde: vesde}\ndata: {dataset: CIFAR10, image_size: 32, num_channels: 3}\nmodel: {ema_rate: 0.99}";
+    let config = Config::parse(text, "f.yml", &[], None).unwrap().images("f.yml").unwrap();
+    assert_eq!(config.training_options().ema_rate, Some(EmaRate::WarmedUp(0.99)));
+    let set = ["training.ema_warmup=false".to_string()];
+    let config = Config::parse(text, "f.yml", &set, None).unwrap().images("f.yml").unwrap();
+    assert_eq!(config.training_options().ema_rate, Some(EmaRate::Constant(0.99)));
 }
 
 #[test]

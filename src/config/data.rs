@@ -24,7 +24,7 @@ pub struct Data {
     pub uniform_dequantization: Option<bool>,
     /// NCSNv2: whether Gaussian noise does.
     pub gaussian_dequantization: bool,
-    /// NCSNv2: whether the network is trained on pixels from −1 to 1.
+    /// NCSNv2: whether the network is trained on pixels from −1 to 1; `centered` in files of Score-SDE.
     pub rescaled: bool,
 }
 

@@ -130,21 +130,28 @@ impl Config {
 
     /// What a step of training does.
     pub fn training_options(&self) -> TrainingOptions {
-        let Training { ema_rate, micro_batches, .. } = self.training;
-        let ema_rate = ema_rate.or((self.model.ema && self.model.ema_rate > 0.0).then_some(self.model.ema_rate));
-        TrainingOptions { objective: self.objective(), ema_rate: ema_rate.map(EmaRate::Constant), micro_batches }
+        let Training { ema_rate, ema_warmup, micro_batches, .. } = self.training;
+        let ema_rate = ema_rate.or(self.model.ema.then_some(self.model.ema_rate));
+        let law = if ema_warmup { EmaRate::WarmedUp } else { EmaRate::Constant };
+        // An average of rate 0 is the weights.
+        let ema_rate = ema_rate.filter(|&rate| rate > 0.0).map(law);
+        TrainingOptions { objective: self.objective(), ema_rate, micro_batches }
     }
 
     /// How the optimiser makes its steps.
     pub fn optimizer(&self) -> OptimizerConfig {
-        let Optim { optimizer, lr, beta1, beta2, eps, momentum, weight_decay, amsgrad } = self.optim;
+        let Optim { optimizer, lr, warmup, beta1, beta2, eps, momentum, weight_decay, amsgrad } = self.optim;
         let rule = match optimizer {
             Optimizer::Adam => Rule::Adam { betas: [beta1, beta2], eps, amsgrad },
             // PyTorch's default decay, which the published program does not set.
             Optimizer::RmsProp => Rule::RmsProp { alpha: 0.99, eps },
             Optimizer::Sgd => Rule::Sgd { momentum },
         };
-        OptimizerConfig { rule, lr: Schedule::Constant(lr), weight_decay, clip: self.training.grad_clip }
+        let lr = match warmup {
+            0 => Schedule::Constant(lr),
+            n_steps => Schedule::WarmUp { lr, n_steps },
+        };
+        OptimizerConfig { rule, lr, weight_decay, clip: self.training.grad_clip }
     }
 
     /// How images become input of the model.

@@ -10,6 +10,8 @@ pub struct Optim {
     pub optimizer: Optimizer,
     /// Learning rate.
     pub lr: f64,
+    /// Score-SDE: steps over which the learning rate rises from 0.
+    pub warmup: u64,
     /// Adam's decay of the mean.
     pub beta1: f64,
     /// Ours: Adam's decay of the squares.
@@ -29,6 +31,7 @@ impl Default for Optim {
         Self {
             optimizer: Optimizer::Adam,
             lr: 0.001,
+            warmup: 0,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -45,6 +48,7 @@ impl Section for Optim {
     fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
         f.key("optimizer", &mut self.optimizer, &OPTIMIZERS)?;
         f.key("lr", &mut self.lr, POSITIVE)?;
+        f.key("warmup", &mut self.warmup, 0..=u64::MAX)?;
         f.key("beta1", &mut self.beta1, FRACTION)?;
         f.key("beta2", &mut self.beta2, FRACTION)?;
         f.key("eps", &mut self.eps, POSITIVE)?;

@@ -152,7 +152,7 @@ pub(super) fn is_toy(file: &mut Reader<'_>) -> Result<bool> {
 }
 
 /// The names of keys in files of Score-SDE's program, and those that NCSN's program has for the same.
-const SCORE_SDE: [[&str; 2]; 8] = [
+const SCORE_SDE: [[&str; 2]; 9] = [
     ["seed", "training.seed"],
     ["training.eval_freq", "training.test_freq"],
     ["data.num_channels", "data.channels"],
@@ -161,11 +161,19 @@ const SCORE_SDE: [[&str; 2]; 8] = [
     ["model.sigma_min", "model.sigma_end"],
     ["model.num_scales", "model.num_classes"],
     ["model.nf", "model.ngf"],
+    ["optim.grad_clip", "training.grad_clip"],
 ];
+
+/// In [`SCORE_SDE`] a negative bound of the gradient is none.
+const NEGATIVE: Number = Number { expected: "a negative number", valid: |x| x < 0.0 };
 
 /// Brings a file to the names that are known here.
 pub(super) fn translate(file: &mut Reader<'_>) -> Result<()> {
+    let may_be_off = file.peek("optim.grad_clip", NEGATIVE).is_some();
     SCORE_SDE.into_iter().try_for_each(|[from, to]| file.rename(from, to))?;
+    if may_be_off && file.peek("training.grad_clip", NEGATIVE).is_some() {
+        file.take("training.grad_clip");
+    }
     if is_of_score_sde(file) && file.peek("model.normalization", &[("GroupNorm", ())]).is_some() {
         // The networks that say it have no other.
         file.take("model.normalization");
@@ -195,7 +203,7 @@ pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
     config.model.architecture = given_architecture(file).unwrap_or_else(by_program);
     if is_of_score_sde(file) {
         config.model.nonlinearity = Activation::Swish;
-        config.model.ema = true;
+        (config.model.ema, config.training.ema_warmup) = (true, true);
         config.data.uniform_dequantization = Some(false);
         config.sampling.method = Method::PredictorCorrector;
         config.sampling.n_steps_each = 1;

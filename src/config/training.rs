@@ -48,6 +48,8 @@ pub struct Training {
     pub seed: Option<u64>,
     /// Ours: rate of the EMA of the weights.
     pub ema_rate: Option<f64>,
+    /// Score-SDE: whether the rate of the EMA rises to `ema_rate`; as its program does if the file is of it.
+    pub ema_warmup: bool,
     /// Ours: largest global norm of the gradient.
     pub grad_clip: Option<f64>,
     /// Ours: steps between evaluations of a test batch.
@@ -79,6 +81,7 @@ impl Default for Training {
             log_all_sigmas: false,
             seed: None,
             ema_rate: None,
+            ema_warmup: false,
             grad_clip: None,
             test_freq: 100,
             log_freq: 1,
@@ -122,6 +125,7 @@ impl Section for Training {
         f.key("log_all_sigmas", &mut self.log_all_sigmas, Flag)?;
         f.key("seed", &mut self.seed, OrNone(0..=u64::MAX))?;
         f.key("ema_rate", &mut self.ema_rate, OrNone(EMA_RATE))?;
+        f.key("ema_warmup", &mut self.ema_warmup, Flag)?;
         f.key("grad_clip", &mut self.grad_clip, OrNone(POSITIVE))?;
         f.key("test_freq", &mut self.test_freq, 1..=u64::MAX)?;
         f.key("log_freq", &mut self.log_freq, 1..=u64::MAX)
@@ -167,4 +171,4 @@ pub enum Algo {
 
 const SLICINGS: [(&str, Slicing); 2] = [("exact", Slicing::Exact), ("finite_difference", Slicing::FiniteDifference)];
 const ANNEAL_POWER: Number = Number { expected: "a number from -10 to 10", valid: |x| x.abs() <= 10.0 };
-pub(super) const EMA_RATE: Number = Number { expected: "a number between 0 and 1", valid: |x| x > 0.0 && x < 1.0 };
+const EMA_RATE: Number = Number { expected: "a number between 0 and 1", valid: |x| x > 0.0 && x < 1.0 };

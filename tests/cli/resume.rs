@@ -58,6 +58,26 @@ fn a_run_killed_twenty_times_equals_a_straight_run_byte_for_byte() {
     assert_eq!(steps, (1..=24).collect::<Vec<_>>());
 }
 
+#[test]
+fn a_run_that_warms_up_goes_on_from_every_checkpoint_as_a_straight_one() {
+    let warm = ["optim.warmup=15", "training.ema_warmup=true", "training.ema_rate=0.7", "training.grad_clip=5"];
+    let settings: Vec<&str> = warm.iter().flat_map(|set| ["--set", set]).collect();
+    let folder = scratch();
+    succeeds(folder.path(), &[&TRAIN[..], &settings].concat());
+    let expected = final_files(folder.path());
+    let plain = straight_run().0;
+    assert!(expected[0] != plain[0] && expected[1] != plain[1], "the settings matter");
+
+    // Within the warm-up of the learning rate and of the average, 24 steps by four.
+    let folder = scratch();
+    succeeds(folder.path(), &[&TRAIN[..], &settings, &["--set", "training.n_iters=4"]].concat());
+    for n in [8, 12, 16, 20, 24] {
+        let set = format!("training.n_iters={n}");
+        succeeds(folder.path(), &["train", "--doc", "d", "--resume", "--no-sample", "--set", &set]);
+    }
+    assert!(final_files(folder.path()) == expected);
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
