@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::file;
+use crate::record::write_record;
 
 /// For how long at most a report waits in memory while TensorBoard watches the file.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
@@ -152,40 +153,6 @@ impl Message {
     }
 }
 
-/// TFRecord: length, its checksum, data, their checksum.
-fn write_record(out: &mut impl Write, data: &[u8]) -> std::io::Result<()> {
-    let length = (data.len() as u64).to_le_bytes();
-    out.write_all(&length)?;
-    out.write_all(&masked_crc(&length).to_le_bytes())?;
-    out.write_all(data)?;
-    out.write_all(&masked_crc(data).to_le_bytes())
-}
-
-/// TFRecord's checksum: CRC-32C, rotated and shifted so that a record of records does not check itself.
-fn masked_crc(data: &[u8]) -> u32 {
-    crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
-}
-
-/// CRC-32C (Castagnoli), reflected polynomial 0x82f63b78.
-fn crc32c(data: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut i = 0;
-        while i < 256 {
-            let mut crc = i as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
-                bit += 1;
-            }
-            table[i] = crc;
-            i += 1;
-        }
-        table
-    };
-    !data.iter().fold(!0, |crc, &byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
-}
-
 /// The largest file of lines: those of ten million steps are smaller.
 const MAX_BYTES: u64 = 2 << 30;
 
@@ -242,11 +209,7 @@ fn up_to(line: &[u8], step: u64) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_checksum_gives_the_known_answer() {
-        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
-    }
+    use crate::record::{FOOTER_BYTES, HEADER_BYTES, is_sound, length};
 
     /// The messages of a file, each record's checksums checked.
     fn records(path: &Path) -> Vec<Vec<u8>> {
@@ -254,12 +217,11 @@ mod tests {
         let mut rest = &bytes[..];
         let mut out = Vec::new();
         while !rest.is_empty() {
-            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
-            assert_eq!(rest[8..12], masked_crc(&rest[..8]).to_le_bytes());
-            let data = &rest[12..12 + length];
-            assert_eq!(rest[12 + length..16 + length], masked_crc(data).to_le_bytes());
+            let length = length(rest.first_chunk().unwrap()).expect("the length's checksum");
+            let (data, behind) = rest[HEADER_BYTES..].split_at(length as usize);
+            assert!(is_sound(data, *behind.first_chunk().unwrap()));
             out.push(data.to_vec());
-            rest = &rest[16 + length..];
+            rest = &behind[FOOTER_BYTES..];
         }
         out
     }

@@ -44,6 +44,35 @@ pub fn read_at_most(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Fills `bytes` from `at`, from several threads at a time if need be.
+///
+/// # Errors
+/// Those of the file, which may end before.
+#[cfg(unix)]
+pub fn read_exact_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
+}
+
+/// Fills `bytes` from `at`, from several threads at a time if need be.
+///
+/// # Errors
+/// Those of the file, which may end before.
+#[cfg(windows)]
+pub fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                bytes = &mut bytes[n..];
+                at += n as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// A file under a temporary, hidden name beside its target, which [`AtomicFile::commit`] moves into place.
 ///
 /// Until then, and after a crash, whatever was at the target is untouched. Dropped uncommitted, it is removed; what a killed

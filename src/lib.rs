@@ -127,6 +127,7 @@ pub mod net;
 pub mod noise;
 pub mod pickle;
 pub mod plot;
+pub mod record;
 pub mod sample;
 pub mod score;
 pub mod sde;

@@ -187,7 +187,7 @@ fn impossible_values_are_refused() {
         ("training.grad_clip=-1", "expected a positive number"),
         ("optim.optimizer=Adagrad", "Adam, RMSProp, SGD"),
         ("data.channels=3", "expected 1 for MNIST"),
-        ("data.path=x", "only with data.dataset LSUN, FFHQ or FOLDER"),
+        ("data.path=x", "only with data.dataset LSUN, FFHQ, CELEBAHQ or FOLDER"),
         ("data.dataset=FOLDER", "found no data.path"),
         ("sampling.n_steps_each=0", "from 1"),
     ] {
@@ -377,6 +377,34 @@ fn files_of_score_sde_keep_an_average_whose_rate_rises() {
 }
 
 #[test]
+fn the_path_of_tfrecords_is_the_path_of_the_data() {
+    let parse = |data: &str, sets: &[&str]| {
+        let text = format!("data:\n  dataset: {data}\n  image_size: 256\n  channels: 3");
+        let sets: Vec<String> = sets.iter().map(|set| (*set).into()).collect();
+        Config::parse(&text, "f.yml", &sets, None)?.images("f.yml")
+    };
+    let config = parse("CelebAHQ\n  tfrecords_path: /a/celebahq-r08.tfrecords", &[]).unwrap();
+    let expected = Dataset { path: Some("/a/celebahq-r08.tfrecords".into()), ..named("CELEBAHQ") };
+    assert_eq!(config.data.dataset, expected);
+    let again = Config::parse(&config.to_yaml(), "config.yml", &[], None).unwrap().images("config.yml").unwrap();
+    assert_eq!(again, config);
+    // On the command line a path is taken as it stands.
+    let config = parse("FFHQ", &["data.tfrecords_path=faces #1"]).unwrap();
+    assert_eq!(config.data.dataset.path, Some("faces #1".into()));
+    for (data, message) in [
+        (
+            "FFHQ\n  path: a\n  tfrecords_path: b",
+            "found data.tfrecords_path and data.path, which mean the same; expected one of them",
+        ),
+        ("CIFAR10\n  tfrecords_path: b", "only with data.dataset LSUN, FFHQ, CELEBAHQ or FOLDER"),
+        ("FFHQ\n  tfrecords_path: [b]", "data.tfrecords_path is a list, expected a folder or a file"),
+    ] {
+        let found = parse(data, &[]).unwrap_err().to_string();
+        assert!(found.contains(message), "{found}");
+    }
+}
+
+#[test]
 fn null_on_the_command_line_takes_back_what_the_file_says() {
     let set = |text: &str| Config::load("quickstart.yml", &[text.to_string()], None).unwrap().0;
     let File::Images(config) = set("training.ema_rate=null") else { panic!("images") };
@@ -481,7 +509,7 @@ fn a_category_is_one_of_its_data_set_s() {
         ("dataset: LSUN", "found no data.category, expected one of LSUN's: bedroom, bridge"),
         ("dataset: LSUN, category: cat", "data.category is cat, expected one of bedroom"),
         ("dataset: FFHQ, category: bedroom", "only with data.dataset LSUN"),
-        ("dataset: CIFAR10, path: x", "only with data.dataset LSUN, FFHQ or FOLDER"),
+        ("dataset: CIFAR10, path: x", "only with data.dataset LSUN, FFHQ, CELEBAHQ or FOLDER"),
     ] {
         let message = parse(data).unwrap_err().to_string();
         assert!(message.contains(needle), "{data}: {message}");

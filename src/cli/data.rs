@@ -17,11 +17,10 @@ use super::stop;
 pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc<dyn Source>> {
     let Data { dataset, .. } = data;
     let source = watched(dataset, log, |progress| dataset.open(&request(data, root, split), progress))?;
-    if let Some(path) = &dataset.path {
-        // Both splits of one folder leave out the same; those of two folders have their own.
-        if split == Split::Train || path.join("test").is_dir() {
-            report_warning(&*source, path, log);
-        }
+    let path = dataset.path.as_deref();
+    // Both splits of one folder leave out the same; those of two folders have their own.
+    if split == Split::Train || path.is_some_and(|path| path.join("test").is_dir()) {
+        report_warning(&*source, path.unwrap_or(root), log);
     }
     Ok(source)
 }

@@ -1,6 +1,6 @@
 //! `data:`, the images.
 
-use super::fields::{Fields, Flag, Folder, OneOf, OrNone, Section};
+use super::fields::{Fields, FilePath, Flag, OneOf, OrNone, Section};
 use super::published;
 pub use crate::data::Dataset;
 use crate::data::lsun::CATEGORIES;
@@ -51,7 +51,7 @@ impl Section for Data {
         let Dataset { set, path, category } = &mut self.dataset;
         f.key("dataset", set, &SETS.each_ref().map(|set| (set.name, set)))?;
         f.require("dataset", &one_of(SETS.iter().map(|set| set.name)))?;
-        f.key("path", path, OrNone(Folder))?;
+        f.key("path", path, OrNone(FilePath("a folder or a file")))?;
         f.check("path", set.place != Place::Datasets || path.is_none(), || {
             format!("found data.path, expected it only with data.dataset {}", with_path())
         })?;

@@ -239,15 +239,15 @@ impl Values<String> for Text {
     }
 }
 
-/// The path of a folder.
+/// The path of a folder or a file, called what it should be.
 #[derive(Clone, Copy, Debug)]
-pub struct Folder;
+pub struct FilePath(pub &'static str);
 
-impl Values<PathBuf> for Folder {
+impl Values<PathBuf> for FilePath {
     const AS_TYPED: bool = true;
 
     fn expected(&self) -> String {
-        "a folder".into()
+        self.0.into()
     }
 
     fn read(&self, given: Given<'_>) -> Option<PathBuf> {
@@ -255,7 +255,7 @@ impl Values<PathBuf> for Folder {
     }
 
     fn write(&self, value: &PathBuf) -> Option<String> {
-        Text("a folder").write(&value.to_string_lossy().into_owned())
+        Text(self.0).write(&value.to_string_lossy().into_owned())
     }
 }
 

@@ -152,11 +152,12 @@ pub(super) fn is_toy(file: &mut Reader<'_>) -> Result<bool> {
 }
 
 /// The names of keys in files of Score-SDE's program, and those that NCSN's program has for the same.
-const SCORE_SDE: [[&str; 2]; 9] = [
+const SCORE_SDE: [[&str; 2]; 10] = [
     ["seed", "training.seed"],
     ["training.eval_freq", "training.test_freq"],
     ["data.num_channels", "data.channels"],
     ["data.centered", "data.rescaled"],
+    ["data.tfrecords_path", "data.path"],
     ["model.sigma_max", "model.sigma_begin"],
     ["model.sigma_min", "model.sigma_end"],
     ["model.num_scales", "model.num_classes"],

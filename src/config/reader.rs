@@ -277,7 +277,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fields::{Folder, OrNone};
+    use super::super::fields::{FilePath, OrNone};
     use super::*;
 
     fn reader<'a>(text: &str, overrides: &[&str]) -> Reader<'a> {
@@ -299,7 +299,7 @@ mod tests {
             f.key("a", &mut self.a, OrNone(0..=9))?;
             f.key("b", &mut self.b, 0..=9)?;
             f.check("b", self.a != Some(self.b), || "a is b".into())?;
-            f.key("path", &mut self.path, OrNone(Folder))
+            f.key("path", &mut self.path, OrNone(FilePath("a folder")))
         }
     }
 

@@ -9,14 +9,13 @@
 
 use std::cmp::Ordering;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Progress;
 use super::decode::decode_bytes;
 use super::resize::Pixels;
 use crate::error::{Error, Result, shown};
-use crate::file::open_regular;
+use crate::file::{open_regular, read_exact_at};
 
 /// The file of a database that is a folder.
 pub const DATA_FILE: &str = "data.mdb";
@@ -414,28 +413,6 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
-}
-
-/// Fills `bytes` from `at`, from several threads at a time if need be.
-#[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, bytes, at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => {
-                bytes = &mut bytes[n..];
-                at += n as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::lmdb::{DATA_FILE, Lmdb, Position};
-use super::resize::prepare;
+use super::resize::{prepare, prepare_square};
 use super::{Progress, Source, Split};
 use crate::error::{Error, Result};
 
@@ -21,7 +21,11 @@ pub const CATEGORIES: [&str; 10] = [
     "tower",
 ];
 
-/// One split of a category: the shorter side brought to `size`, cropped at the centre, `[channels, size, size]`.
+/// The size that the program of Score-SDE prepares in another way.
+const LARGE: usize = 256;
+
+/// One split of a category: the shorter side brought to `size`, cropped at the centre, `[channels, size, size]`. Images of 256 pixels
+/// are the central square, resized with a cubic filter, see [`prepare_square`].
 ///
 /// The images, about 256 pixels wide, are values of an LMDB database and are decoded when they are read. Of each 8 bytes are
 /// kept: 24 MB for the 3,033,042 bedrooms.
@@ -83,6 +87,7 @@ impl Source for Lsun {
 
     fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()> {
         let pixels = self.database.image(self.positions[index])?;
+        let prepare = if self.size == LARGE { prepare_square } else { prepare };
         pixels_u8.copy_from_slice(&prepare(pixels, self.channels, self.size));
         Ok(())
     }
@@ -114,6 +119,19 @@ mod tests {
         }
         let grey = Lsun::open(Path::new(FIXTURES), "church_outdoor", Split::Test, 1, 8, &mut unwatched).unwrap();
         assert_eq!(grey.shape(), [1, 8, 8]);
+    }
+
+    #[test]
+    fn images_of_256_pixels_are_the_central_square_by_a_cubic_filter() {
+        let set = Lsun::open(Path::new(FIXTURES), "church_outdoor", Split::Test, 3, LARGE, &mut unwatched).unwrap();
+        let mut pixels_u8 = vec![0; 3 * LARGE * LARGE];
+        set.read(1, &mut pixels_u8).unwrap();
+        // Uniform, without loss.
+        for (plane, expected) in pixels_u8.chunks(LARGE * LARGE).zip([5, 100, 50]) {
+            assert!(plane.iter().all(|&pixel| pixel == expected));
+        }
+        let pixels = set.database.image(set.positions[1]).unwrap();
+        assert_eq!(pixels_u8, prepare_square(pixels, 3, LARGE));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod mat;
 pub mod memory;
 pub mod resize;
 pub mod sets;
+pub mod tfrecord;
 pub mod transform;
 
 use std::ops::ControlFlow;
@@ -32,6 +33,7 @@ use ffhq::Ffhq;
 use folder::Folder;
 use lsun::Lsun;
 use memory::InMemory;
+use tfrecord::TfRecords;
 
 pub use batches::{Batch, BatchOptions, Batches, batch_order, read_batch};
 pub use dataset::{Dataset, Place, Request, Set, Work};
@@ -40,7 +42,7 @@ pub use resize::Pixels;
 pub use transform::{Dequantise, Range, Transform};
 
 /// All data sets, in the order in which they are listed. A new one is a row here, and its source in a file of its own.
-pub static SETS: [Set; 8] = [
+pub static SETS: [Set; 9] = [
     // LeCun et al. 1998.
     Set {
         name: "MNIST",
@@ -109,7 +111,24 @@ pub static SETS: [Set; 8] = [
         work: Work::Headers,
         open: |d, r, p| {
             let root = d.path.clone().unwrap_or_else(|| Ffhq::place(r.root));
+            if let Some(path) = TfRecords::find(&root, r.size)? {
+                return Ok(Arc::new(TfRecords::open(&path, r.channels, r.size, p)?));
+            }
             Ok(Arc::new(Ffhq::open(&root, r.split, r.channels, r.size, p)?))
+        },
+        labelled: None,
+    },
+    // Karras et al. 2018.
+    Set {
+        name: "CELEBAHQ",
+        channels: &[3, 1],
+        size: 256,
+        place: Place::DatasetsOrPath,
+        categories: &[],
+        work: Work::Headers,
+        open: |d, r, p| {
+            let root = d.path.clone().unwrap_or_else(|| r.root.join("celebahq"));
+            Ok(Arc::new(TfRecords::celeba_hq(&root, r.channels, r.size, p)?))
         },
         labelled: None,
     },

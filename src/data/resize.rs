@@ -95,6 +95,38 @@ pub fn prepare(pixels: Pixels, channels: usize, size: usize) -> Vec<u8> {
     resize_part(&pixels, [height, width], top..top + size, left..left + size).to_chw()
 }
 
+/// The network's input from an image of any size: `[channels, size, size]` bytes, as LSUN's of 256 pixels in the program of Score-SDE.
+/// Converts the channels, crops the central square, and brings it to `size` by Keys' cubic filter (a = −½) with antialias, in
+/// floating point.
+///
+/// The filter overshoots at edges. Numbers become bytes by truncation as there, but are clamped first: there 256 becomes 0.
+///
+/// # Panics
+/// If `size` is 0 or `channels` is neither 1 nor 3.
+pub fn prepare_square(pixels: Pixels, channels: usize, size: usize) -> Vec<u8> {
+    let side = pixels.height.min(pixels.width);
+    let square = center_crop(&pixels.with_channels(channels), side, side);
+    let taps = taps(Filter::Bicubic, side, size, 0..size);
+    let mut out = Vec::with_capacity(channels * size * size);
+    let mut narrow = vec![0.0; side * size];
+    for plane in square.to_chw().chunks_exact(side * side) {
+        for (row, narrow) in plane.chunks_exact(side).zip(narrow.chunks_exact_mut(size)) {
+            for (x, Taps { first, weights }) in narrow.iter_mut().zip(&taps) {
+                *x = weights.iter().zip(&row[*first..]).map(|(weight, &pixel)| weight * f64::from(pixel)).sum();
+            }
+        }
+        for Taps { first, weights } in &taps {
+            for column in 0..size {
+                let rows = narrow.chunks_exact(size).skip(*first);
+                let sum: f64 = weights.iter().zip(rows).map(|(weight, row)| weight * row[column]).sum();
+                // Rounding must not take a level from a constant image.
+                out.push((sum + 1e-6).clamp(0.0, 255.0) as u8);
+            }
+        }
+    }
+    out
+}
+
 /// The image at another size: bilinear with antialias, as Pillow's `resize(..., BILINEAR)`.
 ///
 /// # Panics
@@ -275,6 +307,46 @@ mod tests {
             let slow = center_crop(&resize_shorter_side(&image, size), size, size);
             assert_eq!(prepare(image, 3, size), slow.to_chw(), "{height}×{width} to {size}");
         }
+    }
+
+    #[test]
+    fn the_square_of_an_image_of_its_size_is_its_middle() {
+        let image = ramp(9, 12, 3);
+        assert_eq!(prepare_square(image.clone(), 3, 9), center_crop(&image, 9, 9).to_chw());
+        for value in [0, 1, 127, 254, 255] {
+            let image = Pixels::new(vec![value; 31 * 40], 31, 40, 1);
+            assert!(
+                [8, 31, 50].iter().all(|&size| prepare_square(image.clone(), 3, size) == vec![value; 3 * size * size])
+            );
+        }
+    }
+
+    #[test]
+    fn a_square_is_the_weighted_sum_of_its_pixels_truncated_and_clamped() {
+        // Two columns of four become one of two; Keys' filter at ±½, ±1½ half pixels of the output, beside the sum 2.
+        let image = Pixels::new([10, 20, 200, 250].repeat(4), 4, 4, 1);
+        let keys = |x: f64| {
+            let x = f64::abs(x);
+            let near = 1.5 * x.powi(3) - 2.5 * x.powi(2) + 1.0;
+            let far = -0.5 * x.powi(3) + 2.5 * x.powi(2) - 4.0 * x + 2.0;
+            if x < 1.0 {
+                near
+            } else if x < 2.0 {
+                far
+            } else {
+                0.0
+            }
+        };
+        let expected = [0, 1].map(|i| {
+            let weights = [0, 1, 2, 3].map(|j| keys((f64::from(j) + 0.5) / 2.0 - (f64::from(i) + 0.5)));
+            let sum: f64 = weights.iter().zip([10.0, 20.0, 200.0, 250.0]).map(|(weight, pixel)| weight * pixel).sum();
+            (sum / weights.iter().sum::<f64>()) as u8
+        });
+        assert_eq!(prepare_square(image, 1, 2), [expected, expected].concat());
+        // A white line on black overshoots on both sides when it is enlarged.
+        let line = Pixels::new([0, 0, 255, 255, 0, 0].repeat(6), 6, 6, 1);
+        let row = &prepare_square(line, 1, 24)[..24];
+        assert!(row[4..8].contains(&0) && row[11..13] == [255, 255] && !row[..4].contains(&255), "{row:?}");
     }
 
     #[test]

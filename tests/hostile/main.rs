@@ -24,6 +24,7 @@ use ncsn::data::ffhq::Ffhq;
 use ncsn::data::folder::read_image;
 use ncsn::data::lmdb::Lmdb;
 use ncsn::data::lsun::Lsun;
+use ncsn::data::tfrecord::TfRecords;
 use ncsn::data::{Pixels, Source, Split, cifar, idx, mat, unwatched};
 use ncsn::error::Result;
 use ncsn::eval::{
@@ -32,6 +33,7 @@ use ncsn::eval::{
 use ncsn::image::write_png;
 use ncsn::net::{InputRange, Network, NetworkConfig, RefineNetConfig, params};
 use ncsn::noise::Noise;
+use ncsn::record::write_record;
 use ncsn::score::Model;
 use ncsn::sde::NoiseLevels;
 use ncsn::train::{Optimizer, OptimizerConfig, Rule, Trainer, TrainerState, TrainingOptions};
@@ -284,6 +286,27 @@ fn classifier() -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
+/// A `tf.train.Example` with an image of 3×8×8 pixels.
+fn example() -> Vec<u8> {
+    // Fields of bytes, each of fewer than 2¹⁴.
+    let field = |number: u8, content: &[u8]| {
+        let n = content.len();
+        let length = if n < 128 { vec![n as u8] } else { vec![n as u8 | 0x80, (n >> 7) as u8] };
+        [&[number << 3 | 2][..], &length, content].concat()
+    };
+    let feature = |name: &[u8], value: &[u8]| field(1, &[field(1, name), field(2, value)].concat());
+    let shape = feature(b"shape", &field(3, &field(1, &[3, 8, 8])));
+    let data = feature(b"data", &field(1, &field(1, &pixels(192))));
+    field(1, &[shape, data].concat())
+}
+
+/// A file of two equal records.
+fn records(content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    (0..2).for_each(|_| write_record(&mut bytes, content).unwrap());
+    bytes
+}
+
 /// One of `tests/fixtures/images`.
 fn image(name: &str) -> Vec<u8> {
     fixture(&format!("images/{name}"))
@@ -418,13 +441,14 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         all_images(&Lsun::open(&root, "tower", Split::Train, 3, 8, &mut unwatched)?)
     };
     let ffhq: Read = |path| all_images(&Ffhq::open(path, Split::Train, 3, 8, &mut unwatched)?);
+    let tfrecords: Read = |path| all_images(&TfRecords::open(path, 3, 8, &mut unwatched)?);
     let npz_of: Pack = |npy| zip(&[("samples.npy", npy, false)]);
     let packed_npz_of: Pack = |npy| zip(&[("samples.npy", npy, true)]);
     let yaml: Read = |path| Config::load(&path.display().to_string(), &[], None).map(drop);
 
     type Format = (&'static str, Vec<u8>, Pack, Read);
     // Damage, then pack: so damage reaches what lies inside the compression, too.
-    let formats: [Format; 39] = [
+    let formats: [Format; 41] = [
         ("IDX", idx_file(), as_is, idx),
         ("IDX in gzip", idx_file(), gzipped, idx),
         ("gzipped IDX", gzip(&idx_file()), as_is, idx),
@@ -443,6 +467,8 @@ fn damaged_files_never_panic_or_take_much_memory_or_long() {
         ("LMDB database", fixture("lmdb/small.mdb"), as_is, lmdb),
         ("LMDB database of three levels", fixture("lmdb/long_keys.mdb"), as_is, lmdb),
         ("LMDB database with overflow pages", fixture("lmdb/overflow.mdb"), as_is, lmdb),
+        ("TFRecords", records(&example()), as_is, tfrecords),
+        ("TFRecords with sound checksums", example(), records, tfrecords),
         ("configuration", include_bytes!("../../configs/anneal.yml").to_vec(), as_is, yaml),
         ("ScoreNet's configuration", include_bytes!("../../configs/scorenet.yml").to_vec(), as_is, yaml),
         ("our weights", weights, as_is, weights_of),
