@@ -187,6 +187,7 @@ fn impossible_values_are_refused() {
         ("training.grad_clip=-1", "expected a positive number"),
         ("optim.optimizer=Adagrad", "Adam, RMSProp, SGD"),
         ("data.channels=3", "expected 1 for MNIST"),
+        ("data.held_out=validation", "data.held_out is validation, expected it only with data.dataset CELEBA"),
         ("data.path=x", "only with data.dataset LSUN, FFHQ, CELEBAHQ or FOLDER"),
         ("data.dataset=FOLDER", "found no data.path"),
         ("sampling.n_steps_each=0", "from 1"),
@@ -374,6 +375,25 @@ fn files_of_score_sde_keep_an_average_whose_rate_rises() {
     let set = ["training.ema_warmup=false".to_string()];
     let config = Config::parse(text, "f.yml", &set, None).unwrap().images("f.yml").unwrap();
     assert_eq!(config.training_options().ema_rate, Some(EmaRate::Constant(0.99)));
+}
+
+#[test]
+fn test_losses_of_celeba_can_be_of_its_validation_images() {
+    let parse = |sde: &str, data: &str| {
+        let text = format!("data: {{dataset: CELEBA, image_size: 64, channels: 3{data}}}\ntraining: {{{sde}}}");
+        Config::parse(&text, "f.yml", &[], None).unwrap().images("f.yml").unwrap()
+    };
+    for (sde, data, held_out) in [
+        ("", "", Split::Test),
+        ("", ", held_out: validation", Split::Validation),
+        ("sde: vesde", "", Split::Validation),
+        ("sde: vesde", ", held_out: test", Split::Test),
+    ] {
+        let config = parse(sde, data);
+        assert_eq!(config.data.held_out, held_out, "{sde}{data}");
+        let again = Config::parse(&config.to_yaml(), "config.yml", &[], None).unwrap().images("config.yml").unwrap();
+        assert_eq!(again, config);
+    }
 }
 
 #[test]

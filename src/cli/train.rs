@@ -13,7 +13,7 @@ use serde::Serialize;
 use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
 use ncsn::config::{Config, Runner, Training};
-use ncsn::data::{Batches, Source, Split, read_batch};
+use ncsn::data::{Batches, Source, read_batch};
 use ncsn::device::{DeviceKind, Precision};
 use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
 use ncsn::image::write_png;
@@ -115,7 +115,7 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let seed = choose_seed(args, &config)?;
     config.training.seed = Some(seed);
     let train_set = args.common.training_set(&config.data, &mut log)?;
-    let test_set = data::open(&config.data, &args.common.run.join("datasets"), Split::Test, &mut log)?;
+    let test_set = data::open(&config.data, &args.common.run.join("datasets"), config.data.held_out, &mut log)?;
     memory::check_training(&config, &args.common)?;
     memory::check_sampling(&config, config.snapshot_images(), "--set sampling.snapshot_images", &args.common)?;
     memory::check_sampling(&config, config.sampling.final_images, "--set sampling.final_images", &args.common)?;

@@ -4,7 +4,7 @@ use super::fields::{Fields, FilePath, Flag, OneOf, OrNone, Section};
 use super::published;
 pub use crate::data::Dataset;
 use crate::data::lsun::CATEGORIES;
-use crate::data::{Place, SETS};
+use crate::data::{Place, SETS, Split};
 use crate::error::{Result, one_of};
 
 /// The images.
@@ -20,6 +20,8 @@ pub struct Data {
     pub logit_transform: bool,
     /// Whether images are mirrored at random.
     pub random_flip: bool,
+    /// Ours: the images that test losses are of.
+    pub held_out: Split,
     /// NCSNv2: whether uniform noise makes pixels continuous; as the program does if the file does not say it.
     pub uniform_dequantization: Option<bool>,
     /// NCSNv2: whether Gaussian noise does.
@@ -37,6 +39,7 @@ impl Default for Data {
             channels: 1,
             logit_transform: false,
             random_flip: false,
+            held_out: Split::Test,
             uniform_dequantization: None,
             gaussian_dequantization: false,
             rescaled: false,
@@ -79,6 +82,12 @@ impl Section for Data {
         })?;
         f.key("logit_transform", &mut self.logit_transform, Flag)?;
         f.key("random_flip", &mut self.random_flip, Flag)?;
+        f.key("held_out", &mut self.held_out, &HELD_OUT)?;
+        let is_there = self.held_out != Split::Validation || self.dataset.set.has_validation();
+        f.check("held_out", is_there, || {
+            let with = one_of(SETS.iter().filter(|set| set.has_validation()).map(|set| set.name));
+            format!("data.held_out is validation, expected it only with data.dataset {with}")
+        })?;
         f.key("uniform_dequantization", &mut self.uniform_dequantization, OrNone(Flag))?;
         f.key("gaussian_dequantization", &mut self.gaussian_dequantization, Flag)?;
         let both = self.gaussian_dequantization && self.uniform_dequantization == Some(true);
@@ -91,6 +100,8 @@ impl Section for Data {
         published::data(f)
     }
 }
+
+const HELD_OUT: [(&str, Split); 2] = [("test", Split::Test), ("validation", Split::Validation)];
 
 /// The data sets that are given with a path.
 fn with_path() -> String {

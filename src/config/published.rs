@@ -11,7 +11,7 @@ use super::fields::{Fields, Flag, Number, OneOf, OrNone};
 use super::reader::Reader;
 use super::sampling::Method;
 use super::{Config, Model};
-use crate::data::Split;
+use crate::data::{SETS, Set, Split};
 use crate::error::{Error, Result};
 use crate::net::{Activation, Architecture, Dimensions, NetworkConfig, NormKind};
 
@@ -206,6 +206,11 @@ pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
         config.model.nonlinearity = Activation::Swish;
         (config.model.ema, config.training.ema_warmup) = (true, true);
         config.data.uniform_dequantization = Some(false);
+        // Its sets with such a part are evaluated on that.
+        let set = file.peek("data.dataset", &SETS.each_ref().map(|set| (set.name, set)));
+        if set.is_some_and(Set::has_validation) {
+            config.data.held_out = Split::Validation;
+        }
         config.sampling.method = Method::PredictorCorrector;
         config.sampling.n_steps_each = 1;
         return config;

@@ -28,7 +28,7 @@ pub struct CelebA {
 }
 
 impl CelebA {
-    /// The images that `list_eval_partition.txt` assigns to the split (train 0, test 2), in its order.
+    /// The images that `list_eval_partition.txt` assigns to the split (train 0, validation 1, test 2), in its order.
     ///
     /// `root` or its subfolder `celeba` holds that list and the folder `img_align_celeba` with the JPEG files.
     ///
@@ -99,7 +99,11 @@ fn names_of_split(list: &Path, split: Split) -> Result<Vec<String>> {
     let text = std::str::from_utf8(&bytes).map_err(|_| Error::format(list, "found bytes that are no UTF-8 text"))?;
     // Some editors mark UTF-8 so.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let wanted = if split == Split::Train { "0" } else { "2" };
+    let wanted = match split {
+        Split::Train => "0",
+        Split::Validation => "1",
+        Split::Test => "2",
+    };
     let mut names = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -178,7 +182,7 @@ mod tests {
     fn the_list_decides_the_split_and_the_margin_is_cropped_away() {
         for subfolder in ["", "celeba"] {
             let root = celeba("\u{feff}1.jpg 0\n2.jpg 1\r\n3.jpg  2\n\n", subfolder);
-            for (split, grey) in [(Split::Train, 50), (Split::Test, 150)] {
+            for (split, grey) in [(Split::Train, 50), (Split::Validation, 100), (Split::Test, 150)] {
                 let data = CelebA::open(root.path(), split, 3, 32, &mut unwatched).unwrap();
                 assert_eq!((data.len(), data.shape()), (1, [3, 32, 32]));
                 let mut pixels_u8 = vec![0; 3 * 32 * 32];

@@ -70,6 +70,11 @@ impl Set {
     pub fn has_labels(&self) -> bool {
         self.labelled.is_some()
     }
+
+    /// Whether there is a part of the images for [`Split::Validation`].
+    pub fn has_validation(&self) -> bool {
+        self.name == "CELEBA"
+    }
 }
 
 impl PartialEq for Set {

@@ -153,7 +153,7 @@ fn part(files: Vec<PathBuf>, split: Split) -> Vec<PathBuf> {
         return files;
     }
     let is_test = |i: usize| i % TEST_EVERY == TEST_EVERY - 1;
-    let wanted = split == Split::Test;
+    let wanted = split != Split::Train;
     files.into_iter().enumerate().filter(|&(i, _)| is_test(i) == wanted).map(|(_, file)| file).collect()
 }
 

@@ -208,4 +208,6 @@ pub enum Split {
     Train,
     /// The images held out.
     Test,
+    /// The images held out to choose among models, of a set that has such a part; of others those of [`Split::Test`].
+    Validation,
 }

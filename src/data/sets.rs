@@ -27,7 +27,7 @@ pub enum Download {
 pub fn mnist(folder: &Path, split: Split, download: Download, progress: &mut Progress<'_>) -> Result<InMemory> {
     let (stem, remote) = match split {
         Split::Train => ("train-images", &download::MNIST_TRAIN),
-        Split::Test => ("t10k-images", &download::MNIST_TEST),
+        Split::Test | Split::Validation => ("t10k-images", &download::MNIST_TEST),
     };
     idx::read_images(&mnist_file(folder, [stem, "idx3-ubyte"], remote, download, progress)?)
 }
@@ -45,7 +45,7 @@ pub fn mnist_labelled(
     let images = mnist(folder, split, download, progress)?;
     let (stem, remote) = match split {
         Split::Train => ("train-labels", &download::MNIST_TRAIN_LABELS),
-        Split::Test => ("t10k-labels", &download::MNIST_TEST_LABELS),
+        Split::Test | Split::Validation => ("t10k-labels", &download::MNIST_TEST_LABELS),
     };
     let path = mnist_file(folder, [stem, "idx1-ubyte"], remote, download, progress)?;
     Labelled::new(images, idx::read_labels(&path)?).map_err(|error| Error::format(&path, error.to_string()))
@@ -92,7 +92,7 @@ pub fn svhn_labelled(folder: &Path, split: Split, download: Download, progress: 
 fn svhn_file(folder: &Path, split: Split, download: Download, progress: &mut Progress<'_>) -> Result<PathBuf> {
     let remote = match split {
         Split::Train => &download::SVHN_TRAIN,
-        Split::Test => &download::SVHN_TEST,
+        Split::Test | Split::Validation => &download::SVHN_TEST,
     };
     let names = [remote.name.to_owned()];
     find_or_fetch("SVHN", folder, &names, remote.name, remote, download, progress)
@@ -124,7 +124,7 @@ pub fn cifar10_labelled(
     };
     let (bin, python) = match split {
         Split::Train => ("data_batch_1.bin to data_batch_5.bin", "data_batch_1 to data_batch_5"),
-        Split::Test => ("test_batch.bin", "test_batch"),
+        Split::Test | Split::Validation => ("test_batch.bin", "test_batch"),
     };
     let remote = &download::CIFAR10;
     let accepted = format!(
@@ -162,7 +162,7 @@ fn find_cifar10(folder: &Path, split: Split) -> Result<Cifar10> {
     let mut missing = Vec::new();
     let batches = match split {
         Split::Train => &cifar::BATCHES[..5],
-        Split::Test => &cifar::BATCHES[5..],
+        Split::Test | Split::Validation => &cifar::BATCHES[5..],
     };
     for place in [folder.to_path_buf(), folder.join(cifar::FOLDER_BIN), folder.join(cifar::FOLDER_PYTHON)] {
         for ending in [".bin", ""] {

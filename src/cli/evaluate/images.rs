@@ -71,9 +71,12 @@ impl FromStr for Images {
             Some((name, part)) => (name, Some(part)),
             None => (text, None),
         };
+        let has_validation =
+            |name: &str| Dataset::named(&name.to_ascii_uppercase()).is_some_and(|found| found.set.has_validation());
         let (name, split) = match name.rsplit_once('-') {
             Some((name, "train")) => (name, Split::Train),
             Some((name, "test")) => (name, Split::Test),
+            Some((name, "validation")) if has_validation(name) => (name, Split::Validation),
             _ => (name, Split::Train),
         };
         let is_lower_case = !name.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -156,7 +159,11 @@ impl Set {
 
     /// `cifar10-train`
     pub fn name(&self) -> String {
-        let split = if self.split == Split::Train { "train" } else { "test" };
+        let split = match self.split {
+            Split::Train => "train",
+            Split::Validation => "validation",
+            Split::Test => "test",
+        };
         let part = self.part.as_ref().map_or_else(String::new, |part| format!(":{part}"));
         match &self.dataset.path {
             Some(path) => {
@@ -228,6 +235,7 @@ mod tests {
             ("lsun-church_outdoor", set("LSUN-church_outdoor", Split::Train, None)),
             ("lsun-tower-test:0..9", set("LSUN-tower", Split::Test, Some((0..9, 1)))),
             ("lsun", Images::Path("lsun".into())),
+            ("celeba-validation", set("CELEBA", Split::Validation, None)),
             ("mnist-test:0..5000", set("MNIST", Split::Test, Some((0..5000, 1)))),
             ("mnist-test:1..10000:2", set("MNIST", Split::Test, Some((1..10_000, 2)))),
             ("./mnist", Images::Path("./mnist".into())),

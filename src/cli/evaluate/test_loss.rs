@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use ncsn::checkpoint::{Saved, Weights, Which};
 use ncsn::config::Config;
-use ncsn::data::Split;
 use ncsn::error::one_line;
 use ncsn::noise::Noise;
 use ncsn::train::TestLoss;
@@ -27,9 +26,9 @@ pub fn run(args: &EvaluateArgs) -> Result<ExitCode> {
     let batch = args.how.batch.unwrap_or(keys.batch_size);
     memory::check_sampling(&run.config, batch, "--batch", common)?;
     let mut log = Log::beside_output(common.verbose);
-    let source = data::open(&run.config.data, &common.run.join("datasets"), Split::Test, &mut log)?;
+    let source = data::open(&run.config.data, &common.run.join("datasets"), run.config.data.held_out, &mut log)?;
     let n_images = source.len();
-    let set = one_line(&Set::of_run(&run.config.data, Split::Test).name());
+    let set = one_line(&Set::of_run(&run.config.data, run.config.data.held_out).name());
     let n = match args.n.map(|n| usize::try_from(n).unwrap_or(usize::MAX)) {
         Some(n) if n > n_images => {
             let found = format!("--n {n} for the {n_images} images of {set}");
