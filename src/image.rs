@@ -59,12 +59,17 @@ pub fn grid(pixels_u8: &[u8], shape: [usize; 3], n_columns: usize) -> Pixels {
 /// Writes an image as PNG, grey or RGB. The file appears whole or not at all.
 ///
 /// # Errors
-/// [`Error::Io`] if it cannot be written, [`Error::Usage`] if a side is too long for the format.
+/// [`Error::Io`] if it cannot be written, [`Error::Value`] if a side is too long for the format.
 pub fn write_png(path: &Path, pixels: &Pixels) -> Result<()> {
     let mut file = AtomicFile::create(path)?;
     let color = if pixels.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let (Ok(width), Ok(height)) = (u32::try_from(pixels.width), u32::try_from(pixels.height)) else {
-        return Err(Error::Usage(format!("a PNG image of {}×{} pixels is impossible", pixels.width, pixels.height)));
+        let found = format!("{}×{} pixels", pixels.width, pixels.height);
+        return Err(Error::value(
+            format!("the size of {}", path.display()),
+            found,
+            format!("at most {} a side", u32::MAX),
+        ));
     };
     PngEncoder::new(&mut file).write_image(&pixels.data, width, height, color).map_err(|error| {
         let source = if let ImageError::IoError(source) = error { source } else { io::Error::other(error) };
@@ -113,11 +118,11 @@ impl GifWriter {
     /// hundredths of a second.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be created, [`Error::Usage`] if a side is over 65535, GIF's limit.
+    /// [`Error::Io`] if the file cannot be created, [`Error::Value`] if a side is over 65535, GIF's limit.
     pub fn new(path: &Path, width: usize, height: usize, delay_ms: u32) -> Result<GifWriter> {
         let (Ok(width), Ok(height)) = (u16::try_from(width), u16::try_from(height)) else {
-            let message = format!("{}: {width}×{height} pixels; a GIF has at most 65535 a side", path.display());
-            return Err(Error::Usage(message));
+            let name = format!("the size of {}", path.display());
+            return Err(Error::value(name, format!("{width}×{height} pixels"), "at most 65535 a side, GIF's limit"));
         };
         let delay_cs = u16::try_from(delay_ms / 10).unwrap_or(u16::MAX);
         let greys: Vec<u8> = (0..=255).flat_map(|grey| [grey; 3]).collect();
@@ -154,10 +159,10 @@ impl GifWriter {
     /// Writes the last frame and puts the file in its place.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written, [`Error::Usage`] if there was no frame.
+    /// [`Error::Io`] if it cannot be written, [`Error::Unexpected`] if there was no frame.
     pub fn finish(mut self) -> Result<()> {
         let Some(mut last) = self.pending.take() else {
-            return Err(Error::Usage(format!("{}: an animation without a frame", self.path.display())));
+            return Err(Error::unexpected(format!("no frame for {}", self.path.display()), "at least one"));
         };
         last.delay = last.delay.max(LAST_FRAME_CS);
         self.encoder.write_frame(&last).map_err(encoding(&self.path))?;
@@ -260,7 +265,12 @@ mod tests {
         drop(gif);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         let empty = GifWriter::new(&folder.path().join("y.gif"), 4, 4, 50).unwrap();
-        assert!(matches!(empty.finish(), Err(Error::Usage(_))));
-        assert!(matches!(GifWriter::new(&folder.path().join("z.gif"), 70_000, 4, 50), Err(Error::Usage(_))));
+        let message = empty.finish().unwrap_err().to_string();
+        assert!(
+            message.starts_with("found no frame for ") && message.ends_with("y.gif, expected at least one"),
+            "{message}"
+        );
+        let message = GifWriter::new(&folder.path().join("z.gif"), 70_000, 4, 50).err().unwrap().to_string();
+        assert!(message.ends_with("z.gif is 70000×4 pixels, expected at most 65535 a side, GIF's limit"), "{message}");
     }
 }

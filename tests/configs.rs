@@ -210,7 +210,7 @@ fn data_sets_without_labels_say_so() {
     }
     for (dataset, name) in [(named("CELEBA"), "CELEBA"), (Dataset::folder("x"), "FOLDER")] {
         let message = dataset.expect_labels().expect_err("no labels").to_string();
-        assert_eq!(message, format!("found {name}, which has no labels; expected MNIST, CIFAR10, SVHN or DIGITS"));
+        assert_eq!(message, format!("found {name}, which has no labels, expected MNIST, CIFAR10, SVHN or DIGITS"));
     }
 }
 

@@ -50,13 +50,13 @@ impl File {
     /// The configuration of a run on images; `name` is that of the file, for the error.
     ///
     /// # Errors
-    /// When it is none.
+    /// [`Error::Unexpected`] when it is none.
     pub fn images(self, name: &str) -> Result<Config> {
         match self {
             Self::Images(config) => Ok(*config),
-            Self::Toy => Err(Error::Usage(format!(
-                "{name} is the configuration of ToyRunner, expected one that trains on images"
-            ))),
+            Self::Toy => {
+                Err(Error::unexpected(format!("{name}, the configuration of ToyRunner"), "one that trains on images"))
+            }
         }
     }
 }
@@ -103,7 +103,7 @@ impl Config {
     /// where it was found.
     ///
     /// # Errors
-    /// When there is no such file, or it is refused by [`Config::parse`].
+    /// [`Error::Unexpected`] when there is no such file; those of [`Config::parse`].
     pub fn load(name: &str, overrides: &[String], runner: Option<Runner>) -> Result<(File, String)> {
         for path in [PathBuf::from(name), Path::new("configs").join(name)] {
             if path.exists() {
@@ -116,8 +116,8 @@ impl Config {
         }
         let Some((name, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) else {
             let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-            let message = format!("found no {name}, neither here nor in configs/; built in are {}", names.join(", "));
-            return Err(Error::Usage(message));
+            let found = format!("no {name}, neither here nor in configs/");
+            return Err(Error::unexpected(found, format!("a file, or what is built in: {}", names.join(", "))));
         };
         Ok((Self::parse(text, name, overrides, runner)?, (*name).to_string()))
     }

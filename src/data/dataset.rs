@@ -145,13 +145,13 @@ impl Dataset {
     /// Refuses a data set whose images have no labels, on which no classifier can be trained.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the names of the data sets that have labels.
+    /// [`Error::Unexpected`] with the names of the data sets that have labels.
     pub fn expect_labels(&self) -> Result<()> {
         if self.set.has_labels() {
             return Ok(());
         }
         let labelled = one_of(SETS.iter().filter(|set| set.has_labels()).map(|set| set.name));
-        Err(Error::Usage(format!("found {}, which has no labels; expected {labelled}", self.name())))
+        Err(Error::unexpected(format!("{}, which has no labels", self.name()), labelled))
     }
 
     /// Opens the images. `progress` counts [`Set::work`].

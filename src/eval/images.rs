@@ -128,12 +128,12 @@ impl ImageSet {
     /// The images of a data set, called `name` in messages.
     ///
     /// # Errors
-    /// [`Error::Usage`] if it has none, or they have neither 1 nor 3 channels.
+    /// [`Error::Unexpected`] if it has none, or they have neither 1 nor 3 channels.
     pub fn of_source(source: Arc<dyn Source>, name: impl Into<String>) -> Result<Self> {
         let (name, n, shape) = (name.into(), source.len(), source.shape());
         if n == 0 || !matches!(shape[0], 1 | 3) {
-            let message = format!("{name}: found {n} images of {} channels, expected at least 1, of 1 or 3", shape[0]);
-            return Err(Error::Usage(message));
+            let found = format!("{n} images of {} channels in {name}", shape[0]);
+            return Err(Error::unexpected(found, "at least 1, of 1 or 3"));
         }
         let images = Images::Source(source);
         Ok(Self { name, n, shape, images, broken: Vec::new(), left_out: LeftOut::default() })
@@ -142,10 +142,10 @@ impl ImageSet {
     /// The first `n` images alone.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there are fewer, or `n` is 0.
+    /// [`Error::Value`] if there are fewer, or `n` is 0.
     pub fn take(mut self, n: usize) -> Result<Self> {
         if n == 0 || n > self.n {
-            return Err(Error::Usage(format!("{}: asked for {n} images, expected 1 to {}", self.name, self.n)));
+            return Err(Error::value(format!("the number of images of {}", self.name), n, format!("1 to {}", self.n)));
         }
         self.n = n;
         Ok(self)
@@ -603,7 +603,7 @@ mod tests {
         for (pixels_u8, shape) in [(vec![], [1, 2, 3]), (vec![0; 8], [2, 2, 2])] {
             let source = Arc::new(InMemory::new(pixels_u8, shape).unwrap());
             let message = ImageSet::of_source(source, "digits").unwrap_err().to_string();
-            assert!(message.starts_with("digits: found "), "{message}");
+            assert!(message.ends_with(" in digits, expected at least 1, of 1 or 3"), "{message}");
         }
     }
 
@@ -613,7 +613,7 @@ mod tests {
         assert_eq!(all(&open(&path).take(2).unwrap()), [1, 2, 1, 2, 1, 2, 3, 4, 3, 4, 3, 4]);
         for n in [0, 4] {
             let message = open(&path).take(n).unwrap_err().to_string();
-            assert!(message.ends_with(&format!("asked for {n} images, expected 1 to 3")), "{message}");
+            assert!(message.ends_with(&format!(" is {n}, expected 1 to 3")), "{message}");
         }
     }
 

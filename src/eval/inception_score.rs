@@ -43,14 +43,11 @@ impl InceptionScore {
     /// beforehand. Published scores have 10 splits (Score-SDE: one), and fewer samples a split give a smaller score.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there is no split or class, or not a sample for each split.
+    /// [`Error::Unexpected`] when there is no split or class, or not a sample for each split.
     pub fn new(n_samples: usize, n_splits: usize, n_classes: usize) -> Result<Self> {
         if n_splits == 0 || n_classes == 0 || n_samples < n_splits {
-            let message = format!(
-                "found {n_samples} samples of {n_classes} classes for {n_splits} splits; expected at least one of each, \
-                 and a sample for each split"
-            );
-            return Err(Error::Usage(message));
+            let found = format!("{n_samples} samples of {n_classes} classes for {n_splits} splits");
+            return Err(Error::unexpected(found, "at least one of each, and a sample for each split"));
         }
         let split = Split { n: 0, p: vec![0.0; n_classes], p_ln_p: 0.0 };
         Ok(Self { n_classes, n_samples, n_added: 0, splits: vec![split; n_splits], places: None })

@@ -72,15 +72,9 @@ pub fn kid_by_subsets(x: Features<'_>, y: Features<'_>, options: Subsets) -> Res
     y.expect_dim(x.dim())?;
     let n = x.n().min(y.n());
     if options.n == 0 || options.size < 2 || n < options.size {
-        let message = format!(
-            "found {} and {} samples for {} subsets of {}; expected a subset at least, of two samples or more, and as many in \
-             both sets",
-            x.n(),
-            y.n(),
-            options.n,
-            options.size
-        );
-        return Err(Error::Usage(message));
+        let found = format!("{} and {} samples for {} subsets of {}", x.n(), y.n(), options.n, options.size);
+        let expected = "a subset at least, of two samples or more, and as many in both sets";
+        return Err(Error::unexpected(found, expected));
     }
     let mut random = LegacyRandom::new(options.seed);
     let mut draw = |set: Features<'_>| random.choice(set.n(), options.size);

@@ -40,7 +40,7 @@ pub fn fid_infinity_sizes(n: usize) -> Result<Vec<usize>> {
 /// FID∞: the value at 1/n = 0 of the line that fits (n, distance) best.
 ///
 /// # Errors
-/// [`Error::Usage`] when there are not two different n, or an n is 0; [`Error::Value`] when a distance is not finite.
+/// [`Error::Unexpected`] when there are not two different n; [`Error::Value`] when an n is 0 or a distance is not finite.
 pub fn fid_infinity(distances: &[(usize, f64)]) -> Result<f64> {
     let count = distances.len() as f64;
     let mean = |f: &dyn Fn(f64, f64) -> f64| {
@@ -49,8 +49,12 @@ pub fn fid_infinity(distances: &[(usize, f64)]) -> Result<f64> {
     let (x_mean, y_mean) = (mean(&|x, _| x), mean(&|_, y| y));
     let variance = mean(&|x, _| (x - x_mean).powi(2));
     let first = distances.first().map(|&(n, _)| n);
-    if distances.iter().any(|&(n, _)| n == 0) || distances.iter().all(|&(n, _)| Some(n) == first) {
-        return Err(Error::Usage("expected distances of at least two different numbers of samples".into()));
+    if distances.iter().any(|&(n, _)| n == 0) {
+        return Err(Error::value("the number of samples behind a distance", 0, "at least 1"));
+    }
+    if distances.iter().all(|&(n, _)| Some(n) == first) {
+        let found = first.map_or("no distances".into(), |n| format!("distances of {n} samples alone"));
+        return Err(Error::unexpected(found, "those of at least two different numbers"));
     }
     if let Some((n, distance)) = distances.iter().find(|(_, distance)| !distance.is_finite()) {
         return Err(Error::value(format!("the distance of {n} samples"), distance, "a finite number"));
@@ -86,8 +90,15 @@ mod tests {
         let sizes = fid_infinity_sizes(10_000).unwrap();
         let distances: Vec<_> = sizes.into_iter().map(|n| (n, 3.0 + 700.0 / n as f64)).collect();
         assert!((fid_infinity(&distances).unwrap() - 3.0).abs() < 1e-12);
-        for impossible in [&[][..], &[(5, 1.0), (5, 2.0)], &[(0, 1.0), (5, 2.0)]] {
-            assert!(fid_infinity(impossible).unwrap_err().to_string().contains("two different"));
+        for (impossible, message) in [
+            (&[][..], "found no distances, expected those of at least two different numbers"),
+            (
+                &[(5, 1.0), (5, 2.0)],
+                "found distances of 5 samples alone, expected those of at least two different numbers",
+            ),
+            (&[(0, 1.0), (5, 2.0)], "the number of samples behind a distance is 0, expected at least 1"),
+        ] {
+            assert_eq!(fid_infinity(impossible).unwrap_err().to_string(), message);
         }
         let message = fid_infinity(&[(5, 1.0), (6, f64::NEG_INFINITY)]).unwrap_err().to_string();
         assert_eq!(message, "the distance of 6 samples is -inf, expected a finite number");

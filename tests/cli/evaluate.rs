@@ -181,7 +181,7 @@ fn what_cannot_be_evaluated_is_told() {
         (vec!["evaluate", "nowhere"], "nowhere: found neither this nor a data set, expected mnist, cifar10,"),
         (vec!["evaluate", "one"], "one: found 1 image, expected at least 2"),
         (vec!["evaluate", "two", "--metrics", "fid"], "found no --reference"),
-        (vec!["evaluate", "two", "--n", "3"], "two: asked for 3 images, expected 1 to 2"),
+        (vec!["evaluate", "two", "--n", "3"], "the number of images of two is 3, expected 1 to 2"),
         (vec!["evaluate", "mnist-test:7"], "found \"mnist-test:7\", expected a part like"),
         (vec!["evaluate", "two", "--reference", "no.npz"], "no.npz: "),
         (vec!["evaluate", "two", "--reference", "two", "--extractor", "small"], "--extractor small learns from"),
