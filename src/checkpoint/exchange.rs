@@ -32,7 +32,7 @@ pub fn resume_published<N: Module + Backbone<4> + Sync>(
 ) -> Result<(Trainer<N>, Option<u64>)> {
     let mut published = read_published(path)?;
     let bad = |message: String| Error::format(path, message);
-    let (state, progress) = (published.optimizer.take(), published.progress);
+    let (state, progress, ema_updates) = (published.optimizer.take(), published.progress, published.ema_updates);
     let weights = Weights::of(path, published);
     weights.has_of_model(SIGMAS, &trainer.model().process.stds(), SIGMAS_TOLERANCE)?;
     let ema = weights.has_ema().then(|| weights.load(trainer.net().clone(), true)).transpose()?;
@@ -67,8 +67,8 @@ pub fn resume_published<N: Module + Backbone<4> + Sync>(
     };
     let optimizer =
         Optimizer::from_host(config, n_known, trainer.net(), get).map_err(|error| bad(error.to_string()))?;
-    // NCSNv2's program, the only one whose files have an average, updates it in every step.
-    let ema = ema.map(|ema| (ema, step));
+    // Who does not count the updates makes one in every step.
+    let ema = ema.map(|ema| (ema, ema_updates.unwrap_or(step)));
     Ok((trainer.resume(TrainerState { step, optimizer, ema }), progress.map(|progress| progress.epoch)))
 }
 

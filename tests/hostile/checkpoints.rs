@@ -158,6 +158,7 @@ fn written() -> Vec<u8> {
     let network = vec![("a.weight".to_string(), tensor(&[2, 3])), ("b".into(), tensor(&[0, 4]))];
     let written = Published {
         ema: Some(network.clone()),
+        ema_updates: None,
         network,
         prefix: "module.".into(),
         optimizer: Some(optimizer),
@@ -305,6 +306,7 @@ fn every_usual_form_is_read_and_says_which_parts_were_taken() {
     }
     let read = read(&score_sde()).unwrap();
     assert!(read.ema.is_some() && read.optimizer.is_some());
+    assert_eq!(read.ema_updates, Some(7));
 }
 
 #[test]

@@ -20,6 +20,8 @@ const OPTIMIZERS: [&str; 3] = ["optimizer_state_dict", "optimizer", "optim"];
 /// parameters' order.
 const SHADOW: &str = "shadow";
 const SHADOW_PARAMS: &str = "shadow_params";
+/// Beside these, how many updates made them.
+const NUM_UPDATES: &str = "num_updates";
 /// Where NCSNv2's list has the epoch, the step and the average.
 const THIRD: usize = 2;
 const FOURTH: usize = 3;
@@ -39,6 +41,8 @@ pub struct Published {
     /// The moving average of the weights, if the file has one beside them: as many tensors of the same names and
     /// shapes. Those that are not averaged are the network's.
     pub ema: Option<Vec<(String, HostTensor)>>,
+    /// How many updates made the average, if the file says it, as Score-SDE's do.
+    pub ema_updates: Option<u64>,
     /// Which parts of the file these are.
     pub members: Members,
     /// The optimiser's state, if the file has one.
@@ -218,11 +222,13 @@ impl Published {
         let pth = Pth::parse(path, bytes, &mut scratch)?;
         let Parts { weights, ema, only_average, optimizer: state, progress } = parts(&pth)?;
         let (network, prefix) = network(&pth, weights.value)?;
-        let average = ema.as_ref().map(|ema| average(&pth, ema, &network)).transpose()?;
+        let of_average = ema.as_ref();
+        let average = of_average.map(|ema| average(&pth, ema, &network)).transpose()?;
         let optimizer = state.map(|state| optimizer(&pth, state)).transpose()?;
         let (ema, from) = average.unzip();
+        let ema_updates = of_average.and_then(|part| pth.pickle().get(part.value, NUM_UPDATES)?.as_size());
         let members = Members { weights: weights.name, ema: from, only_average };
-        Ok(Self { network, prefix, ema, members, optimizer, progress })
+        Ok(Self { network, prefix, ema, ema_updates, members, optimizer, progress })
     }
 
     /// The tensors of the average that are trained, which are those that NCSNv2's program keeps: no buffers. `None` if there is no
