@@ -278,10 +278,10 @@ mod tests {
             Filter::interpolation(5, 1),
             Filter::interpolation(7, 14),
             Filter::interpolation(5, 3),
-            Filter::resampling(6, &[1.0, 3.0, 3.0, 1.0], [2, 1], [2, 1]),
-            Filter::resampling(6, &[1.0, 3.0, 3.0, 1.0], [1, 2], [1, 1]),
-            Filter::resampling(5, &[0.5, 2.0, -1.0], [3, 2], [0, 4]),
-            Filter::resampling(1, &[1.0, 1.0], [1, 1], [1, 0]),
+            Filter::resampling(6, &[0.25, 0.75, 0.75, 0.25], [2, 1], [2, 1]),
+            Filter::resampling(6, &[0.125, 0.375, 0.375, 0.125], [1, 2], [1, 1]),
+            Filter::resampling(5, &[0.5, 0.75, -0.25], [3, 2], [0, 4]),
+            Filter::resampling(1, &[0.5, 0.5], [1, 1], [1, 0]),
         ];
         filters.extend(filters.clone().iter().map(Filter::transposed));
         filters

@@ -1,4 +1,4 @@
-//! Instance normalisation, plain or ++, and variance normalisation, with the activation behind it.
+//! Instance normalisation, plain or ++, variance normalisation and group normalisation, with the activation behind it.
 
 pub mod batch;
 
@@ -36,15 +36,28 @@ pub enum Kind {
     InstancePlus,
     /// γ·x·r, variance norm, with the unbiased variance.
     Variance,
+    /// γ·(x − μ)·r + β with mean and (biased) variance over groups of neighbouring channels, group norm (Wu & He 2018).
+    Group {
+        /// How many there are.
+        n_groups: usize,
+    },
 }
 
 impl Kind {
     /// The columns of its table, in units of the channels: (γ, β), (γ, α, β) or γ.
     pub const fn n_columns(self) -> usize {
         match self {
-            Self::Instance => 2,
+            Self::Instance | Self::Group { .. } => 2,
             Self::InstancePlus => 3,
             Self::Variance => 1,
+        }
+    }
+
+    /// Channels that have mean and variance together, of `c` channels.
+    fn group(self, c: usize) -> usize {
+        match self {
+            Self::Group { n_groups } => c / n_groups,
+            Self::Instance | Self::InstancePlus | Self::Variance => 1,
         }
     }
 }
@@ -60,6 +73,8 @@ pub struct Norm<'a> {
     pub table: &'a [f32],
     /// The row of each image, `[n]`.
     pub rows: &'a [usize],
+    /// Added to variances.
+    pub epsilon: f32,
     /// What follows.
     pub activation: Activation,
 }
@@ -89,7 +104,8 @@ impl Norm<'_> {
     /// ∂β = S₁, ∂γ = S₂ + α·μ̂·S₁, ∂α = γ·μ̂·S₁, ∂μ̂ = γ·α·S₁,
     /// ∂x = γ·r·(g − S₁/pixels − x̂·S₂/pixels) + ∂μ/pixels, where
     /// ∂μ = (∂μ̂ − mean ∂μ̂ − μ̂·Σ ∂μ̂·μ̂/(c − 1))/√(v + ε), mean and sum over the channels. Of variance norm, with S = Σ g·x:
-    /// ∂γ = r·S, ∂x = γ·r·g − γ·r³·S·(x − μ)/(pixels − 1).
+    /// ∂γ = r·S, ∂x = γ·r·g − γ·r³·S·(x − μ)/(pixels − 1). Of group norm, with the sums over a group of γ·S₁ and γ·S₂ in the place of its
+    /// channels': ∂x = r·(γ·g − Σ γ·S₁/m − x̂·Σ γ·S₂/m), m the numbers of a group.
     ///
     /// # Shapes
     /// `x`, `grad_out`, `more`, `grad_x`: `[n, pixels, c]`; `statistics`: `[n, 2, c]`; `grad_table` as the table.
@@ -138,10 +154,11 @@ impl Norm<'_> {
     fn scales(&self, i: usize) -> Scales<'_> {
         let NormShape { c, .. } = self.shape;
         let (gamma, rest) = self.table[self.rows[i] * self.columns()..][..self.columns()].split_at(c);
+        let all = Scales { gamma, alpha: None, beta: None, group: self.kind.group(c), epsilon: self.epsilon };
         match self.kind {
-            Kind::Instance => Scales { gamma, alpha: None, beta: Some(rest) },
-            Kind::InstancePlus => Scales { gamma, alpha: Some(&rest[..c]), beta: Some(&rest[c..]) },
-            Kind::Variance => Scales { gamma, alpha: None, beta: None },
+            Kind::Instance | Kind::Group { .. } => Scales { beta: Some(rest), ..all },
+            Kind::InstancePlus => Scales { alpha: Some(&rest[..c]), beta: Some(&rest[c..]), ..all },
+            Kind::Variance => all,
         }
     }
 
@@ -154,6 +171,10 @@ impl Norm<'_> {
         assert_eq!(images, [len; 2], "found images of other lengths than {:?}", self.shape);
         assert_eq!([self.rows.len(), statistics], [n, n_statistics], "found rows or statistics of other images");
         assert!(self.kind != Kind::InstancePlus || c > 1, "found one channel, expected several for instance norm++");
+        if let Kind::Group { n_groups } = self.kind {
+            let fits = n_groups > 0 && c.is_multiple_of(n_groups);
+            assert!(fits, "found {n_groups} groups of {c} channels, expected a divisor of them");
+        }
         let has_variance = self.kind != Kind::Variance || pixels > 1;
         assert!(has_variance, "found one pixel, expected several for an unbiased variance");
         let n_rows = self.table.len() / self.columns();
@@ -178,6 +199,10 @@ struct Scales<'a> {
     alpha: Option<&'a [f32]>,
     /// β, the summand; `None` for variance norm, from which the mean is not taken.
     beta: Option<&'a [f32]>,
+    /// Channels that have mean and variance together.
+    group: usize,
+    /// Added to variances.
+    epsilon: f32,
 }
 
 /// One image of the forward pass.
@@ -200,7 +225,7 @@ struct Lines<'a> {
 impl Image<'_> {
     /// Those that give the activation's input.
     fn set_lines(&self, mu_hat: &[f64], a: &mut [f32], b: &mut [f32]) {
-        let Scales { gamma, alpha, beta } = self.scales;
+        let Scales { gamma, alpha, beta, .. } = self.scales;
         for (channel, (a, b)) in a.iter_mut().zip(b).enumerate() {
             let shift = alpha.map_or(0.0, |alpha| alpha[channel] * mu_hat[channel] as f32);
             *a = gamma[channel] * self.r[channel];
@@ -237,11 +262,14 @@ kernel! {
         // SAFETY: x has so many pixels and channels.
         unsafe { sum_terms(s, [pixels, c], &mut Values(x), mu) };
         mu.iter_mut().for_each(|mu| *mu /= pixels as f32);
+        average_groups(mu, scales.group);
         // SAFETY: as above, and μ has so many channels.
         unsafe { sum_terms(s, [pixels, c], &mut Squares { x, mu }, r) };
         // The variance is unbiased where the mean stays.
         let n = if scales.beta.is_some() { pixels } else { pixels - 1 };
-        r.iter_mut().for_each(|r| *r = 1.0 / (*r / n as f32 + EPSILON).sqrt());
+        r.iter_mut().for_each(|r| *r /= n as f32);
+        average_groups(r, scales.group);
+        r.iter_mut().for_each(|r| *r = 1.0 / (*r + scales.epsilon).sqrt());
         let image = Image { x, scales, mu, r };
         let (mu_hat, _) = image.standardised_means();
         let mut scratch = Scratch::take([c, c]);
@@ -249,6 +277,16 @@ kernel! {
         image.set_lines(&mu_hat, a, b);
         let lines = Lines { mu, a, b };
         with_slope!(act, |A| normalise_pixels::<S, A>(s, x, lines, out));
+    }
+}
+
+/// Each value becomes the mean of its group of neighbours.
+fn average_groups(values: &mut [f32], group: usize) {
+    if group > 1 {
+        for values in values.chunks_mut(group) {
+            let mean = values.iter().copied().map(f64::from).sum::<f64>() / values.len() as f64;
+            values.fill(mean as f32);
+        }
     }
 }
 
@@ -329,7 +367,7 @@ kernel! {
         s; image: Image<'a>, grad_out: &'a [f32], act: Activation, more: Option<&'a [f32]>, grad_x: &'a mut [f32],
         grad_scales: &'a mut [f32]
     ) {
-        let Image { x, scales: Scales { gamma, alpha, beta }, mu, r } = image;
+        let Image { x, scales: Scales { gamma, alpha, beta, group, .. }, mu, r } = image;
         let (c, pixels) = (mu.len(), x.len() / mu.len());
         let (mu_hat, mu_scale) = image.standardised_means();
         let (grad_gamma, rest) = grad_scales.split_at_mut(c);
@@ -362,6 +400,24 @@ kernel! {
         }
         let (grad_alpha, grad_beta) = rest.split_at_mut(rest.len() - c);
         s_2.iter_mut().zip(r).for_each(|(sum, r)| *sum *= r);
+        if group > 1 {
+            for first in (0..c).step_by(group) {
+                let channels = first..first + group;
+                let mean = |sums: &[f32]| {
+                    let sum: f64 = channels.clone().map(|i| f64::from(gamma[i]) * f64::from(sums[i])).sum();
+                    sum / (group * pixels) as f64
+                };
+                let [mean_g, mean_g_x_hat] = [&*s_1, &*s_2].map(mean);
+                for i in channels {
+                    (grad_gamma[i], grad_beta[i]) = (s_2[i], s_1[i]);
+                    scale[i] = gamma[i] * r[i];
+                    (a[i], b[i]) = (-r[i] * r[i] * mean_g_x_hat as f32, -r[i] * mean_g as f32);
+                }
+            }
+            s_1.fill(0.0);
+            gradient_of_pixels(s, x, Lines { mu, a, b }, [scale, s_1], more, grad_x);
+            return;
+        }
         let mut grad_mu_hat = vec![0.0; c];
         for i in 0..c {
             let (alpha, mu_hat) = (alpha.map_or(0.0, |alpha| alpha[i]), mu_hat[i] as f32);
@@ -498,9 +554,12 @@ mod tests {
                 [1, 64, 2],
             ];
             let kinds = [Kind::Instance, Kind::InstancePlus, Kind::Variance];
+            let groups =
+                [([1, 4, 1], 2), ([3, 6, 7], 3), ([2, 16, 9], 1), ([2, 34, 5], 2), ([1, 64, 4], 32), ([2, 5, 6], 5)];
             let mut cases = vec![([2, 1, 9], Kind::Instance), ([2, 1, 9], Kind::Variance)];
             cases.extend(shapes.into_iter().flat_map(|shape| kinds.map(|kind| (shape, kind))));
             // The variance of one pixel is none.
+            cases.extend(groups.map(|(shape, n_groups)| (shape, Kind::Group { n_groups })));
             cases.retain(|&([.., pixels], kind)| kind != Kind::Variance || pixels > 1);
             let each = |(shape, kind)| Activation::ALL.map(|act| (shape, kind, act));
             cases
@@ -513,7 +572,7 @@ mod tests {
 
         fn norm(&self) -> Norm<'_> {
             let Self { shape, kind, ref table, ref rows, act: activation, .. } = *self;
-            Norm { shape, kind, table, rows, activation }
+            Norm { shape, kind, table, rows, epsilon: EPSILON, activation }
         }
 
         /// The output and the statistics.
@@ -553,15 +612,17 @@ mod tests {
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
         let squares = |x: &[f64]| x.iter().map(|v| (v - mean(x)).powi(2)).sum::<f64>();
         let channel = |i: usize| x.iter().skip(i).step_by(c).copied().collect::<Vec<f64>>();
-        let mu: Vec<f64> = (0..c).map(|i| mean(&channel(i))).collect();
+        let group = case.kind.group(c);
+        let of_group = |i: usize| (0..group).flat_map(|k| channel(i / group * group + k)).collect::<Vec<f64>>();
+        let mu: Vec<f64> = (0..c).map(|i| mean(&of_group(i))).collect();
         let spread = (squares(&mu) / (c as f64 - 1.0) + 1e-5).sqrt();
         let mut out = vec![0.0; x.len()];
         for i in 0..c {
-            let n = if case.kind == Kind::Variance { pixels - 1 } else { pixels };
-            let r = 1.0 / (squares(&channel(i)) / n as f64 + 1e-5).sqrt();
+            let n = if case.kind == Kind::Variance { pixels - 1 } else { pixels * group };
+            let r = 1.0 / (squares(&of_group(i)) / n as f64 + 1e-5).sqrt();
             for (out, x) in out.iter_mut().zip(x).skip(i).step_by(c) {
                 let u = match case.kind {
-                    Kind::Instance => gamma[i] * (x - mu[i]) * r + beta[i],
+                    Kind::Instance | Kind::Group { .. } => gamma[i] * (x - mu[i]) * r + beta[i],
                     Kind::InstancePlus => {
                         gamma[i] * ((x - mu[i]) * r + alpha[i] * (mu[i] - mean(&mu)) / spread) + beta[i]
                     }

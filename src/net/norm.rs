@@ -4,7 +4,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use ncsn_kernels::ops::batch_norm::{Options, batch_norm, moments};
-use ncsn_kernels::ops::norm::{Activation as Kernel, instance_norm};
+use ncsn_kernels::ops::norm::{Activation as Kernel, group_norm, instance_norm};
 use ncsn_kernels::ops::{has_kernels, is_cpu};
 
 use super::{Activation, Buffer, Condition, Dual, Record};
@@ -409,21 +409,38 @@ impl GroupNorm {
         Self { epsilon, ..self }
     }
 
-    /// [`Self::forward`], then the activation.
-    ///
-    /// # Shapes
-    /// `[batch, features, height, width]`, unchanged.
-    pub fn forward_then(&self, activation: Activation, x: Dual<4>) -> Dual<4> {
-        activation.forward(self.forward(x))
-    }
-
     /// # Shapes
     /// `[batch, features, height, width]`, unchanged.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
+        self.forward_keeping(None, x).0
+    }
+
+    /// [`Self::forward`], then the activation, where there are kernels in one pass.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    pub fn forward_then(&self, activation: Activation, x: Dual<4>) -> Dual<4> {
+        self.forward_keeping(Some(activation), x).0
+    }
+
+    /// The normalised x, and x itself for the way around a block, as [`Norm::forward_keeping`].
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    pub(super) fn forward_keeping(&self, activation: Option<Activation>, x: Dual<4>) -> (Dual<4>, Dual<4>) {
         let [n, c, h, w] = x.dims();
+        if x.tangent.is_none() && has_kernels(&x.value) && is_cpu(&x.value.device()) {
+            let scales = [&self.weight, &self.bias].map(Param::val);
+            let activation = activation.map_or(Kernel::None, Activation::kernel);
+            let [out, x] = group_norm(x.value, scales, self.n_groups, self.epsilon as f32, activation);
+            return (out.into(), x.into());
+        }
+        let [x, same] = x.twice();
         let x = x.reshape([n, self.n_groups, c / self.n_groups * h * w]);
         let by_channel = |values: &Param<Tensor<1>>| Dual::from(values.val().reshape([1, c, 1, 1]));
-        standardised(x, 2, self.epsilon).reshape([n, c, h, w]) * by_channel(&self.weight) + by_channel(&self.bias)
+        let standardised = standardised(x, 2, self.epsilon).reshape([n, c, h, w]);
+        let out = standardised * by_channel(&self.weight) + by_channel(&self.bias);
+        (activation.into_iter().fold(out, |out, activation| activation.forward(out)), same)
     }
 }
 

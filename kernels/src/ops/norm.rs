@@ -1,4 +1,4 @@
-//! Instance norm and instance norm++ of tensors, with the activation behind it in the same pass.
+//! Instance norms, variance norm and group norm of tensors, with the activation behind them in the same pass.
 
 use burn::backend::autodiff::{
     Autodiff,
@@ -19,7 +19,7 @@ use super::pixels::activate;
 use super::{Order, by_pixels, has_kernels, is_cpu, made, made_images, whole};
 use crate::cpu::Isa;
 pub use crate::norm::Activation;
-use crate::norm::{Kind, Norm, NormShape};
+use crate::norm::{EPSILON, Kind, Norm, NormShape};
 
 /// The activation of an instance norm or variance norm, see [`Kind`], and `x` itself, to be used beside the result.
 ///
@@ -44,39 +44,72 @@ pub fn instance_norm(x: Tensor<4>, table: Tensor<2>, rows: Tensor<1, Int>, activ
         let [out, x] = instance_norm(x, table, rows, Activation::None);
         return [activate(out, activation), x];
     }
+    normalised(x, table, rows, Setting { kind, epsilon: EPSILON, activation })
+}
+
+/// The activation of group norm, and `x` itself, to be used beside the result as that of [`instance_norm`].
+///
+/// # Shapes
+/// `x`: `[batch, channels, h, w]`, as both results; `gamma`, `beta`: `[channels]`
+///
+/// # Panics
+/// If shapes do not fit together, the groups do not divide the channels, or `x` is not f32 on the processor.
+pub fn group_norm(
+    x: Tensor<4>,
+    [gamma, beta]: [Tensor<1>; 2],
+    n_groups: usize,
+    epsilon: f32,
+    activation: Activation,
+) -> [Tensor<4>; 2] {
+    assert!(has_kernels(&x) && is_cpu(&x.device()), "group norm has kernels for f32 on the processor only");
+    let [n, c, ..] = x.dims();
+    assert_eq!([gamma.dims(), beta.dims()], [[c]; 2], "scales and shifts of {c} channels");
+    let rows = Tensor::zeros([n], &x.device());
+    let table = Tensor::cat(vec![gamma, beta], 0).unsqueeze();
+    normalised(x, table, rows, Setting { kind: Kind::Group { n_groups }, epsilon, activation })
+}
+
+fn normalised(x: Tensor<4>, table: Tensor<2>, rows: Tensor<1, Int>, setting: Setting) -> [Tensor<4>; 2] {
     let (x, table, rows) = (x.into_dispatch(), table.into_dispatch(), rows.into_dispatch());
-    let (out, x, _) = <Dispatch as NormOps>::instance_norm(x, table, rows, activation);
+    let (out, x, _) = <Dispatch as NormOps>::normalise(x, table, rows, setting);
     [out, x].map(Tensor::from_dispatch)
 }
 
-/// What a backend has for instance norms.
+/// A norm without its parameters, and what follows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub(super) kind: Kind,
+    pub(super) epsilon: f32,
+    pub(super) activation: Activation,
+}
+
+/// What a backend has for norms; a GPU has instance norms.
 #[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait NormOps: Backend {
     /// The output, the input again, and statistics for the gradients.
-    fn instance_norm(
+    fn normalise(
         x: FloatTensor<Self>,
         table: FloatTensor<Self>,
         rows: IntTensor<Self>,
-        activation: Activation,
+        setting: Setting,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// The gradients for x, to which `more` is added, and for the table.
-    fn instance_norm_backward(
+    fn normalise_backward(
         x: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         table: FloatTensor<Self>,
         statistics: FloatTensor<Self>,
         #[extension_type] more: Slot<Self>,
         rows: IntTensor<Self>,
-        activation: Activation,
+        setting: Setting,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
 /// The norm that a table stands for, of images of these sizes.
-fn norm_of<'a>([n, c, h, w]: [usize; 4], table: &'a FlexTensor, rows: &'a [usize], activation: Activation) -> Norm<'a> {
-    let [_, columns] = table.layout().shape().dims();
-    let shape = NormShape { n, c, pixels: h * w };
-    Norm { shape, kind: kind_of(columns, c), table: table.storage(), rows, activation }
+fn norm_of<'a>([n, c, h, w]: [usize; 4], table: &'a FlexTensor, rows: &'a [usize], setting: Setting) -> Norm<'a> {
+    let Setting { kind, epsilon, activation } = setting;
+    Norm { shape: NormShape { n, c, pixels: h * w }, kind, table: table.storage(), rows, epsilon, activation }
 }
 
 /// Which norm has a table of so many columns.
@@ -99,18 +132,18 @@ pub(super) fn numbers_of_rows(rows: FlexTensor, table: &FlexTensor) -> Vec<usize
 }
 
 impl NormOps for Flex {
-    fn instance_norm(
+    fn normalise(
         x: FlexTensor,
         table: FlexTensor,
         rows: FlexTensor,
-        activation: Activation,
+        setting: Setting,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (order, table) = (Order::of(&x), whole(table));
         let x = by_pixels(x);
         let dims: [usize; 4] = x.layout().shape().dims();
         let [n, c, ..] = dims;
         let rows = numbers_of_rows(rows, &table);
-        let norm = norm_of(dims, &table, &rows, activation);
+        let norm = norm_of(dims, &table, &rows, setting);
         let mut out = None;
         let statistics = made([n, 2, c], |statistics| {
             out = Some(made_images(order, dims, |out| norm.forward(Isa::chosen(), x.storage(), statistics, out)));
@@ -118,21 +151,21 @@ impl NormOps for Flex {
         (out.expect("set above"), x, statistics)
     }
 
-    fn instance_norm_backward(
+    fn normalise_backward(
         x: FlexTensor,
         grad: FlexTensor,
         table: FlexTensor,
         statistics: FlexTensor,
         more: Slot<Self>,
         rows: FlexTensor,
-        activation: Activation,
+        setting: Setting,
     ) -> (FlexTensor, FlexTensor) {
         let order = Order::of(&x);
         let ([x, grad], [table, statistics]) = ([x, grad].map(by_pixels), [table, statistics].map(whole));
         let more = more.into_option().map(by_pixels);
         let dims = x.layout().shape().dims();
         let rows = numbers_of_rows(rows, &table);
-        let norm = norm_of(dims, &table, &rows, activation);
+        let norm = norm_of(dims, &table, &rows, setting);
         let mut grad_x = None;
         let grad_table = made(table.shape().dims::<2>(), |grad_table| {
             let (x, grad, more) = (x.storage(), grad.storage(), more.as_ref().map(FlexTensor::storage));
@@ -145,21 +178,21 @@ impl NormOps for Flex {
 }
 
 impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
-    fn instance_norm(
+    fn normalise(
         x: FloatTensor<Self>,
         table: FloatTensor<Self>,
         rows: IntTensor<Self>,
-        activation: Activation,
+        setting: Setting,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         #[derive(Debug)]
         struct NormStep;
         impl<B: NormOps> Backward<B, 2> for NormStep {
-            type State = ([FloatTensor<B>; 3], IntTensor<B>, Waiting<B>, Activation);
+            type State = ([FloatTensor<B>; 3], IntTensor<B>, Waiting<B>, Setting);
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
-                let ([x, table, statistics], rows, more, activation) = ops.state;
+                let ([x, table, statistics], rows, more, setting) = ops.state;
                 let more = more.take().into();
-                let (x, table) = B::instance_norm_backward(x, grad, table, statistics, more, rows, activation);
+                let (x, table) = B::normalise_backward(x, grad, table, statistics, more, rows, setting);
                 for (node, grad) in ops.parents.into_iter().zip([x, table]) {
                     if let Some(node) = node {
                         grads.register::<B>(node.id, grad);
@@ -169,12 +202,12 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
         }
         let nodes = [x.node(), table.node()];
         let (x, table) = (x.into_primitive(), table.into_primitive());
-        let (out, x, statistics) = B::instance_norm(x, table.clone(), rows.clone(), activation);
+        let (out, x, statistics) = B::normalise(x, table.clone(), rows.clone(), setting);
         let constant = Autodiff::<B, C>::from_inner(statistics.clone());
         let waiting = Waiting::<B>::new();
         let out = match NormStep.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                prep.finish(([x.clone(), table, statistics], rows, waiting.clone(), activation), out)
+                prep.finish(([x.clone(), table, statistics], rows, waiting.clone(), setting), out)
             }
             OpsKind::UnTracked(prep) => prep.finish(out),
         };
@@ -182,14 +215,14 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
         (out, again, constant)
     }
 
-    fn instance_norm_backward(
+    fn normalise_backward(
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: Slot<Self>,
         _: IntTensor<Self>,
-        _: Activation,
+        _: Setting,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("first-order gradients only")
     }

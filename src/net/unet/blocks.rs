@@ -181,8 +181,7 @@ impl TimeBlock {
     /// `[batch, out, …]`
     pub fn forward(&self, x: Dual<4>, time: Option<&Tensor<2>>, given: &Condition) -> Dual<4> {
         let Style { activation, dropout: rate, ref taps, .. } = self.style;
-        let [h, x] = x.twice();
-        let h = self.GroupNorm_0.forward_then(activation, h);
+        let (h, x) = self.GroupNorm_0.forward_keeping(Some(activation), x);
         let [h, x] = match self.scale {
             Some(scale) => [h, x].map(|x| taps.resample(scale, x)),
             None => [h, x],
@@ -246,8 +245,7 @@ impl Attention {
     /// `[batch, channels, height, width]`, unchanged.
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let [n, c, height, width] = x.dims();
-        let [h, x] = x.twice();
-        let h = self.GroupNorm_0.forward(h);
+        let (h, x) = self.GroupNorm_0.forward_keeping(None, x);
         // Pixels are rows, as they lie in memory.
         let rows =
             |nin: &Nin, h: Dual<4>| nin.forward(h).linear(|x| x.permute([0, 2, 3, 1]).reshape([n, height * width, c]));

@@ -263,9 +263,8 @@ impl UNet {
                     [h, image] = self.config.style.sum(resampling.forward(image), h).twice();
                 }
                 (Step::Output(_), [Part::Norm(norm), Part::Conv(conv)]) => {
-                    let [first, again] = h.twice();
-                    let said = norm.forward_then(activation, first);
-                    h = again;
+                    let said;
+                    (said, h) = norm.forward_keeping(Some(activation), h);
                     output = Some(match output {
                         None => conv.forward(said),
                         Some(output) => conv.forward_plus(said, taps.resample(Scale::Up, output)),

@@ -11,7 +11,7 @@ use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::{cubes, laid_out, laid_out_unset, one_unit_each, unset};
 use crate::norm::Activation;
-use crate::ops::norm::NormOps;
+use crate::ops::norm::{NormOps, Setting};
 use crate::ops::optimizer::Slot;
 
 /// What the kernels are called with: the sizes, and as many cubes as there are blocks of [`lanes`](Self::lanes) channels.
@@ -25,9 +25,9 @@ struct Launch {
 }
 
 impl Launch {
-    fn new(x: &CubeTensor, table: &CubeTensor, activation: Activation) -> Self {
+    fn new(x: &CubeTensor, table: &CubeTensor, setting: Setting) -> Self {
         let [n, c, h, w] = x.shape().dims();
-        let is_elu = activation == Activation::Elu;
+        let is_elu = setting.activation == Activation::Elu;
         Self { n, c, pixels: h * w, parts: table.shape()[1] / c.max(1), is_elu }
     }
 
@@ -48,14 +48,14 @@ fn rows_in_order(table: CubeTensor) -> CubeTensor {
 }
 
 impl NormOps for CubeBackend {
-    fn instance_norm(
+    fn normalise(
         x: CubeTensor,
         table: CubeTensor,
         rows: CubeTensor,
-        activation: Activation,
+        setting: Setting,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let (x, table, rows) = (laid_out(x), rows_in_order(table), into_contiguous(cast(rows, DType::I32)));
-        let launch = Launch::new(&x, &table, activation);
+        let launch = Launch::new(&x, &table, setting);
         let Launch { n, c, pixels, parts, is_elu } = launch;
         let (out, statistics) = (laid_out_unset(&x, x.shape()), unset(&x, [4, n, c]));
         if n * c * pixels == 0 {
@@ -73,18 +73,18 @@ impl NormOps for CubeBackend {
         (out, x, statistics)
     }
 
-    fn instance_norm_backward(
+    fn normalise_backward(
         x: CubeTensor,
         grad: CubeTensor,
         table: CubeTensor,
         statistics: CubeTensor,
         more: Slot<Self>,
         rows: CubeTensor,
-        activation: Activation,
+        setting: Setting,
     ) -> (CubeTensor, CubeTensor) {
         let (x, grad, more) = (laid_out(x), laid_out(grad), more.into_option().map(laid_out));
         let (table, rows) = (rows_in_order(table), into_contiguous(cast(rows, DType::I32)));
-        let launch = Launch::new(&x, &table, activation);
+        let launch = Launch::new(&x, &table, setting);
         let Launch { n, c, pixels, parts, is_elu } = launch;
         let [n_rows, columns] = table.shape().dims();
         let (grad_x, grad_table) = (laid_out_unset(&x, x.shape()), unset(&x, [n_rows, columns]));
