@@ -12,7 +12,7 @@ use ncsn_kernels::elementwise;
 use ncsn_kernels::filter::{self, Filter};
 use ncsn_kernels::max_pool::{self, Windows};
 use ncsn_kernels::norm::batch::{BatchNorm, moments};
-use ncsn_kernels::norm::{Activation, Kind, Norm, NormShape};
+use ncsn_kernels::norm::{Activation, EPSILON, Kind, Norm, NormShape};
 use ncsn_kernels::optimizer::{self, Parameter, Rule, Step};
 use ncsn_kernels::order;
 use ncsn_kernels::random::{self, Position};
@@ -263,13 +263,15 @@ fn norms_stay_inside_their_slices() {
                 let [x, grad, more] = [(); 3].map(|()| edge.input(random, n * c * pixels));
                 let rows: Vec<usize> = (0..n).rev().collect();
                 let mut results = Vec::new();
-                for kind in [Kind::Instance, Kind::InstancePlus, Kind::Variance] {
+                let groups = [1, 2, 7, 64].into_iter().filter(|n_groups| c.is_multiple_of(*n_groups));
+                let groups = groups.map(|n_groups| Kind::Group { n_groups });
+                for kind in [Kind::Instance, Kind::InstancePlus, Kind::Variance].into_iter().chain(groups) {
                     if kind == Kind::InstancePlus && c == 1 || kind == Kind::Variance && pixels == 1 {
                         continue;
                     }
                     let columns = kind.n_columns() * c;
                     let table = edge.input(random, n * columns);
-                    let norm = Norm { shape, kind, table: &table, rows: &rows, activation };
+                    let norm = Norm { shape, kind, table: &table, rows: &rows, epsilon: EPSILON, activation };
                     let [mut out, mut grad_x] = [(); 2].map(|()| edge.output(n * c * pixels));
                     let [mut statistics, mut grad_table] = [2 * c, columns].map(|len| edge.output(n * len));
                     norm.forward(isa, &x, &mut statistics, &mut out);

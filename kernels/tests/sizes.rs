@@ -297,13 +297,15 @@ fn norms_of_any_sizes_are_finite_or_refused() {
         let isa = random.one_of(&isas);
         let [n, c, pixels] = random.sizes();
         let shape = NormShape { n, c, pixels };
-        let kind = random.one_of(&[Kind::Instance, Kind::InstancePlus, Kind::Variance]);
+        let groups = [0, 1, 2, 3, usize::MAX].map(|n_groups| Kind::Group { n_groups });
+        let kinds = [&[Kind::Instance, Kind::InstancePlus, Kind::Variance], &groups[..]].concat();
+        let kind = random.one_of(&kinds);
         let n_rows = 1 + random.below(3);
         let (x, table) = (random.values_of(&[n, c, pixels]), random.values_of(&[n_rows, kind.n_columns(), c]));
         let statistics_len = random.values_of(&[n, 2, c]).len();
         let rows: Vec<usize> = (0..n.min(64)).map(|_| random.one_of(&[0, n_rows - 1, n_rows])).collect();
         let activation = random.one_of(&Activation::ALL);
-        let norm = Norm { shape, kind, table: &table, rows: &rows, activation };
+        let norm = Norm { shape, kind, table: &table, rows: &rows, epsilon: 1e-5, activation };
         let (mut statistics, mut out) = (vec![f32::NAN; statistics_len], vec![f32::NAN; x.len()]);
         let forward = returned(|| norm.forward(isa, &x, &mut statistics, &mut out)).is_some();
         let (mut grad_table, mut grad_x) = (vec![f32::NAN; table.len()], vec![f32::NAN; x.len()]);

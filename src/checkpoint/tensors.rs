@@ -154,6 +154,24 @@ impl TensorFile {
         Ok(Some(HostTensor { shape: shape.clone(), values }))
     }
 
+    /// Tensor `name` as f64, whole numbers or others.
+    ///
+    /// # Errors
+    /// When it has another type.
+    pub fn numbers(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f64>)>> {
+        let dtype = self.entries.get(name).map(|(dtype, ..)| *dtype);
+        if let Some(Dtype::I64 | Dtype::I32 | Dtype::U8) = dtype {
+            let integers = self.integers(name)?;
+            return Ok(integers.map(|(shape, values)| (shape, values.into_iter().map(|v| v as f64).collect())));
+        }
+        if let Some((Dtype::F64, shape, range)) = self.entries.get(name) {
+            let values = self.bytes[range.clone()].as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b));
+            return Ok(Some((shape.clone(), values.collect())));
+        }
+        let floats = self.get(name)?;
+        Ok(floats.map(|tensor| (tensor.shape, tensor.values.into_iter().map(f64::from).collect())))
+    }
+
     /// `module` with the tensors `PREFIX…NAME` as its parameters and buffers, of which there must be `n_tensors`, those with the
     /// prefix. Buffers that are not there with the prefix are those without it: averages have none.
     ///

@@ -13,7 +13,7 @@ use ncsn::device::{self, upload};
 use ncsn::file::remove_abandoned;
 use ncsn::net::params::HostTensor;
 use ncsn::net::{InputRange, Network, NetworkConfig};
-use ncsn::score::{Model, Score};
+use ncsn::score::{Label, Model, Prediction, Score};
 use ncsn::sde::NoiseLevels;
 use ncsn::{Error, Result};
 
@@ -28,8 +28,8 @@ pub struct ScoreArgs {
     /// Weights: a checkpoint, ours or the published program's (.pth), or any safetensors file with the published names
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// Tensors `x` [batch, channels, height, width] (f32) and `labels` [batch] (integers; a network
-    /// without noise levels needs none)
+    /// Tensors `x` [batch, channels, height, width] (f32), and `labels` [batch], what the network is given, or times `t` [batch]; a
+    /// network without noise levels needs neither. Of both, the output is that for the labels and the score that at the times
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// The configuration of weights that do not hold one: NCSNv2's do not tell their noise levels and activation
@@ -69,7 +69,6 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
     let file = TensorFile::open(&args.input)?;
     let bad = |message: String| Error::format(&args.input, message);
     let x = file.get("x")?.ok_or_else(|| bad("found no tensor x".into()))?;
-    let labels = file.integers("labels")?;
     let [n, channels, height, width] = x.shape[..] else {
         return Err(bad(format!("x has shape {:?}, expected [batch, channels, height, width]", x.shape)));
     };
@@ -81,28 +80,55 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
             net.channels()
         )));
     }
-    let n_levels = model.process.n_levels();
-    let (labels_shape, labels) = match labels {
-        _ if n_levels == 1 => (vec![n], vec![0; n]),
-        Some(labels) => labels,
-        None => return Err(bad("found no tensor labels".into())),
+    let label = model.prediction.told();
+    let one_for_each = |name: &str, [least, most]: [f64; 2], whole: bool| -> Result<Option<Vec<f64>>> {
+        let Some((shape, values)) = file.numbers(name)? else { return Ok(None) };
+        if shape != [n] {
+            return Err(bad(format!("{name} has shape {shape:?}, expected [{n}]")));
+        }
+        // What was rounded to f32 may be a little outside.
+        let slack = 1e-6 * most.abs().max(least.abs());
+        let is_one = |value: f64| (least - slack..=most + slack).contains(&value) && !(whole && value.fract() != 0.0);
+        match values.iter().find(|&&value| !is_one(value)) {
+            None => Ok(Some(values)),
+            Some(value) => {
+                let kind = if whole { "a whole number from " } else { "" };
+                Err(bad(format!("found {value} in {name}, expected {kind}{least} to {most}")))
+            }
+        }
     };
-    if labels_shape != [n] {
-        return Err(bad(format!("labels has shape {labels_shape:?}, expected [{n}]")));
-    }
-    if let Some(label) = labels.iter().find(|label| !(0..n_levels as i64).contains(label)) {
-        return Err(bad(format!("found label {label}, expected 0 to {}", n_levels - 1)));
-    }
+    let is_level = label == Label::Level;
+    let labels = one_for_each("labels", label.range(&*model.process), is_level);
+    let times = one_for_each("t", [0.0, model.process.times()[1]], false);
+    let (labels, times) = match model.process.n_levels() {
+        1 => (Some(vec![0.0; n]), None),
+        _ => (labels?, times?),
+    };
+    let Some(labels_of_output) = labels.clone().or_else(|| {
+        let of_time = |&t: &f64| label.at(&*model.process, t);
+        times.as_ref().map(|times| times.iter().map(of_time).collect())
+    }) else {
+        return Err(bad("found no tensor labels, and no times t".into()));
+    };
 
     let image_len = channels * height * width;
     let not_finite = |values: &[f32]| -> Vec<bool> {
         values.chunks(image_len).map(|image| image.iter().any(|value| !value.is_finite())).collect()
     };
-    let mut score = Vec::with_capacity(x.values.len());
-    for (x, labels) in x.values.chunks(BATCH * image_len).zip(labels.chunks(BATCH)) {
-        let x: Tensor<4> = upload(x.to_vec(), [labels.len(), channels, height, width], &device);
-        let t: Vec<f64> = labels.iter().map(|&label| model.process.time(label as usize)).collect();
-        score.extend(device::values(model.score(x, &t))?);
+    // What the published programs return has been divided by σ where the score is.
+    let is_noise = matches!(model.prediction, Prediction::Noise(_));
+    let (mut score, mut output) = (Vec::with_capacity(x.values.len()), Vec::with_capacity(x.values.len()));
+    for (first, x) in x.values.chunks(BATCH * image_len).enumerate() {
+        let images = first * BATCH..(first * BATCH + x.len() / image_len);
+        let x: Tensor<4> = upload(x.to_vec(), [images.len(), channels, height, width], &device);
+        let [out, of_labels] = model.told(x.clone(), &labels_of_output[images.clone()]);
+        let published = if is_noise { out } else { of_labels.clone() };
+        output.extend(device::values(published)?);
+        let of_times = match &times {
+            Some(times) => model.score(x, &times[images]),
+            None => of_labels,
+        };
+        score.extend(device::values(of_times)?);
     }
     // An image is computed by itself: what is not finite in one says nothing of the others.
     let (of_x, of_score) = (not_finite(&x.values), not_finite(&score));
@@ -117,10 +143,9 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
             args.input.display()
         ));
     }
-    let score = HostTensor { shape: x.shape, values: score };
-    // The networks of both programs return the score itself.
+    let [score, output] = [score, output].map(|values| HostTensor { shape: x.shape.clone(), values });
     remove_abandoned(&args.output)?;
-    write_tensors(&args.output, &[("score".into(), score.clone()), ("output".into(), score)], &BTreeMap::new())?;
+    write_tensors(&args.output, &[("score".into(), score), ("output".into(), output)], &BTreeMap::new())?;
     super::say(format!("score of {n} images in {}", args.output.display()));
     Ok(ExitCode::SUCCESS)
 }

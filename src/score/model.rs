@@ -36,23 +36,46 @@ impl<N> Model<N> {
         Model { net, process: self.process.clone(), prediction: self.prediction }
     }
 
+    /// F and the score at the times that these labels tell.
+    ///
+    /// # Shapes
+    /// `x`: `[batch, …]`; `labels`: `batch` of them; results as `x`.
+    pub fn told<const D: usize>(&self, x: Tensor<D>, labels: &[f64]) -> [Tensor<D>; 2]
+    where
+        N: Backbone<D>,
+    {
+        let t: Vec<f64> = labels.iter().map(|&l| self.prediction.told().time(&*self.process, l)).collect();
+        let [output, score] = self.output_and_score(x.into(), &t, labels);
+        [output.value, score.value]
+    }
+
     fn dual<const D: usize>(&self, x: Dual<D>, t: &[f64]) -> Dual<D>
     where
         N: Backbone<D>,
     {
+        let labels: Vec<f64> = t.iter().map(|&t| self.prediction.label(&*self.process, t)).collect();
+        let [_, score] = self.output_and_score(x, t, &labels);
+        score
+    }
+
+    fn output_and_score<const D: usize>(&self, x: Dual<D>, t: &[f64], labels: &[f64]) -> [Dual<D>; 2]
+    where
+        N: Backbone<D>,
+    {
         let device = x.value.device();
-        let label = t.iter().map(|&t| self.prediction.label(&*self.process, t) as f32).collect();
-        let given = Condition::new(upload(label, [t.len()], &device));
+        let given = Condition::new(upload(labels.iter().map(|&l| l as f32).collect(), [t.len()], &device));
         let factors: Vec<Factors> = t.iter().map(|&t| self.prediction.factors(&*self.process, t)).collect();
         // Factors of nothing cost nothing.
         let [input, skip, scale]: [fn(&Factors) -> f64; 3] = [|f| f.input, |f| f.skip, |f| f.scale];
         let skipped = factors.iter().any(|f| f.skip != 0.0).then(|| times(x.clone(), &factors, skip, &device));
         let x = times(x, &factors, input, &device);
-        let scaled = times(self.net.forward(x, &given), &factors, scale, &device);
-        match skipped {
+        let output = self.net.forward(x, &given);
+        let scaled = times(output.clone(), &factors, scale, &device);
+        let score = match skipped {
             Some(skipped) => skipped + scaled,
             None => scaled,
-        }
+        };
+        [output, score]
     }
 }
 

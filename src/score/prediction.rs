@@ -54,8 +54,13 @@ impl Prediction {
 
     /// What tells the network the time `t`.
     pub fn label(self, process: &dyn Process, t: f64) -> f64 {
+        self.told().at(process, t)
+    }
+
+    /// What kind of label tells the network the time.
+    pub fn told(self) -> Label {
         let (Self::Score(label) | Self::ScaledScore(label) | Self::Noise(label)) = self;
-        label.at(process, t)
+        label
     }
 }
 
@@ -67,6 +72,36 @@ impl Label {
             Self::Std => process.marginal(t).std,
             Self::Time => 999.0 * t,
             Self::Index => (process.n_levels() - 1) as f64 * t,
+        }
+    }
+
+    /// The time that the label tells: what [`Self::at`] makes the label of. Of labels that tell none it is the nearest.
+    pub fn time(self, process: &dyn Process, label: f64) -> f64 {
+        let [_, last] = process.times();
+        match self {
+            Self::Level => process.time((label.max(0.0) as usize).min(process.n_levels() - 1)),
+            Self::Time => label / 999.0,
+            Self::Index => label / (process.n_levels().max(2) - 1) as f64,
+            Self::Std => {
+                // The deviation grows with time: bisection, until an interval of f64 has no middle.
+                let (mut below, mut above) = (0.0, last);
+                for _ in 0..1100 {
+                    let middle = below + (above - below) / 2.0;
+                    if middle == below || middle == above {
+                        break;
+                    }
+                    *(if process.marginal(middle).std < label { &mut below } else { &mut above }) = middle;
+                }
+                above
+            }
+        }
+    }
+
+    /// The labels from the smallest time to the largest.
+    pub fn range(self, process: &dyn Process) -> [f64; 2] {
+        match self {
+            Self::Level => [0.0, (process.n_levels() - 1) as f64],
+            _ => [0.0, process.times()[1]].map(|t| self.at(process, t)),
         }
     }
 
@@ -116,6 +151,25 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_label_tells_the_time_that_it_was_made_of() {
+        let ve = Ve::new(0.01, 50.0, 1000).expect("valid");
+        let vp = Vp::new(0.1, 20.0, 1000).expect("valid");
+        for t in [1e-5, 0.1234, 0.5, 1.0] {
+            for (label, process) in [(Label::Std, &ve as &dyn Process), (Label::Time, &vp), (Label::Index, &vp)] {
+                let found = label.time(process, label.at(process, t));
+                assert!((found - t).abs() < 1e-14, "{label:?}: {found}, expected {t}");
+                let [least, most] = label.range(process);
+                assert!((least..=most).contains(&label.at(process, t)));
+            }
+        }
+        for level in [0, 1, 500, 999] {
+            let t = Label::Level.time(&ve, f64::from(level));
+            assert_eq!(Label::Level.at(&ve, t), f64::from(level));
+        }
+        assert_eq!([Label::Std.time(&ve, 0.0), Label::Std.time(&ve, 60.0)], [f64::from_bits(1), 1.0]);
     }
 
     #[test]

@@ -41,7 +41,7 @@ fn a_network_is_evaluated_on_given_tensors() {
     assert_ne!(averaged, score("in.safetensors", &["--no-ema"]), "the average differs from the last weights");
 
     for (bytes, needle) in [
-        (input([2, 1, 8, 8], &[0, 3]), "label 3, expected 0 to 2"),
+        (input([2, 1, 8, 8], &[0, 3]), "found 3 in labels, expected a whole number from 0 to 2"),
         (input([2, 1, 8, 8], &[0]), "expected [2]"),
         (input([2, 3, 8, 8], &[0, 0]), "expected 1 channels"),
         (input([2, 1, 7, 8], &[0, 0]), "each side a multiple of 2"),
