@@ -54,6 +54,7 @@
 //! | — eq. 7, the loss over continuous times; its likelihood weighting | [`loss::Times::Uniform`], [`loss::Weight::Likelihood`] |
 //! | — algorithm 1, predictors and correctors | [`sample::PredictorCorrector`] |
 //! | — §4.3, the probability flow; Dormand & Prince 1980 | [`sample::ProbabilityFlow`], [`sample::DormandPrince`] |
+//! | — its likelihood (appendix D.2); Skilling 1989; Hutchinson 1990 | [`sample::Likelihood`] |
 //! | Kingma & Ba 2015; Reddi et al. 2018 (AMSGrad) | [`train::Optimizer`] |
 //! | Salimans et al. 2016 (inception score); Heusel et al. 2017 (FID); Bińkowski et al. 2018 (KID) | [`eval`] |
 //! | Salmon et al. 2011 (Philox) | [`noise`] |

@@ -51,6 +51,20 @@ impl Range {
             Self::Logit => sigmoid(y),
         }
     }
+
+    /// ln dx/dy of the pixel x at `y`, as a model sees it: ln p(y) is ln p(x) and this.
+    /// The margin of [`logit`], which [`Self::inverse`] leaves out, is counted.
+    pub fn log_slope(self, y: f32) -> f64 {
+        match self {
+            Self::Unit => 0.0,
+            Self::Symmetric => -std::f64::consts::LN_2,
+            Self::Logit => {
+                // p(1 − p) = e⁻ʸ/(1 + e⁻ʸ)², which is the same at −y.
+                let y = -f64::from(y).abs();
+                y - 2.0 * y.exp().ln_1p() - (-2.0 * LOGIT_MARGIN).ln_1p()
+            }
+        }
+    }
 }
 
 /// λ of [`logit`]: keeps its argument away from 0 and 1.
@@ -125,6 +139,22 @@ mod tests {
             }
         }
         assert_eq!([0.0, 1.0].map(|x| Range::Symmetric.forward(x)), [-1.0, 1.0]);
+    }
+
+    #[test]
+    fn slopes_are_those_of_differences() {
+        for range in [Range::Unit, Range::Symmetric, Range::Logit] {
+            for i in 1..10 {
+                let (x, h) = (i as f32 / 10.0, 0.01);
+                let [before, after] = [x - h, x + h].map(|x| f64::from(range.forward(x)));
+                let found = (2.0 * f64::from(h) / (after - before)).ln();
+                // h²/6 times the logit's third derivative, at most 4/x³, of the slope, at least 1/x.
+                let tolerance = f64::from(h * h) / f64::from((x.min(1.0 - x)).powi(2)) + 1e-5;
+                let expected = range.log_slope(range.forward(x));
+                assert!((found - expected).abs() < tolerance, "{range:?} at {x}: {found}, expected {expected}");
+            }
+        }
+        assert_eq!(Range::Logit.log_slope(-80.0), Range::Logit.log_slope(80.0));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Samples by the probability flow, an ordinary differential equation.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use super::ode::{DormandPrince, Points};
 use super::predictor_corrector::denoising;
@@ -50,21 +50,16 @@ impl ProbabilityFlow {
         z: Tensor<D>,
     ) -> Result<Flowed<D>> {
         let (shape, device, [first, last]) = (z.dims(), z.device(), process.times());
-        let upload_rows = |rows: &[f64], n: usize| -> Tensor<D> {
-            let mut shape = shape;
-            shape[0] = n;
-            upload(rows.iter().map(|&v| v as f32).collect(), shape, &device)
-        };
         let derivative = |points: Points| {
             let Points { examples, t, y } = points;
-            let s = values(score.score(upload_rows(&y, examples.len()), &t))?;
+            let s = values(score.score(upload_rows(&y, examples.len(), shape, &device), &t))?;
             let n_each = y.len() / examples.len();
             let rows = y.chunks(n_each).zip(s.chunks(n_each)).zip(&t);
             Ok(rows.flat_map(|((y, s), &t)| drift(process, t, y, s)).collect())
         };
         let start: Vec<f64> = values(z)?.into_iter().map(f64::from).collect();
         let solution = self.solver.solve(derivative, [last, first], &start, shape[0])?;
-        let (mut x, mut n_evaluations) = (upload_rows(&solution.y, shape[0]), solution.n_evaluations);
+        let (mut x, mut n_evaluations) = (upload_rows(&solution.y, shape[0], shape, &device), solution.n_evaluations);
         if self.noise_removal {
             let Rates { x: a, score: b, .. } = denoising(process, first);
             let s = score.score(x.clone(), &vec![first; shape[0]]);
@@ -73,6 +68,13 @@ impl ProbabilityFlow {
         }
         Ok(Flowed { x, n_evaluations })
     }
+}
+
+/// `n` examples, one after the other in `rows`, as a batch, each shaped as one of `shape`.
+pub(super) fn upload_rows<const D: usize>(rows: &[f64], n: usize, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let mut batch = shape;
+    batch[0] = n;
+    upload(rows.iter().map(|&v| v as f32).collect(), batch, device)
 }
 
 /// f·x − ½g²·s at time `t`.

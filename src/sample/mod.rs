@@ -10,6 +10,7 @@ mod images;
 mod interpolate;
 mod known;
 mod langevin;
+mod likelihood;
 mod ode;
 mod predictor;
 mod predictor_corrector;
@@ -22,6 +23,7 @@ pub use images::{Completions, Images, completion_chain, image_chain, image_chain
 pub use interpolate::{Interpolation, interpolation_chain};
 pub use known::{Known, Renewal};
 pub use langevin::{AnnealedLangevin, PlainLangevin, Update};
+pub use likelihood::{Likelihood, Likelihoods, Probes, bits_per_dim};
 pub use ode::{DormandPrince, ErrorNorm, Points, Solution};
 pub use predictor::Predictor;
 pub use predictor_corrector::PredictorCorrector;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation::softmax};
 
-use super::Score;
+use super::{Differentiable, Score};
 use crate::device::upload;
 use crate::noise::Stream;
 use crate::sde::{Marginal, Process};
@@ -73,8 +73,9 @@ impl GaussianMixture {
     }
 }
 
-impl Score<2> for GaussianMixture {
-    fn score(&self, x: Tensor<2>, t: &[f64]) -> Tensor<2> {
+impl GaussianMixture {
+    /// The posteriors rₖ `[n, k, 1]`, the scores of the components, (αμₖ − x)/v `[n, k, dim]`, and v `[n, 1, 1]`.
+    fn parts(&self, x: Tensor<2>, t: &[f64]) -> [Tensor<3>; 3] {
         let device = x.device();
         let [n, dim] = x.dims();
         let k = self.means.len();
@@ -87,6 +88,28 @@ impl Score<2> for GaussianMixture {
         let towards = alpha * means - x.reshape([n, 1, dim]);
         let log_p = (towards.clone().square().sum_dim(2) / variance.clone() * -0.5).reshape([n, k]) + log_w;
         let r = softmax(log_p, 1).reshape([n, k, 1]);
-        (r * towards / variance).sum_dim(1).reshape([n, dim])
+        [r, towards, variance]
+    }
+}
+
+impl Score<2> for GaussianMixture {
+    fn score(&self, x: Tensor<2>, t: &[f64]) -> Tensor<2> {
+        let shape = x.dims();
+        let [r, towards, variance] = self.parts(x, t);
+        (r * towards / variance).sum_dim(1).reshape(shape)
+    }
+}
+
+impl Differentiable<2> for GaussianMixture {
+    /// With sₖ, the scores of the components: s = Σₖ rₖ·sₖ and (∂s/∂x)·u = −u/v + Σₖ rₖ·(sₖᵀu − sᵀu)·sₖ, because ∇rₖ = rₖ·(sₖ − s).
+    fn jvp(&self, x: Tensor<2>, t: &[f64], u: Tensor<2>) -> [Tensor<2>; 2] {
+        let shape @ [n, dim] = x.dims();
+        let [r, towards, variance] = self.parts(x, t);
+        let s = (r.clone() * towards.clone() / variance.clone()).sum_dim(1);
+        let u = u.reshape([n, 1, dim]);
+        let each = towards / variance.clone();
+        let slopes = (each.clone() * u.clone()).sum_dim(2) - (s.clone() * u.clone()).sum_dim(2);
+        let change = (r * slopes * each).sum_dim(1) - u / variance;
+        [s, change].map(|tensor| tensor.reshape(shape))
     }
 }
