@@ -2,23 +2,27 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 
 /// Dormand and Prince's method of order 5(4) (1980) with the step control of SciPy's `RK45` (Hairer, Nørsett & Wanner, "Solving
 /// Ordinary Differential Equations I", II.4): a step is as long as lets its error, the root mean square of error/(atol +
 /// rtol·|y|), stay below 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct DormandPrince {
     /// Tolerance relative to y.
     pub rtol: f64,
     /// Absolute tolerance.
     pub atol: f64,
     /// Over what the mean of the errors is taken.
+    #[serde(rename = "error_norm")]
     pub norm: ErrorNorm,
 }
 
 /// Over what the mean of the errors is taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorNorm {
     /// Each example's own numbers; each has steps of its own, and so does not depend on the others in its batch.
     #[default]
@@ -38,10 +42,10 @@ pub struct Points {
     pub y: Vec<f64>,
 }
 
-/// The end of a solution.
+/// A solution, at its end or on the way there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Solution {
-    /// The states at the end.
+    /// The states.
     pub y: Vec<f64>,
     /// How many times the derivative of each example was asked for: 2 and 6 for each step that was tried.
     pub n_evaluations: Vec<usize>,
@@ -104,10 +108,31 @@ impl DormandPrince {
     pub fn solve(
         &self,
         mut f: impl FnMut(Points) -> Result<Vec<f64>>,
-        [from, to]: [f64; 2],
+        ends: [f64; 2],
         y: &[f64],
         n: usize,
     ) -> Result<Solution> {
+        let mut solving = self.begin(&mut f, ends, y, n)?;
+        while !solving.is_done() {
+            solving.step(&mut f)?;
+        }
+        Ok(solving.solution())
+    }
+
+    /// The beginning of [`Self::solve`], for those who want to see the states between, or to stop.
+    ///
+    /// # Errors
+    /// As [`Self::solve`].
+    ///
+    /// # Panics
+    /// As [`Self::solve`].
+    pub fn begin(
+        &self,
+        mut f: impl FnMut(Points) -> Result<Vec<f64>>,
+        [from, to]: [f64; 2],
+        y: &[f64],
+        n: usize,
+    ) -> Result<Solving> {
         for (name, tolerance) in [("rtol", self.rtol), ("atol", self.atol)] {
             if !(tolerance > 0.0 && tolerance.is_finite()) {
                 return Err(Error::value(name, tolerance, "a positive number"));
@@ -128,27 +153,7 @@ impl DormandPrince {
         for group in all {
             group.h = self.first_step(group, interval);
         }
-        loop {
-            let mut active: Vec<&mut Group> = groups.iter_mut().filter(|group| group.t != to).collect();
-            if active.is_empty() {
-                break;
-            }
-            for group in &mut active {
-                group.begin_step(to, direction)?;
-            }
-            for stage in 1..6 {
-                evaluate(&mut active, &mut f, stage, |group| (group.t + C[stage] * group.step, group.at(A[stage])))?;
-            }
-            for group in &mut active {
-                group.y_end = group.at(&B);
-            }
-            evaluate(&mut active, &mut f, 6, |group| (group.end, group.y_end.clone()))?;
-            for group in active {
-                group.finish_step(self.error(group));
-            }
-        }
-        let n_evaluations = groups.iter().flat_map(|g| vec![g.n_evaluations; g.examples.len()]).collect();
-        Ok(Solution { y: groups.into_iter().flat_map(|group| group.y).collect(), n_evaluations })
+        Ok(Solving { solver: *self, groups, direction, to })
     }
 
     /// The length of Euler's step that tells how much the derivative changes.
@@ -179,6 +184,59 @@ impl DormandPrince {
         let scale = |a: f64, b: f64| self.atol + self.rtol * a.abs().max(b.abs());
         let squares = v.iter().zip(a.iter().zip(b)).map(|(v, (a, b))| (v / scale(*a, *b)).powi(2));
         (squares.sum::<f64>() / v.len() as f64).sqrt()
+    }
+}
+
+/// A solution under way, of [`DormandPrince::begin`].
+pub struct Solving {
+    solver: DormandPrince,
+    groups: Vec<Group>,
+    direction: f64,
+    to: f64,
+}
+
+impl Solving {
+    /// Tries a step of each example that is not at the end yet.
+    ///
+    /// # Errors
+    /// As [`DormandPrince::solve`].
+    ///
+    /// # Panics
+    /// As [`DormandPrince::solve`].
+    pub fn step(&mut self, mut f: impl FnMut(Points) -> Result<Vec<f64>>) -> Result<()> {
+        let Self { solver, groups, direction, to } = self;
+        let mut active: Vec<&mut Group> = groups.iter_mut().filter(|group| group.t != *to).collect();
+        for group in &mut active {
+            group.begin_step(*to, *direction)?;
+        }
+        for stage in 1..6 {
+            evaluate(&mut active, &mut f, stage, |group| (group.t + C[stage] * group.step, group.at(A[stage])))?;
+        }
+        for group in &mut active {
+            group.y_end = group.at(&B);
+        }
+        evaluate(&mut active, &mut f, 6, |group| (group.end, group.y_end.clone()))?;
+        for group in active {
+            group.finish_step(solver.error(group));
+        }
+        Ok(())
+    }
+
+    /// Whether all examples are at the end.
+    pub fn is_done(&self) -> bool {
+        self.groups.iter().all(|group| group.t == self.to)
+    }
+
+    /// The time of the example that is farthest from the end.
+    pub fn t(&self) -> f64 {
+        let farthest = |a: f64, b: f64| if (self.to - b).abs() > (self.to - a).abs() { b } else { a };
+        self.groups.iter().map(|group| group.t).fold(self.to, farthest)
+    }
+
+    /// The states, and how many derivatives were asked for, up to here.
+    pub fn solution(&self) -> Solution {
+        let n_evaluations = self.groups.iter().flat_map(|g| vec![g.n_evaluations; g.examples.len()]).collect();
+        Solution { y: self.groups.iter().flat_map(|group| &group.y).copied().collect(), n_evaluations }
     }
 }
 
@@ -362,6 +420,26 @@ mod tests {
             assert_eq!(apart.n_evaluations[i], n_expected);
             assert!((apart.y[i] - expected).abs() < 1e-10, "{}, expected {expected}", apart.y[i]);
         }
+    }
+
+    #[test]
+    fn a_solution_can_be_watched() {
+        // y′ = −c·y from 1, three examples of which the last is the fastest to change.
+        let rates = [0.1, 1.0, 30.0];
+        let f = |points: Points| Ok(points.examples.iter().zip(&points.y).map(|(&i, y)| -rates[i] * y).collect());
+        let solver = DormandPrince::default();
+        let mut solving = solver.begin(f, [0.0, 1.0], &[1.0; 3], 3).expect("a beginning");
+        let mut times = vec![solving.t()];
+        while !solving.is_done() {
+            solving.step(f).expect("a step");
+            times.push(solving.t());
+        }
+        assert_eq!([times[0], times[times.len() - 1]], [0.0, 1.0]);
+        assert!(times.is_sorted(), "{times:?}");
+        // As many rounds as the example with the most steps has.
+        let solution = solving.solution();
+        assert_eq!(solution, solver.solve(f, [0.0, 1.0], &[1.0; 3], 3).expect("a solution"));
+        assert_eq!(solution.n_evaluations.iter().max(), Some(&(2 + 6 * (times.len() - 1))));
     }
 
     #[test]
