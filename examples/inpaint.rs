@@ -27,7 +27,7 @@ fn main() -> ncsn::Result<()> {
     let [reference, mask]: [Tensor<4>; 2] = [x, mask].map(|x| upload(x, [1, channels, height, width], &device));
 
     let completions = Completions { mask, reference, renewal: saved.config().renewal(), image: 0, numbers: 0..4 };
-    let x = completion_chain(&model, &saved.config().sampler(), completions, Noise::new(7)).finish();
+    let x = completion_chain(&model, &saved.config().sampler(), completions, Noise::new(7))?.finish();
     let mut pixels_u8 = digit_u8;
     for picture in saved.pictures(x)? {
         pixels_u8.extend(picture.to_chw());

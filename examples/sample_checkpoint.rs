@@ -11,7 +11,7 @@ fn main() -> ncsn::Result<()> {
     let device = Device::flex();
     let saved = Saved::open(&path)?;
     let model = saved.model(Which::Averaged, &device)?;
-    let x = saved.sample(&model, 0..9, Noise::new(7), &device).finish();
+    let x = saved.sample(&model, 0..9, Noise::new(7), &device).finish()?;
     for (k, picture) in saved.pictures(x)?.iter().enumerate() {
         write_png(format!("sample_{k}.png").as_ref(), picture)?;
     }

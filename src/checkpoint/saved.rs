@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::image::to_u8;
 use crate::net::{InputRange, Network};
 use crate::noise::Noise;
-use crate::sample::{Chain, Images, Method, Streams, image_chain};
+use crate::sample::{Images, Streams, Trajectory, image_trajectory};
 use crate::score::{Ensemble, Model};
 use crate::sde::Process;
 
@@ -114,17 +114,19 @@ impl Saved {
         Ok(Ensemble::new(members.iter().map(model).collect::<Result<_>>()?))
     }
 
-    /// The chain of the images `numbers` of a seed, drawn as the configuration says, but always from uniform pixels: a
-    /// checkpoint has no training images, at which `data_init` begins. See [`image_chain`].
+    /// The way to the images `numbers` of a seed, drawn as the configuration says, but never from training images, at which `data_init`
+    /// begins: a checkpoint has none. See [`image_trajectory`].
     pub fn sample<'a>(
         &self,
         model: &'a Model<Network>,
         numbers: Range<u64>,
         noise: Noise,
         device: &Device,
-    ) -> Chain<4, &'a Model<Network>, Box<dyn Method<4>>, Streams> {
+    ) -> Trajectory<4, &'a Model<Network>, Streams> {
         let images = Images { numbers, shape: self.config.image_shape(), range: self.config.transform().range };
-        image_chain(model, self.config.sampler().method(), &images, noise, device)
+        let (sampler, process) = (self.config.sampler(), &model.process);
+        let x = images.begin(&sampler, &**process, noise, device);
+        image_trajectory(&sampler, model, process.clone(), x, &images, noise)
     }
 
     /// Samples as pictures.

@@ -1,5 +1,6 @@
 //! Samples in a folder: of `ncsn sample`, at the end of a training run, and of the runs that are evaluated.
 
+use std::fmt;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
@@ -21,7 +22,7 @@ use ncsn::file::open_regular;
 use ncsn::image::{GifWriter, grid, read_png, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::sample::{Images, Sampler, State, Update, image_chain_from};
+use ncsn::sample::{Images, Sampler, Size, State, Streams, Trajectory, Update, image_trajectory};
 use ncsn::score::{Model, Score};
 use ncsn::sde::Process;
 use ncsn::{Error, Result};
@@ -105,7 +106,53 @@ struct Manifest {
     #[serde(flatten)]
     platform: Platform,
     n: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evaluations: Option<Evaluations>,
     pictures: Looks,
+}
+
+/// How many times the score was asked for, for each image.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Evaluations {
+    /// The same for all.
+    Each { per_image: usize },
+    /// Of the images that were drawn, whose steps are their own.
+    Counted { images: usize, mean: f64, most: usize },
+}
+
+impl Evaluations {
+    /// Those of some images.
+    fn of(counts: &[usize]) -> Option<Self> {
+        let most = counts.iter().copied().max()?;
+        Some(Self::Counted {
+            images: counts.len(),
+            mean: counts.iter().sum::<usize>() as f64 / counts.len() as f64,
+            most,
+        })
+    }
+
+    /// Those of these images and others.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Counted { images: a, mean: of_a, most }, Self::Counted { images: b, mean: of_b, most: other }) => {
+                let mean = (a as f64 * of_a + b as f64 * of_b) / (a + b) as f64;
+                Self::Counted { images: a + b, mean, most: most.max(other) }
+            }
+            (_, other) => other,
+        }
+    }
+}
+
+impl fmt::Display for Evaluations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Each { per_image } => write!(f, "{per_image} evaluations of the score for each image"),
+            Self::Counted { images, mean, most } => {
+                write!(f, "{mean:.1} evaluations of the score on average over {images} images, at most {most}")
+            }
+        }
+    }
 }
 
 /// What the pictures beside the images depend on, of those that there are. A call leaves alone what it does not ask for.
@@ -136,7 +183,7 @@ struct Animation {
 /// A folder of samples.
 const SAMPLES: Kind = Kind {
     manifest: "samples.json",
-    free: &["n", "pictures"],
+    free: &["n", "evaluations", "pictures"],
     files: |manifest| {
         let n = manifest.get("n").and_then(Value::as_u64).unwrap_or(0);
         let mut files: Vec<String> = [GRID, ANIMATION, TENSOR].map(String::from).to_vec();
@@ -155,7 +202,8 @@ const SAMPLES: Kind = Kind {
 /// Everything that determines the samples of a network.
 pub struct Drawing {
     sampler: Sampler,
-    n_states: usize,
+    /// How long trajectories are, of a sampler of which that is known.
+    size: Option<Size>,
     /// What perturbs the data.
     process: Arc<dyn Process>,
     shape: [usize; 3],
@@ -190,7 +238,7 @@ impl Drawing {
             Ok((path.map_or_else(|| name.clone(), |path| format!("{name} {}", path.display())), training_set()?))
         };
         Ok(Self {
-            n_states: sampler.n_states(&levels),
+            size: sampler.size(&levels),
             sampler,
             process: Arc::new(levels),
             shape: config.image_shape(),
@@ -209,11 +257,11 @@ impl Drawing {
     /// The grid of all images in one batch, by `score` on `device`; `None` if the user asked to stop.
     pub fn grid_only(&self, score: &dyn Score<4>, device: &Device) -> Result<Option<Pixels>> {
         let mut last = None;
-        for state in self.chain(score, device, 0..self.n, false)? {
+        for state in self.trajectory(score, device, 0..self.n, false)? {
             if stop::asked() {
                 return Ok(None);
             }
-            last = Some(state.x);
+            last = Some(state?.x);
         }
         let look = Look { scale: 1, ..self.look(1) };
         last.map(|x| Ok(self.grid(&self.to_pixels(&device::values(x)?), &look))).transpose()
@@ -229,7 +277,8 @@ impl Drawing {
         pictures: &Pictures,
         log: &mut Log,
     ) -> Result<ExitCode> {
-        let (output, looks) = self.open(device, folder, pictures)?;
+        let (output, mut manifest) = self.open(device, folder, pictures)?;
+        let looks = manifest.pictures.clone();
         let raw = || TensorWriter::open(&output.path(TENSOR), "samples", &self.tensor_shape());
         let mut raw = looks.raw.then(raw).transpose()?;
 
@@ -237,15 +286,18 @@ impl Drawing {
             looks.animation.as_ref().filter(|_| !pictures.final_only && !is_whole_gif(&output.path(ANIMATION)));
         let batches = self.missing(&output, raw.as_mut(), animated.is_some())?;
         let first = 0..looks.grid.n;
-        let n_steps = self.n_states as u64;
-        let mut progress = Progress::new(log, "step", 0, n_steps * batches.len() as u64);
+        // Of a flow the time is what is known of its progress.
+        let (unit, n_units) = self.size.map_or(("percent", 100), |size| ("step", size.n_states as u64));
+        let mut progress = Progress::new(log, unit, 0, n_units * batches.len() as u64);
+        let mut counts = Vec::new();
         let is_watched = self.is_verbose || log.shows(Verbosity::Debug);
         for (i, numbers) in batches.iter().enumerate() {
             let animated = animated.filter(|_| *numbers == first);
-            let chain = self.chain(score, device, numbers.clone(), is_watched)?;
-            let drawn = self.draw(chain, numbers.clone(), animated, &output, &mut |state| {
+            let mut trajectory = self.trajectory(score, device, numbers.clone(), is_watched)?;
+            let drawn = self.draw(&mut trajectory, numbers.clone(), animated, &output, &mut |state, part_done| {
                 let message = format!("images {}–{} of {}", numbers.start, numbers.end - 1, self.n);
-                progress.update(log, i as u64 * n_steps + state.n_done as u64, &message);
+                let n_done = (part_done * n_units as f64).round() as u64;
+                progress.update(log, i as u64 * n_units + n_done, &message);
                 if let Some(update) = self.sampler.last_update(&*self.process, state)? {
                     progress.say(log, &self.line(&update));
                 }
@@ -255,8 +307,10 @@ impl Drawing {
                 drop(progress);
                 let n_left: u64 = batches[i..].iter().map(|numbers| numbers.end - numbers.start).sum();
                 log.info(format!("stopped; {} of {} images are drawn and kept", self.n - n_left, self.n));
+                self.count(&output, &mut manifest, &counts)?;
                 return Ok(stop::code());
             };
+            counts.extend(trajectory.n_evaluations());
             if let Some(raw) = &mut raw {
                 // A row that is only half written must not be taken for whole, as it would be beside its image.
                 numbers.clone().try_for_each(|k| output.remove(&image_name(k)))?;
@@ -274,12 +328,25 @@ impl Drawing {
         if let Some(raw) = raw {
             raw.finish()?;
         }
+        self.count(&output, &mut manifest, &counts)?;
+        drop(progress);
+        if let Some(evaluations) = manifest.evaluations.filter(|_| !batches.is_empty()) {
+            log.info(evaluations.to_string());
+        }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Says in the manifest how many evaluations the images that were drawn now took, beside those from before.
+    fn count(&self, output: &Output, manifest: &mut Manifest, counts: &[usize]) -> Result<()> {
+        if let (None, Some(counted)) = (self.size, Evaluations::of(counts)) {
+            manifest.evaluations = Some(manifest.evaluations.map_or(counted, |before| before.and(counted)));
+        }
+        output.describe(manifest)
     }
 
     /// Takes `folder`, in which afterwards only what is whole and as asked for has its name, and says what the pictures are to
     /// look like.
-    fn open(&self, device: &Device, folder: &Path, pictures: &Pictures) -> Result<(Output, Looks)> {
+    fn open(&self, device: &Device, folder: &Path, pictures: &Pictures) -> Result<(Output, Manifest)> {
         let grid = self.look(pictures.scale);
         let animation = Animation { look: grid.clone(), stride: pictures.gif_stride.unwrap_or(10) };
         let animation = (!pictures.final_only).then_some(animation);
@@ -293,6 +360,7 @@ impl Drawing {
             logit_transform: self.transform.range == PixelRange::Logit,
             platform: Platform::of(device)?,
             n: self.n,
+            evaluations: self.size.map(|size| Evaluations::Each { per_image: size.n_evaluations }),
             pictures: Looks { grid, animation, raw: pictures.raw },
         };
         let mut output = Output::open(folder, SAMPLES, &manifest, self.existing)?;
@@ -309,10 +377,12 @@ impl Drawing {
                 )));
             }
             keep_pictures(&output, earlier, &mut manifest.pictures)?;
+            let counted = earlier.get("evaluations").and_then(|counted| serde_json::from_value(counted.clone()).ok());
+            manifest.evaluations = manifest.evaluations.or(counted);
         }
         output.describe(&manifest)?;
         output.make_folders(&manifest)?;
-        Ok((output, manifest.pictures))
+        Ok((output, manifest))
     }
 
     /// The images to draw, in batches: those that are not there whole, and the first batch if it is to be animated.
@@ -339,26 +409,28 @@ impl Drawing {
         Ok(batches)
     }
 
-    /// The images `numbers`, at the end of their chain; `None` if the user asked to stop.
+    /// The images `numbers`, at the end of their trajectory; `None` if the user asked to stop. `report` is told each state and the
+    /// share of the way that is done.
     fn draw(
         &self,
-        chain: impl Iterator<Item = State<4>>,
+        trajectory: &mut Trajectory<4, &dyn Score<4>, Streams>,
         numbers: Range<u64>,
         animated: Option<&Animation>,
         output: &Output,
-        report: &mut dyn FnMut(&State<4>) -> Result<()>,
+        report: &mut dyn FnMut(&State<4>, f64) -> Result<()>,
     ) -> Result<Option<Vec<f32>>> {
         let mut gif = None;
         let mut last = None;
         let mut last_wait = Instant::now();
-        for state in chain {
+        while let Some(state) = trajectory.next() {
             if stop::asked() {
                 return Ok(None);
             }
-            report(&state)?;
+            let state = state?;
+            report(&state, trajectory.part_done())?;
             let State { n_done, x, .. } = state;
             if let Some(Animation { look, stride }) = animated
-                && ((n_done as u64).is_multiple_of(*stride) || n_done == self.n_states)
+                && ((n_done as u64).is_multiple_of(*stride) || trajectory.is_done())
             {
                 let frame = self.grid(&self.to_pixels(&device::values(x.clone())?), look);
                 let gif = match &mut gif {
@@ -402,20 +474,20 @@ impl Drawing {
         }
     }
 
-    fn chain<'a>(
+    fn trajectory<'a>(
         &self,
         score: &'a dyn Score<4>,
         device: &Device,
         numbers: Range<u64>,
         is_watched: bool,
-    ) -> Result<impl Iterator<Item = State<4>> + use<'a>> {
+    ) -> Result<Trajectory<4, &'a dyn Score<4>, Streams>> {
         let images = Images { numbers, shape: self.shape, range: self.transform.range };
         let x = match &self.start {
-            None => images.uniform(self.noise, device),
+            None => images.begin(&self.sampler, &*self.process, self.noise, device),
             Some((_, source)) => images.perturbed(&**source, self.transform, &*self.process, self.noise, device)?,
         };
-        let chain = image_chain_from(score, self.process.clone(), self.sampler.method(), x, &images, self.noise);
-        Ok(if is_watched { chain.watched() } else { chain })
+        let trajectory = image_trajectory(&self.sampler, score, self.process.clone(), x, &images, self.noise);
+        Ok(if is_watched { trajectory.watched() } else { trajectory })
     }
 
     /// What the log says of a level.
@@ -476,6 +548,13 @@ fn keep_pictures(output: &Output, earlier: &Map<String, Value>, looks: &mut Look
     Ok(())
 }
 
+/// How long the chains of a sampler are, which must go from stage to stage.
+pub fn in_stages(sampler: &Sampler, process: &dyn Process) -> Result<Size> {
+    sampler
+        .size(process)
+        .ok_or_else(|| Error::unexpected(sampler.to_string(), "a sampler that goes from stage to stage"))
+}
+
 /// Where a model's network is.
 pub fn place(model: &Model<Network>) -> Device {
     model.net.devices().into_iter().next().expect("a network lives somewhere")
@@ -492,4 +571,77 @@ fn is_whole_gif(path: &Path) -> bool {
 
 fn image_name(k: u64) -> String {
     format!("images/{k:06}.png")
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Tensor;
+    use ncsn::sample::{PredictorCorrector, ProbabilityFlow};
+    use ncsn::sde::{Marginal, Vp};
+
+    use super::*;
+
+    /// The score of pixels of N(0.5, 0.1²) under `process`.
+    struct Grey(Arc<dyn Process>);
+
+    impl Score<4> for Grey {
+        fn score(&self, x: Tensor<4>, t: &[f64]) -> Tensor<4> {
+            let of_time = |f: fn(Marginal) -> f64| -> Tensor<4> {
+                let values = t.iter().map(|&t| f(self.0.marginal(t)) as f32).collect();
+                device::upload(values, [t.len(), 1, 1, 1], &x.device())
+            };
+            let mean = of_time(|m| m.alpha * 0.5);
+            (mean - x.clone()) / of_time(|m| (m.alpha * 0.1).powi(2) + m.std.powi(2))
+        }
+    }
+
+    fn drawing(sampler: Sampler) -> Drawing {
+        let process: Arc<dyn Process> = Arc::new(Vp::new(0.1, 20.0, 50).expect("valid"));
+        let new = Drawing::new(&Config::default(), Noise::new(3), 5, || unreachable!("chains begin elsewhere"));
+        let size = sampler.size(&*process);
+        Drawing { sampler, size, process, shape: [1, 4, 4], batch: 3, ..new.expect("a configuration") }
+    }
+
+    #[test]
+    fn every_sampler_draws_into_a_folder_and_its_evaluations_are_told() {
+        for (sampler, expected) in [
+            (Sampler::PredictorCorrector(PredictorCorrector::default()), Some(100)),
+            (Sampler::ProbabilityFlow(ProbabilityFlow::default()), None),
+        ] {
+            let root = tempfile::tempdir().expect("a scratch folder");
+            let draw = |name: &str, drawing: &Drawing| {
+                let (score, folder) = (Grey(drawing.process.clone()), root.path().join(name));
+                let (pictures, mut log) = (Pictures::default(), Log::terminal(Verbosity::Warning));
+                let code = drawing.to_folder(&score, &Device::flex(), &folder, &pictures, &mut log);
+                assert_eq!(code.expect("samples"), ExitCode::SUCCESS);
+                let manifest = std::fs::read(folder.join("samples.json")).expect("a manifest");
+                let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+                let image = |k| read_png(&folder.join(image_name(k)), drawing.shape).expect("an image");
+                (manifest, (0..drawing.n).map(image).collect::<Vec<_>>())
+            };
+            let mut drawing = drawing(sampler);
+            let (manifest, images) = draw("whole", &drawing);
+            let mean = images.concat().iter().map(|&p| f64::from(p)).sum::<f64>() / 80.0;
+            // Three standard errors of 80 pixels of standard deviation 25.5, and what 50 steps are off.
+            assert!((mean - 127.5).abs() < 12.0, "{mean}");
+            let evaluations = &manifest["evaluations"];
+            let count = |key| evaluations[key].as_u64();
+            match expected {
+                Some(expected) => assert_eq!(count("per_image"), Some(expected)),
+                None => {
+                    let mean = evaluations["mean"].as_f64().expect("a mean");
+                    let most = count("most").expect("a count");
+                    assert!(count("images") == Some(5) && mean <= most as f64 && mean > 9.0, "{evaluations}");
+                    assert_eq!(most % 6, 3, "two at the beginning, six a step, one for the noise that is left");
+                }
+            }
+            // In other batches, and on after fewer.
+            drawing.batch = 1;
+            drawing.n = 2;
+            draw("parts", &drawing);
+            drawing.n = 5;
+            let (in_parts, of_parts) = draw("parts", &drawing);
+            assert_eq!((&in_parts["evaluations"], of_parts), (evaluations, images));
+        }
+    }
 }

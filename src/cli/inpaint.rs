@@ -22,6 +22,7 @@ use ncsn::noise::Noise;
 use ncsn::sample::{Completions, Sampler, completion_chain};
 use ncsn::{Error, Result};
 
+use super::drawing::in_stages;
 use super::log::Log;
 use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
@@ -231,6 +232,7 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     };
     let puzzles = (0..n_images).map(puzzle).collect::<Result<Vec<_>>>()?;
     let (sampler, range) = (config.sampler(), config.transform().range);
+    let n_steps = in_stages(&sampler, &*model.process)?.n_states as u64;
     let device = model.net.devices().into_iter().next().expect("a network lives somewhere");
     let manifest = Manifest {
         weights: saved.weights().digest(),
@@ -252,7 +254,6 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     output.describe(&manifest)?;
     output.make_folders(&manifest)?;
 
-    let n_steps = sampler.n_states(&*model.process) as u64;
     let mut progress = Progress::new(&log, "step", 0, n_images * n_steps);
     // A row an image: the image, what is known of it, its completions.
     let mut rows = Vec::new();
@@ -272,7 +273,7 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
             let mask: Tensor<4> = tensor(known);
             let numbers = n_there..args.n_per_image;
             let hidden = Completions { mask, reference, renewal: config.renewal(), image, numbers: numbers.clone() };
-            let chain = completion_chain(&model, &sampler, hidden, noise);
+            let chain = completion_chain(&model, &sampler, hidden, noise)?;
             let mut last = None;
             for state in chain {
                 if stop::asked() {

@@ -16,6 +16,7 @@ use ncsn::sample::{Images, Sampler, interpolation_chain};
 use ncsn::{Error, Result};
 
 use super::common::Common;
+use super::drawing::in_stages;
 use super::log::Log;
 use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
@@ -88,6 +89,7 @@ pub fn run(args: InterpolateArgs) -> Result<ExitCode> {
     memory::check_sampling(config, columns, "--columns", &args.common)?;
     let device = model.net.devices().into_iter().next().expect("a network lives somewhere");
     let (sampler, shape, range) = (config.sampler(), config.image_shape(), config.transform().range);
+    let n_states = in_stages(&sampler, &*model.process)?.n_states as u64;
     let manifest = Manifest {
         weights: saved.weights().digest(),
         sampler: sampler.clone(),
@@ -110,7 +112,6 @@ pub fn run(args: InterpolateArgs) -> Result<ExitCode> {
     output.describe(&manifest)?;
     output.make_folders(&manifest)?;
 
-    let n_states = sampler.n_states(&*model.process) as u64;
     let image_len = shape.iter().product::<usize>();
     let mut progress = Progress::new(&log, "step", 0, args.n * n_states);
     let mut pixels_u8 = Vec::new();
@@ -124,7 +125,8 @@ pub fn run(args: InterpolateArgs) -> Result<ExitCode> {
         }
         let images = Images { numbers: row..row + 1, shape, range };
         let mut last = None;
-        for state in interpolation_chain(&model, &sampler, &images, columns as usize, Noise::new(args.seed), &device) {
+        let noise = Noise::new(args.seed);
+        for state in interpolation_chain(&model, &sampler, &images, columns as usize, noise, &device)? {
             if stop::asked() {
                 drop(progress);
                 log.info(format!(

@@ -87,9 +87,9 @@ impl<const D: usize, M: Method<D> + ?Sized> Method<D> for Box<M> {
 /// A state of a chain, after a stage.
 #[derive(Clone, Debug)]
 pub struct State<const D: usize> {
-    /// How many stages were passed.
+    /// How many states there were, this one counted.
     pub n_done: usize,
-    /// How many times the score was asked for.
+    /// How many times the score was asked for: of each example the same, or, by a probability flow, of the one with most.
     pub n_evaluations: usize,
     /// The stage that led here.
     pub stage: Stage,
@@ -152,6 +152,21 @@ impl<const D: usize, S: Score<D>, M: Method<D>, Z: Draws<D>> Chain<D, S, M, Z> {
     /// are those of the chain that nobody watches, bit for bit.
     pub fn watched(self) -> Self {
         Self { is_watched: true, ..self }
+    }
+
+    /// How many examples it draws.
+    pub fn n_examples(&self) -> usize {
+        self.x.dims()[0]
+    }
+
+    /// How many times the score was asked for.
+    pub fn n_evaluations(&self) -> usize {
+        self.n_evaluations
+    }
+
+    /// How many stages were passed.
+    pub fn n_done(&self) -> usize {
+        self.n_done
     }
 
     /// How many stages are left.

@@ -1,5 +1,7 @@
 //! Correctors: Langevin dynamics at one time, with step sizes from a signal-to-noise ratio.
 
+use std::fmt;
+
 use burn::tensor::Tensor;
 use serde::Serialize;
 
@@ -37,6 +39,18 @@ pub enum Norms {
     PerSample,
     /// Means over the batch, as in the published program.
     BatchMean,
+}
+
+impl fmt::Display for Corrector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Langevin { snr, norms } => {
+                write!(f, "langevin {snr}{}", if *norms == Norms::BatchMean { " batch norms" } else { "" })
+            }
+            Self::Ald { snr } => write!(f, "ald {snr}"),
+            Self::None => f.write_str("none"),
+        }
+    }
 }
 
 impl Corrector {

@@ -1,11 +1,12 @@
 //! Samples by the probability flow, an ordinary differential equation.
 
+use std::fmt;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
-use super::ode::{DormandPrince, Points, Solution, Solving};
+use super::ode::{DormandPrince, ErrorNorm, Points, Solution, Solving};
 use super::predictor_corrector::denoising;
 use super::{Stage, State};
 use crate::device::{upload, values};
@@ -28,6 +29,15 @@ impl Default for ProbabilityFlow {
     /// As in the paper, with steps of each example's own.
     fn default() -> Self {
         Self { solver: DormandPrince::default(), noise_removal: true }
+    }
+}
+
+impl fmt::Display for ProbabilityFlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DormandPrince { rtol, atol, norm } = self.solver;
+        write!(f, "ode rtol {rtol} atol {atol}")?;
+        f.write_str(if norm == ErrorNorm::Batch { " batch norm" } else { "" })?;
+        f.write_str(if self.noise_removal { " denoised" } else { "" })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Chain, Draws, Known, Method, Renewal, Sampler, Streams};
+use super::{Chain, Draws, Known, Method, Renewal, Sampler, Streams, Trajectory};
 use crate::data::{self, BatchOptions, Source, Transform, read_batch};
 use crate::device::upload;
 use crate::error::Result;
@@ -55,10 +55,23 @@ impl Images {
         self.start(noise, "sample/start", device)
     }
 
+    /// Where `sampler` begins: at [`Self::prior`] or at [`Self::uniform`].
+    pub fn begin(&self, sampler: &Sampler, process: &dyn Process, noise: Noise, device: &Device) -> Tensor<4> {
+        match sampler.begins_at_prior() {
+            true => self.prior(process, noise, device),
+            false => self.uniform(noise, device),
+        }
+    }
+
     /// The prior of a process, N(0, prior_std²·I).
     pub fn prior(&self, process: &dyn Process, noise: Noise, device: &Device) -> Tensor<4> {
-        let mut streams = self.streams(noise, "sample/prior");
-        noise::tensor(Distribution::Normal, &mut streams, self.batch_shape(), device) * process.prior_std()
+        self.prior_of(process, noise, "sample/prior", device)
+    }
+
+    /// The same of the streams `name`.
+    pub(super) fn prior_of(&self, process: &dyn Process, noise: Noise, name: &str, device: &Device) -> Tensor<4> {
+        let z = noise::tensor(Distribution::Normal, &mut self.streams(noise, name), self.batch_shape(), device);
+        z * process.prior_std()
     }
 
     /// An image of `source` for each, none twice before all were taken, perturbed to the first of the process's levels:
@@ -97,19 +110,23 @@ pub fn image_chain<'a, N: Backbone<4>, M: Method<4>>(
     noise: Noise,
     device: &Device,
 ) -> Chain<4, &'a Model<N>, M, Streams> {
-    image_chain_from(model, model.process.clone(), method, images.uniform(noise, device), images, noise)
+    let draws = Streams(images.streams(noise, "sample/langevin"));
+    Chain::new(model, model.process.clone(), method, images.uniform(noise, device), draws)
 }
 
-/// [`image_chain`] from the states `x`, [`Images::uniform`] or [`Images::perturbed`], by any score of data that `process` perturbs.
-pub fn image_chain_from<S: Score<4>, M: Method<4>>(
+/// The way of `images` from the states `x`, [`Images::begin`] or [`Images::perturbed`], to samples by any sampler.
+///
+/// # Shapes
+/// States are `[images, channels, height, width]`.
+pub fn image_trajectory<S: Score<4>>(
+    sampler: &Sampler,
     score: S,
     process: Arc<dyn Process>,
-    method: M,
     x: Tensor<4>,
     images: &Images,
     noise: Noise,
-) -> Chain<4, S, M, Streams> {
-    Chain::new(score, process, method, x, Streams(images.streams(noise, "sample/langevin")))
+) -> Trajectory<4, S, Streams> {
+    sampler.trajectory(score, process, x, Streams(images.streams(noise, "sample/langevin")))
 }
 
 /// Completions of one image.
@@ -127,25 +144,33 @@ pub struct Completions {
     pub numbers: Range<u64>,
 }
 
-/// The chain of `completions`, from U[0, 1).
+/// The chain of `completions`, from U[0, 1), or from the prior if the sampler begins there.
 ///
 /// # Shapes
 /// States are `[numbers.len(), channels, height, width]`.
+///
+/// # Errors
+/// Of the probability flow, which has no stages between which known pixels could be put back.
 pub fn completion_chain<'a, N: Backbone<4>>(
     model: &'a Model<N>,
     sampler: &Sampler,
     completions: Completions,
     noise: Noise,
-) -> Chain<4, &'a Model<N>, Box<dyn Method<4>>, impl Draws<4> + use<N>> {
+) -> Result<Chain<4, &'a Model<N>, Box<dyn Method<4>>, impl Draws<4> + use<N>>> {
+    let method = sampler.method()?;
     let Completions { mask, reference, renewal, image, numbers } = completions;
     let device = reference.device();
     let [_, channels, height, width] = reference.dims();
     let shape = [(numbers.end - numbers.start) as usize, channels, height, width];
     let streams = |name: &str| numbers.clone().map(|k| noise.stream(&format!("{name}/{image}"), k)).collect::<Vec<_>>();
-    let x = noise::tensor(Distribution::Uniform, &mut streams("inpaint/start"), shape, &device);
+    let start = |distribution| noise::tensor(distribution, &mut streams("inpaint/start"), shape, &device);
+    let x = match sampler.begins_at_prior() {
+        true => start(Distribution::Normal) * model.process.prior_std(),
+        false => start(Distribution::Uniform),
+    };
     let known = Known::new(mask, reference, renewal, Streams(streams("inpaint/known")));
     let mut update = streams("inpaint/langevin");
     // Not in one pass, as ever: another order of sums would make other completions of a seed.
     let draws = move || noise::tensor(Distribution::Normal, &mut update, shape, &device);
-    Chain::new(model, model.process.clone(), sampler.method(), x, draws).with_known(known)
+    Ok(Chain::new(model, model.process.clone(), method, x, draws).with_known(known))
 }

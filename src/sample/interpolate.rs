@@ -4,6 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::{Chain, Draws, Images, Method, Sampler, Streams};
 use crate::device::upload;
+use crate::error::Result;
 use crate::net::Backbone;
 use crate::noise::Noise;
 use crate::score::Model;
@@ -51,6 +52,9 @@ fn repeat<const D: usize>(x: Tensor<D>, n: usize) -> Tensor<D> {
 /// # Shapes
 /// States are `[rows·n_columns, channels, height, width]`, row by row.
 ///
+/// # Errors
+/// Of the probability flow, which has no noise to interpolate: [`spherical`](super::spherical) goes from latent to latent.
+///
 /// # Panics
 /// If `n_columns` is below 2.
 pub fn interpolation_chain<'a, N: Backbone<4>>(
@@ -60,12 +64,16 @@ pub fn interpolation_chain<'a, N: Backbone<4>>(
     n_columns: usize,
     noise: Noise,
     device: &Device,
-) -> Chain<4, &'a Model<N>, Box<dyn Method<4>>, Interpolation<Streams>> {
+) -> Result<Chain<4, &'a Model<N>, Box<dyn Method<4>>, Interpolation<Streams>>> {
     assert!(n_columns >= 2, "an interpolation of {n_columns} images");
-    let start = rows.start(noise, "interpolate/start", device);
+    let method = sampler.method()?;
+    let start = match sampler.begins_at_prior() {
+        true => rows.prior_of(&*model.process, noise, "interpolate/start", device),
+        false => rows.start(noise, "interpolate/start", device),
+    };
     let [p, q] = ["interpolate/p", "interpolate/q"].map(|name| Streams(rows.streams(noise, name)));
     let draws = Interpolation { p, q, n_columns };
-    Chain::new(model, model.process.clone(), sampler.method(), repeat(start, n_columns), draws)
+    Ok(Chain::new(model, model.process.clone(), method, repeat(start, n_columns), draws))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Langevin dynamics, plain and annealed.
 
+use std::fmt;
+
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,13 @@ impl Default for AnnealedLangevin {
     /// That of the paper's experiments.
     fn default() -> Self {
         Self { step_lr: 2e-5, n_steps_each: 100, denoise: false }
+    }
+}
+
+impl fmt::Display for AnnealedLangevin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step_lr, n_steps_each, denoise } = self;
+        write!(f, "langevin {n_steps_each}x{step_lr}{}", if *denoise { " denoised" } else { "" })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Predictors: steps from a time to the next smaller one.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::sde::{Process, Rates, Reverse};
@@ -18,6 +20,19 @@ pub enum Predictor {
     AncestralSampling,
     /// None: the corrector alone.
     None,
+}
+
+impl fmt::Display for Predictor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, reverse) = match self {
+            Self::EulerMaruyama(reverse) => ("euler_maruyama", *reverse),
+            Self::ReverseDiffusion(reverse) => ("reverse_diffusion", *reverse),
+            Self::AncestralSampling => ("ancestral_sampling", Reverse::Sde),
+            Self::None => ("none", Reverse::Sde),
+        };
+        f.write_str(name)?;
+        f.write_str(if reverse == Reverse::ProbabilityFlow { " probability_flow" } else { "" })
+    }
 }
 
 impl Predictor {

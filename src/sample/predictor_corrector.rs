@@ -1,5 +1,7 @@
 //! Predictor–corrector sampling.
 
+use std::fmt;
+
 use burn::tensor::Tensor;
 use serde::Serialize;
 
@@ -33,6 +35,13 @@ impl Default for PredictorCorrector {
             n_steps_each: 1,
             noise_removal: true,
         }
+    }
+}
+
+impl fmt::Display for PredictorCorrector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { predictor, corrector, n_steps_each, noise_removal } = self;
+        write!(f, "pc {predictor} + {corrector} x{n_steps_each}{}", if *noise_removal { " denoised" } else { "" })
     }
 }
 

@@ -13,7 +13,7 @@ use ncsn::image::{grid, read_png};
 use ncsn::net::params::{self, HostTensor};
 use ncsn::net::{Condition, Form, NormKind, RefineNet, RefineNetConfig};
 use ncsn::noise::Noise;
-use ncsn::sample::{Images, image_chain_from};
+use ncsn::sample::{Images, image_trajectory};
 use ncsn::sde::NoiseLevels;
 use ncsn::train::TestLoss;
 use safetensors::Dtype;
@@ -622,8 +622,8 @@ fn the_scores_of_the_last_checkpoints_are_averaged_where_there_is_no_average_of_
     let score = Saved::ensemble(&members, &device).unwrap();
     let images = Images { numbers: 0..2, shape: [1, 8, 8], range: ncsn::data::Range::Unit };
     let (process, noise) = (score.members()[0].process.clone(), Noise::new(1234));
-    let (method, start) = (members[0].config().sampler().method(), images.uniform(noise, &device));
-    let x = image_chain_from(&score, process, method, start, &images, noise).finish();
+    let (sampler, start) = (members[0].config().sampler(), images.uniform(noise, &device));
+    let x = image_trajectory(&sampler, &score, process, start, &images, noise).finish().unwrap();
     assert_eq!(x.try_into_vec_as::<f32>().unwrap(), two);
 
     let sweep =

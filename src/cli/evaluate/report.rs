@@ -1,8 +1,9 @@
 //! A number, and beside it all that it depends on.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Display, Write as _};
 
 use ncsn::error::one_line;
+use ncsn::sample::{AnnealedLangevin, Sampler};
 use ncsn::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -54,11 +55,46 @@ pub struct Drawn {
     /// The steps of the checkpoints whose scores are averaged, this one's first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ensemble: Vec<u64>,
-    pub n_steps_each: usize,
-    pub step_lr: f64,
-    /// Whether a last step removes the noise that is left.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub denoise: bool,
+    #[serde(flatten)]
+    pub how: How,
+}
+
+/// The sampler and its settings.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum How {
+    /// Annealed Langevin dynamics.
+    Annealed {
+        n_steps_each: usize,
+        step_lr: f64,
+        /// Whether a last step removes the noise that is left.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        denoise: bool,
+    },
+    /// Another one.
+    Other(Sampler),
+}
+
+impl From<Sampler> for How {
+    fn from(sampler: Sampler) -> Self {
+        match sampler {
+            Sampler::AnnealedLangevin(AnnealedLangevin { n_steps_each, step_lr, denoise }) => {
+                Self::Annealed { n_steps_each, step_lr, denoise }
+            }
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            &Self::Annealed { n_steps_each, step_lr, denoise } => {
+                AnnealedLangevin { n_steps_each, step_lr, denoise }.fmt(f)
+            }
+            Self::Other(sampler) => sampler.fmt(f),
+        }
+    }
 }
 
 /// One number.
@@ -108,7 +144,7 @@ impl Number {
     /// `FID 25.32  n=50000 vs 50000 (cifar10-train)  inception-2015-12-05/2048  resize=tf1  …`
     pub fn line(&self, all: &Circumstances) -> String {
         let mut line = format!("{} {}", self.metric, self.shown());
-        let mut add = |text: std::fmt::Arguments<'_>| line.write_fmt(text).expect("writing to a string");
+        let mut add = |text: fmt::Arguments<'_>| line.write_fmt(text).expect("writing to a string");
         if let Some(variant) = &self.variant {
             add(format_args!(" ({variant})"));
         }
@@ -134,11 +170,8 @@ impl Number {
         }
         if let Some(drawn) = &all.drawn {
             let ema = if drawn.ema { " ema" } else { "" };
-            let Drawn { seed, checkpoint, n_steps_each, step_lr, .. } = drawn;
-            let denoised = if drawn.denoise { " denoised" } else { "" };
-            add(format_args!(
-                "  langevin {n_steps_each}x{step_lr}{denoised}  seed {seed}  checkpoint {checkpoint}{ema}"
-            ));
+            let Drawn { seed, checkpoint, how, .. } = drawn;
+            add(format_args!("  {how}  seed {seed}  checkpoint {checkpoint}{ema}"));
             if !drawn.ensemble.is_empty() {
                 let steps: Vec<String> = drawn.ensemble.iter().map(u64::to_string).collect();
                 add(format_args!("  ensemble {}", steps.join("+")));
@@ -201,9 +234,7 @@ mod tests {
                 checkpoint: 200_000,
                 ema: true,
                 ensemble: Vec::new(),
-                n_steps_each: 100,
-                step_lr: 2e-5,
-                denoise: false,
+                how: Sampler::AnnealedLangevin(AnnealedLangevin::default()).into(),
             }),
         }
     }
@@ -220,7 +251,9 @@ mod tests {
         };
         let mut of_ensemble = circumstances();
         if let Some(drawn) = &mut of_ensemble.drawn {
-            (drawn.ema, drawn.denoise, drawn.ensemble) = (false, true, vec![200_000, 195_000]);
+            (drawn.ema, drawn.ensemble) = (false, vec![200_000, 195_000]);
+            let denoised = AnnealedLangevin { denoise: true, ..AnnealedLangevin::default() };
+            drawn.how = Sampler::AnnealedLangevin(denoised).into();
         }
         let line = number("FID", true).line(&of_ensemble);
         assert!(line.ends_with("x0.00002 denoised  seed 1234  checkpoint 200000  ensemble 200000+195000"), "{line}");

@@ -177,8 +177,7 @@ impl<'a> Run<'a> {
             return Ok(None);
         }
         let images = ImageSet::open(&folder, &self.args.how.read_options())?;
-        let Sampling { n_steps_each, step_lr, denoise, .. } = config.sampling;
-        let drawn = Drawn { seed, checkpoint: step, ema, ensemble, n_steps_each, step_lr, denoise };
+        let drawn = Drawn { seed, checkpoint: step, ema, ensemble, how: config.sampler().into() };
         Ok(Some(Samples { images, drawn: Some(drawn), shuffle: None }))
     }
 
