@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use ncsn::device::upload;
@@ -414,6 +415,169 @@ fn the_probability_flow_of_a_gaussian_is_known() {
             }
         }
     }
+}
+
+/// The score of N(mean, Σ) under a process, of Σ = Σₖ variances[k]·axes[k]·axes[k]ᵀ with orthonormal axes.
+struct Gaussian {
+    mean: Vec<f64>,
+    axes: Vec<Vec<f64>>,
+    variances: Vec<f64>,
+    process: Arc<dyn Process>,
+}
+
+impl<const D: usize> Score<D> for Gaussian {
+    fn score(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        let (shape, device) = (x.dims(), x.device());
+        let x: Vec<f64> = x.try_into_vec_as::<f32>().unwrap().into_iter().map(f64::from).collect();
+        let mut s = Vec::with_capacity(x.len());
+        for (x, &t) in x.chunks(self.mean.len()).zip(t) {
+            let Marginal { alpha, std } = self.process.marginal(t);
+            let off: Vec<f64> = x.iter().zip(&self.mean).map(|(x, m)| x - alpha * m).collect();
+            let along = |axis: &Vec<f64>| axis.iter().zip(&off).map(|(a, o)| a * o).sum::<f64>();
+            let parts: Vec<f64> = self
+                .axes
+                .iter()
+                .zip(&self.variances)
+                .map(|(axis, v)| -along(axis) / (alpha * alpha * v + std * std))
+                .collect();
+            s.extend((0..x.len()).map(|i| self.axes.iter().zip(&parts).map(|(a, p)| a[i] * p).sum::<f64>() as f32));
+        }
+        upload(s, shape, &device)
+    }
+}
+
+impl Gaussian {
+    fn covariance(&self, i: usize, j: usize) -> f64 {
+        self.axes.iter().zip(&self.variances).map(|(a, v)| v * a[i] * a[j]).sum()
+    }
+}
+
+fn each_process(n: usize) -> [Arc<dyn Process>; 3] {
+    [
+        Arc::new(Ve::new(0.01, 10.0, n).unwrap()),
+        Arc::new(Vp::new(0.1, 20.0, n).unwrap()),
+        Arc::new(SubVp::new(0.1, 20.0, n).unwrap()),
+    ]
+}
+
+fn mean_and_variance(x: impl Iterator<Item = f64> + Clone) -> [f64; 2] {
+    let n = x.clone().count() as f64;
+    let mean = x.clone().sum::<f64>() / n;
+    [mean, x.map(|x| (x - mean).powi(2)).sum::<f64>() / n]
+}
+
+#[test]
+fn what_is_not_known_is_drawn_from_its_posterior() {
+    // Of a Gaussian with covariances [1, 0.8; 0.8, 1]: N(m₁ + 0.8·(x₀ − m₀), 1 − 0.8²) if x₀ is known.
+    const N: u64 = 2000;
+    let r = std::f64::consts::FRAC_1_SQRT_2;
+    let (mean, axes, variances) = (vec![0.2, -0.3], vec![vec![r, r], vec![r, -r]], vec![1.8, 0.2]);
+    let expected = [-0.3 + 0.8 * (1.0 - 0.2), 0.36];
+    for process in each_process(200) {
+        let score =
+            Gaussian { mean: mean.clone(), axes: axes.clone(), variances: variances.clone(), process: process.clone() };
+        for predictor in PREDICTORS {
+            // Steps that go with the score, so that the rest has time to follow the known part when that is nearly without noise: those
+            // of `Ald` are too short by then.
+            let corrector = Corrector::Langevin { snr: 0.16, norms: Norms::BatchMean };
+            let method = PredictorCorrector { predictor, corrector, n_steps_each: 2, noise_removal: true };
+            let (start, draws) = prior(&*process, 0..N, 2);
+            let row = |x: [f32; 2]| upload::<2>(x.to_vec(), [1, 2], &device());
+            let streams = Streams((0..N).map(|k| Noise::new(8).stream("known", k)).collect());
+            let known = Known::new(row([1.0, 0.0]), row([1.0, 0.0]), Renewal::AfterEachStage, streams);
+            let chain = Chain::new(&score, process.clone(), method, start, draws).with_known(known);
+            let x = chain.finish().try_into_vec_as::<f32>().unwrap();
+            let alpha = process.marginal(process.times()[0]).alpha as f32;
+            assert!(x.iter().step_by(2).all(|x| (x - alpha).abs() < 1e-6), "the known part has no noise");
+            let found = mean_and_variance(x.iter().skip(1).step_by(2).map(|&x| f64::from(x)));
+            // Three standard errors are 0.040 and 0.034; the rest is what 200 steps are off.
+            let off = [0, 1].map(|i| (found[i] - expected[i]).abs());
+            assert!(off.iter().all(|off| *off < 0.05), "{predictor}, {found:?}, expected {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn colours_are_drawn_from_their_posterior_and_the_grey_image_stays() {
+    const N: u64 = 2000;
+    // Axes that are not those of the colour basis.
+    let (a, b) = (1.0 / 3.0, 2.0 / 3.0);
+    let axes = vec![vec![a, b, b], vec![b, a, -b], vec![b, -b, a]];
+    for process in each_process(200) {
+        let score = Gaussian {
+            mean: vec![0.5, 0.4, 0.3],
+            axes: axes.clone(),
+            variances: vec![0.5, 0.2, 0.05],
+            process: process.clone(),
+        };
+        let method = PredictorCorrector {
+            corrector: Corrector::Langevin { snr: 0.16, norms: Norms::BatchMean },
+            n_steps_each: 2,
+            ..PredictorCorrector::default()
+        };
+        let (start, draws) = prior(&*process, 0..N, 3);
+        let start = start.reshape([N as usize, 3, 1, 1]);
+        let streams = Streams((0..N).map(|k| Noise::new(8).stream("known", k)).collect());
+        let grey = upload::<4>(vec![0.9; 3], [1, 3, 1, 1], &device());
+        let known = Known::grey(grey, Renewal::AfterEachStage, streams);
+        let x = Chain::new(&score, process.clone(), method, start, draws).with_known(known).finish();
+        let x = x.try_into_vec_as::<f32>().unwrap();
+        let rows: Vec<[f64; 3]> = x.as_chunks::<3>().0.iter().map(|x| x.map(f64::from)).collect();
+        let alpha = process.marginal(process.times()[0]).alpha;
+        assert!(rows.iter().all(|x| (x.iter().sum::<f64>() / 3.0 - 0.9 * alpha).abs() < 1e-6));
+        // Given the mean g of the channels, channel i is N(mᵢ + cᵢ/c·(g − m), Σᵢᵢ − cᵢ²/c) with the mean cᵢ of row i of Σ.
+        let row = |i: usize| (0..3).map(|j| score.covariance(i, j)).sum::<f64>() / 3.0;
+        let (c, m) = ((0..3).map(row).sum::<f64>() / 3.0, 0.4);
+        for i in 0..3 {
+            let expected = [score.mean[i] + row(i) / c * (0.9 - m), score.covariance(i, i) - row(i).powi(2) / c];
+            let found = mean_and_variance(rows.iter().map(|x| x[i]));
+            // Three standard errors are 0.025 and a tenth.
+            let off = [(found[0] - expected[0]).abs() / 0.03, (found[1] / expected[1] - 1.0).abs() / 0.12];
+            assert!(off.iter().all(|off| *off < 1.0), "{i}: {found:?}, expected {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn the_published_programs_slips_are_there_when_asked_for() {
+    // One stage, whose predictor does nothing: what is seen is the start, and the end.
+    let process: Arc<dyn Process> = Arc::new(Ve::new(0.01, 10.0, 1).unwrap());
+    let nothing = |x: Tensor<4>| x.zeros_like();
+    struct Zero<F>(F);
+    impl<F: Fn(Tensor<4>) -> Tensor<4>> Score<4> for Zero<F> {
+        fn score(&self, x: Tensor<4>, _: &[f64]) -> Tensor<4> {
+            self.0(x)
+        }
+    }
+    let tensor = |x: [f32; 3]| upload::<4>(x.to_vec(), [1, 3, 1, 1], &device());
+    let method = PredictorCorrector {
+        predictor: Predictor::None,
+        corrector: Corrector::Ald { snr: 0.0 },
+        n_steps_each: 2,
+        noise_removal: false,
+    };
+    let run = |known: Known<4>| {
+        let z = || -> Tensor<4> { Tensor::ones([1, 3, 1, 1], &device()) };
+        let chain = Chain::new(Zero(nothing), process.clone(), method, tensor([3.0, 4.0, 5.0]), z).with_known(known);
+        chain.map(|state| state.x.try_into_vec_as::<f32>().unwrap()).collect::<Vec<_>>()
+    };
+    let z = || -> Tensor<4> { Tensor::ones([1, 3, 1, 1], &device()) };
+    let known = |renewal| Known::new(tensor([1.0, 0.0, 0.0]), tensor([0.5, 7.0, 7.0]), renewal, z);
+    // At σ = 10 with z = 1 everywhere.
+    assert_eq!(run(known(Renewal::AfterEachStage)), [[10.5, 4.0, 5.0], [10.5, 4.0, 5.0]]);
+    assert_eq!(run(known(Renewal::AsPublished)), [[10.5, 4.0, 5.0], [0.5, 4.0, 5.0]]);
+    let close = |found: &[f32], expected: [f32; 3]| {
+        assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-5), "{found:?}, expected {expected:?}");
+    };
+    // z = 1 in the basis: √3/3·10 more grey than 0.9. The rest has lost its grey, (3 + 4 + 5)/3, or its red before it did.
+    let noise = 10.0 / 3f32.sqrt();
+    let [of_ours, of_published] = [[-1.0, 0.0, 1.0], [-3.0, 1.0, 2.0]];
+    let grey = |renewal| Known::grey(tensor([0.9; 3]), renewal, z);
+    let found = run(grey(Renewal::AfterEachStage));
+    close(&found[1], of_ours.map(|x| x + 0.9 + noise));
+    let found = run(grey(Renewal::AsPublished));
+    close(&found[0], of_published.map(|x| x + 0.9 + noise));
+    close(&found[1], of_published.map(|x| x + 0.9));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use ncsn::device::{self, upload};
 use ncsn::file;
 use ncsn::image::{grid, read_png, to_u8, write_png};
 use ncsn::noise::Noise;
-use ncsn::sample::{Completions, Sampler, completion_chain};
+use ncsn::sample::{Completions, KnownPart, Sampler, completion_chain};
 use ncsn::{Error, Result};
 
 use super::drawing::in_stages;
@@ -272,7 +272,8 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
             let known = (0..image_len).map(|i| f32::from(u8::from(!puzzle.is_hidden(i)))).collect();
             let mask: Tensor<4> = tensor(known);
             let numbers = n_there..args.n_per_image;
-            let hidden = Completions { mask, reference, renewal: config.renewal(), image, numbers: numbers.clone() };
+            let part = KnownPart::Pixels(mask);
+            let hidden = Completions { part, reference, renewal: config.renewal(), image, numbers: numbers.clone() };
             let chain = completion_chain(&model, &sampler, hidden, noise)?;
             let mut last = None;
             for state in chain {

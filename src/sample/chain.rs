@@ -61,6 +61,11 @@ pub trait Method<const D: usize> {
     fn n_evaluations(&self, _stage: Stage) -> usize {
         1
     }
+
+    /// Whether x after `stage` is without the noise of its time: the known part of x has none then either.
+    fn removes_noise(&self, stage: Stage, _process: &dyn Process) -> bool {
+        matches!(stage, Stage::Denoise { .. })
+    }
 }
 
 impl<const D: usize, M: Method<D> + ?Sized> Method<D> for Box<M> {
@@ -81,6 +86,10 @@ impl<const D: usize, M: Method<D> + ?Sized> Method<D> for Box<M> {
 
     fn n_evaluations(&self, stage: Stage) -> usize {
         (**self).n_evaluations(stage)
+    }
+
+    fn removes_noise(&self, stage: Stage, process: &dyn Process) -> bool {
+        (**self).removes_noise(stage, process)
     }
 }
 
@@ -202,8 +211,9 @@ impl<const D: usize, S: Score<D>, M: Method<D>, Z: Draws<D>> Iterator for Chain<
                 x
             }
         };
-        if let Some(known) = &self.known {
-            x = known.after(x);
+        if let Some(known) = &mut self.known {
+            let (is_last, process) = (self.stages.len() == 0, &*self.process);
+            x = known.after(stage, process, x, is_last, self.method.removes_noise(stage, process));
         }
         self.x = x;
         self.n_done += 1;

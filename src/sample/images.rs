@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use super::{Chain, Draws, Known, Method, Renewal, Sampler, Streams, Trajectory};
 use crate::data::{self, BatchOptions, Source, Transform, read_batch};
 use crate::device::upload;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::net::Backbone;
 use crate::noise::{self, Distribution, Noise, Stream};
 use crate::score::{Model, Score};
@@ -129,11 +129,20 @@ pub fn image_trajectory<S: Score<4>>(
     sampler.trajectory(score, process, x, Streams(images.streams(noise, "sample/langevin")))
 }
 
+/// A part of an image.
+#[derive(Clone, Debug)]
+pub enum KnownPart {
+    /// Where this is 1, `[1, channels, height, width]`, and not where it is 0.
+    Pixels(Tensor<4>),
+    /// The mean over its three channels.
+    Grey,
+}
+
 /// Completions of one image.
 #[derive(Clone, Debug)]
 pub struct Completions {
-    /// 1 where the image is known: `[1, channels, height, width]`.
-    pub mask: Tensor<4>,
+    /// What of the image is known.
+    pub part: KnownPart,
     /// The image, as input of the model: `[1, channels, height, width]`.
     pub reference: Tensor<4>,
     /// When the known pixels are perturbed anew.
@@ -150,7 +159,8 @@ pub struct Completions {
 /// States are `[numbers.len(), channels, height, width]`.
 ///
 /// # Errors
-/// Of the probability flow, which has no stages between which known pixels could be put back.
+/// Of the probability flow, which has no stages between which known pixels could be put back; of colourisation, when the image does
+/// not have three channels.
 pub fn completion_chain<'a, N: Backbone<4>>(
     model: &'a Model<N>,
     sampler: &Sampler,
@@ -158,9 +168,12 @@ pub fn completion_chain<'a, N: Backbone<4>>(
     noise: Noise,
 ) -> Result<Chain<4, &'a Model<N>, Box<dyn Method<4>>, impl Draws<4> + use<N>>> {
     let method = sampler.method()?;
-    let Completions { mask, reference, renewal, image, numbers } = completions;
+    let Completions { part, reference, renewal, image, numbers } = completions;
     let device = reference.device();
     let [_, channels, height, width] = reference.dims();
+    if matches!(part, KnownPart::Grey) && channels != 3 {
+        return Err(Error::unexpected(format!("an image of {channels} channels"), "three, whose colours are drawn"));
+    }
     let shape = [(numbers.end - numbers.start) as usize, channels, height, width];
     let streams = |name: &str| numbers.clone().map(|k| noise.stream(&format!("{name}/{image}"), k)).collect::<Vec<_>>();
     let start = |distribution| noise::tensor(distribution, &mut streams("inpaint/start"), shape, &device);
@@ -168,7 +181,11 @@ pub fn completion_chain<'a, N: Backbone<4>>(
         true => start(Distribution::Normal) * model.process.prior_std(),
         false => start(Distribution::Uniform),
     };
-    let known = Known::new(mask, reference, renewal, Streams(streams("inpaint/known")));
+    let of_known = Streams(streams("inpaint/known"));
+    let known = match part {
+        KnownPart::Pixels(mask) => Known::new(mask, reference, renewal, of_known),
+        KnownPart::Grey => Known::grey(reference, renewal, of_known),
+    };
     let mut update = streams("inpaint/langevin");
     // Not in one pass, as ever: another order of sums would make other completions of a seed.
     let draws = move || noise::tensor(Distribution::Normal, &mut update, shape, &device);

@@ -4,6 +4,7 @@
 //! What is done at each state is a [`Method`]; what pixels must become is [`Known`]; where noise comes from are [`Draws`].
 
 mod chain;
+mod colour;
 mod corrector;
 mod draws;
 mod flow;
@@ -19,10 +20,11 @@ mod predictor_corrector;
 mod trajectory;
 
 pub use chain::{Chain, Evaluation, Method, Stage, State};
+pub use colour::{from_colour_basis, to_colour_basis};
 pub use corrector::{Corrector, Norms};
 pub use draws::{Draws, Streams};
 pub use flow::{Flow, Flowed, ProbabilityFlow};
-pub use images::{Completions, Images, completion_chain, image_chain, image_trajectory};
+pub use images::{Completions, Images, KnownPart, completion_chain, image_chain, image_trajectory};
 pub use interpolate::{Interpolation, interpolation_chain};
 pub use known::{Known, Renewal};
 pub use langevin::{AnnealedLangevin, PlainLangevin, Update};

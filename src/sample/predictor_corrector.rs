@@ -79,11 +79,17 @@ impl<const D: usize> Method<D> for PredictorCorrector {
             Stage::Correct { .. } => self.corrector.step(process, t, x, s, draws),
             Stage::Predict { .. } => {
                 let factors = self.predictor.factors(process, t);
-                let is_last = t == process.step_time(process.n_levels() - 1);
-                let noise = if self.noise_removal && is_last { 0.0 } else { factors.noise };
+                let noise = if Method::<D>::removes_noise(self, stage, process) { 0.0 } else { factors.noise };
                 draws.combine(x, s, Rates { noise, ..factors })
             }
             Stage::Denoise { .. } => draws.combine(x, s, denoising(process, t)),
+        }
+    }
+
+    fn removes_noise(&self, stage: Stage, process: &dyn Process) -> bool {
+        match stage {
+            Stage::Predict { from, .. } => self.noise_removal && from == process.step_time(process.n_levels() - 1),
+            _ => matches!(stage, Stage::Denoise { .. }),
         }
     }
 }
