@@ -30,7 +30,8 @@
 //! correctors walk at one time. Without noise and with ½g² the same marginals are those of an ordinary differential equation.
 //! → [`sde::Reverse`], [`sample::PredictorCorrector`], [`sample::ProbabilityFlow`]
 //!
-//! **Fill in.** Walk the same way, the known pixels put back. → [`sample::Known`]
+//! **Fill in.** Walk the same way, the known pixels, or the grey image, put back. → [`sample::Known`]. Or under any other condition y,
+//! by the score of p_t(x | y). → [`score::Guided`]
 //!
 //! # From paper to module
 //!
@@ -55,6 +56,7 @@
 //! | — algorithm 1, predictors and correctors | [`sample::PredictorCorrector`] |
 //! | — §4.3, the probability flow; Dormand & Prince 1980 | [`sample::ProbabilityFlow`], [`sample::DormandPrince`] |
 //! | — its likelihood (appendix D.2); Skilling 1989; Hutchinson 1990 | [`sample::Likelihood`] |
+//! | — §5 and appendix I, conditions: classes, inpainting, colourisation | [`score::Guided`], [`sample::Known`] |
 //! | Kingma & Ba 2015; Reddi et al. 2018 (AMSGrad) | [`train::Optimizer`] |
 //! | Salimans et al. 2016 (inception score); Heusel et al. 2017 (FID); Bińkowski et al. 2018 (KID) | [`eval`] |
 //! | Salmon et al. 2011 (Philox) | [`noise`] |

@@ -1,11 +1,13 @@
 //! s(x, t) ≈ ∇ₓ log p_t(x): the one interface that losses and samplers see.
 
 mod ensemble;
+mod guided;
 mod mixture;
 mod model;
 mod prediction;
 
 pub use ensemble::Ensemble;
+pub use guided::{Guidance, Guided};
 pub use mixture::GaussianMixture;
 pub use model::Model;
 pub use prediction::{Factors, Label, Prediction};
