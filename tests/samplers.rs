@@ -10,7 +10,7 @@ use ncsn::device::upload;
 use ncsn::noise::{Noise, Stream};
 use ncsn::sample::{
     AnnealedLangevin, Chain, Corrector, Draws, ErrorNorm, Flow, Known, Method, Norms, PlainLangevin, Predictor,
-    PredictorCorrector, ProbabilityFlow, Renewal, Stage, State, Streams, Update,
+    PredictorCorrector, ProbabilityFlow, Renewal, Sampler, Stage, State, Streams, Update,
 };
 use ncsn::score::{GaussianMixture, Guided, Score};
 use ncsn::sde::{Marginal, NoiseLevels, Process, Reverse, SubVp, Ve, Vp};
@@ -572,6 +572,27 @@ fn guidance_leads_to_one_of_two_modes() {
             let [mean, variance] = mean_and_variance(x.iter().map(|&x| f64::from(x)));
             // Three standard errors are 0.019 and 0.0054; the rest is what 200 steps are off.
             assert!((mean - expected).abs() < 0.03 && (variance - 0.04).abs() < 0.012, "{mean}, {variance}");
+        }
+    }
+}
+
+#[test]
+fn no_sampler_lets_a_sample_depend_on_its_companions_by_default() {
+    let langevin = Sampler::AnnealedLangevin(AnnealedLangevin::default());
+    let pc = Sampler::PredictorCorrector(PredictorCorrector::default());
+    let flow = Sampler::ProbabilityFlow(ProbabilityFlow::default());
+    let levels = (mixture(), vec![&langevin, &pc]);
+    for (score, samplers) in under_each_process().map(|score| (score, vec![&pc, &flow])).into_iter().chain([levels]) {
+        for sampler in samplers {
+            let run = |numbers: std::ops::Range<u64>| {
+                let (start, draws) = prior(&**score.process(), numbers, 2);
+                let trajectory = sampler.trajectory(&score, score.process().clone(), start, draws);
+                let state = trajectory.take(200).last().unwrap().unwrap();
+                state.x.try_into_vec_as::<f32>().unwrap()
+            };
+            let apart: Vec<f32> = (0..4).flat_map(|k| run(k..k + 1)).collect();
+            assert!(apart.iter().all(|x| x.is_finite()), "{sampler}");
+            assert_eq!(run(0..4), apart, "{sampler}");
         }
     }
 }

@@ -338,32 +338,67 @@ mod tests {
         (error, solution)
     }
 
+    /// The end of `n` equal steps.
+    fn equal_steps(
+        mut f: impl FnMut(Points) -> Result<Vec<f64>>,
+        [from, to]: [f64; 2],
+        y: &[f64],
+        n: usize,
+    ) -> Vec<f64> {
+        let mut group = Group::new(0..1, from, y);
+        for i in 0..n {
+            group.t = from + (to - from) * i as f64 / n as f64;
+            group.step = (to - from) / n as f64;
+            for stage in 0..6 {
+                let point = |group: &Group| match stage {
+                    0 => (group.t, group.y.clone()),
+                    _ => (group.t + C[stage] * group.step, group.at(A[stage])),
+                };
+                evaluate(&mut [&mut group], &mut f, stage, point).expect("values");
+            }
+            group.y = group.at(&B);
+        }
+        group.y
+    }
+
     #[test]
     fn the_error_is_of_fifth_order() {
-        // Equal steps from (1, 0.5) at t = 0 to t = 3.
         let error = |n: usize| {
-            let mut group = Group::new(0..1, 0.0, &[1.0, 0.5]);
-            let mut f = |points: Points| Ok(vec![-points.t[0] * points.y[1], points.t[0] * points.y[0]]);
-            for i in 0..n {
-                group.t = 3.0 * i as f64 / n as f64;
-                group.step = 3.0 / n as f64;
-                for stage in 0..6 {
-                    let point = |group: &Group| match stage {
-                        0 => (group.t, group.y.clone()),
-                        _ => (group.t + C[stage] * group.step, group.at(A[stage])),
-                    };
-                    evaluate(&mut [&mut group], &mut f, stage, point).expect("values");
-                }
-                group.y = group.at(&B);
-            }
+            let f = |points: Points| Ok(vec![-points.t[0] * points.y[1], points.t[0] * points.y[0]]);
+            let y = equal_steps(f, [0.0, 3.0], &[1.0, 0.5], n);
             let (sin, cos) = 4.5f64.sin_cos();
-            (group.y[0] - (cos - 0.5 * sin)).hypot(group.y[1] - (sin + 0.5 * cos))
+            (y[0] - (cos - 0.5 * sin)).hypot(y[1] - (sin + 0.5 * cos))
         };
         for n in [20, 40] {
             let order = (error(n) / error(2 * n)).log2();
             assert!((order - 5.0).abs() < 0.15, "{order}");
         }
         assert!((E.iter().sum::<f64>()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn the_error_of_a_probability_flow_is_at_least_of_fifth_order() {
+        // Of N(0.5, 0.3²) under VP, from t = 1 to 1e-3: x keeps its place in units of the standard deviation.
+        let vp = Vp::new(0.1, 20.0, 1000).expect("valid");
+        let at = |t: f64| {
+            let Marginal { alpha, std } = vp.marginal(t);
+            (alpha * 0.5, (alpha * 0.3).hypot(std))
+        };
+        let f = |points: Points| {
+            let (t, (mean, scale)) = (points.t[0], at(points.t[0]));
+            let Rates { x: a, score, .. } = Reverse::ProbabilityFlow.rates(&vp, t);
+            Ok(points.y.iter().map(|x| a * x + score * (mean - x) / (scale * scale)).collect())
+        };
+        let ((mean, scale), (mean_end, scale_end)) = (at(1.0), at(1e-3));
+        let error = |n: usize| {
+            let x = equal_steps(f, [1.0, 1e-3], &[2.0], n)[0];
+            (x - (mean_end + scale_end / scale * (2.0 - mean))).abs()
+        };
+        // The first term of the error is nearly 0 here.
+        for n in [20, 40, 80] {
+            let order = (error(n) / error(2 * n)).log2();
+            assert!(order > 5.0, "{order}");
+        }
     }
 
     #[test]
