@@ -26,7 +26,7 @@ fn main() -> ncsn::Result<()> {
     let mask = (0..digit_u8.len()).map(|i| if i % width < width / 2 { 1.0 } else { 0.0 }).collect();
     let [reference, mask]: [Tensor<4>; 2] = [x, mask].map(|x| upload(x, [1, channels, height, width], &device));
 
-    let (part, renewal) = (KnownPart::Pixels(mask), saved.config().renewal());
+    let (part, renewal) = (KnownPart::Pixels(mask.into()), saved.config().renewal());
     let completions = Completions { part, reference, renewal, image: 0, numbers: 0..4 };
     let x = completion_chain(&model, &saved.config().sampler(), completions, Noise::new(7))?.finish();
     let mut pixels_u8 = digit_u8;

@@ -272,7 +272,7 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
             let known = (0..image_len).map(|i| f32::from(u8::from(!puzzle.is_hidden(i)))).collect();
             let mask: Tensor<4> = tensor(known);
             let numbers = n_there..args.n_per_image;
-            let part = KnownPart::Pixels(mask);
+            let part = KnownPart::Pixels(mask.into());
             let hidden = Completions { part, reference, renewal: config.renewal(), image, numbers: numbers.clone() };
             let chain = completion_chain(&model, &sampler, hidden, noise)?;
             let mut last = None;

@@ -145,6 +145,9 @@ pub struct Chain<const D: usize, S, M, Z> {
     x: Tensor<D>,
 }
 
+/// A chain whose method is chosen when the program runs.
+pub type AnyChain<const D: usize, S, Z> = Chain<D, S, Box<dyn Method<D>>, Z>;
+
 impl<const D: usize, S: Score<D>, M: Method<D>, Z: Draws<D>> Chain<D, S, M, Z> {
     /// A chain from `x` by a score, or a reference to one, of data that `process` perturbs; `draws` gives the noise.
     pub fn new(score: S, process: Arc<dyn Process>, method: M, x: Tensor<D>, draws: Z) -> Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Chain, Draws, Known, Method, Renewal, Sampler, Streams, Trajectory};
+use super::{AnyChain, Chain, Draws, Known, Method, Renewal, Sampler, Streams, Trajectory};
 use crate::data::{self, BatchOptions, Source, Transform, read_batch};
 use crate::device::upload;
 use crate::error::{Error, Result};
@@ -133,7 +133,7 @@ pub fn image_trajectory<S: Score<4>>(
 #[derive(Clone, Debug)]
 pub enum KnownPart {
     /// Where this is 1, `[1, channels, height, width]`, and not where it is 0.
-    Pixels(Tensor<4>),
+    Pixels(Box<Tensor<4>>),
     /// The mean over its three channels.
     Grey,
 }
@@ -166,7 +166,7 @@ pub fn completion_chain<'a, N: Backbone<4>>(
     sampler: &Sampler,
     completions: Completions,
     noise: Noise,
-) -> Result<Chain<4, &'a Model<N>, Box<dyn Method<4>>, impl Draws<4> + use<N>>> {
+) -> Result<AnyChain<4, &'a Model<N>, impl Draws<4> + use<N>>> {
     let method = sampler.method()?;
     let Completions { part, reference, renewal, image, numbers } = completions;
     let device = reference.device();
@@ -183,7 +183,7 @@ pub fn completion_chain<'a, N: Backbone<4>>(
     };
     let of_known = Streams(streams("inpaint/known"));
     let known = match part {
-        KnownPart::Pixels(mask) => Known::new(mask, reference, renewal, of_known),
+        KnownPart::Pixels(mask) => Known::new(*mask, reference, renewal, of_known),
         KnownPart::Grey => Known::grey(reference, renewal, of_known),
     };
     let mut update = streams("inpaint/langevin");

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Chain, Draws, Images, Method, Sampler, Streams};
+use super::{AnyChain, Chain, Draws, Images, Sampler, Streams};
 use crate::device::upload;
 use crate::error::Result;
 use crate::net::Backbone;
@@ -64,7 +64,7 @@ pub fn interpolation_chain<'a, N: Backbone<4>>(
     n_columns: usize,
     noise: Noise,
     device: &Device,
-) -> Result<Chain<4, &'a Model<N>, Box<dyn Method<4>>, Interpolation<Streams>>> {
+) -> Result<AnyChain<4, &'a Model<N>, Interpolation<Streams>>> {
     assert!(n_columns >= 2, "an interpolation of {n_columns} images");
     let method = sampler.method()?;
     let start = match sampler.begins_at_prior() {

@@ -19,7 +19,7 @@ mod predictor;
 mod predictor_corrector;
 mod trajectory;
 
-pub use chain::{Chain, Evaluation, Method, Stage, State};
+pub use chain::{AnyChain, Chain, Evaluation, Method, Stage, State};
 pub use colour::{from_colour_basis, to_colour_basis};
 pub use corrector::{Corrector, Norms};
 pub use draws::{Draws, Streams};
@@ -106,8 +106,8 @@ impl Sampler {
         draws: Z,
     ) -> Trajectory<D, S, Z> {
         match self.way() {
-            Way::Stages(method) => Trajectory::Chain(Chain::new(score, process, method, x, draws)),
-            Way::Flow(flow) => Trajectory::Flow(Flow::new(score, process, flow, x)),
+            Way::Stages(method) => Trajectory::Chain(Box::new(Chain::new(score, process, method, x, draws))),
+            Way::Flow(flow) => Trajectory::Flow(Box::new(Flow::new(score, process, flow, x))),
         }
     }
 

@@ -84,7 +84,8 @@ mod tests {
             .into_iter()
             .flat_map(|reverse| [Predictor::EulerMaruyama(reverse), Predictor::ReverseDiffusion(reverse)])
             .chain([Predictor::AncestralSampling]);
-        let processes: [(&str, fn(usize) -> Box<dyn Process>); 3] = [
+        type OfSteps = fn(usize) -> Box<dyn Process>;
+        let processes: [(&str, OfSteps); 3] = [
             ("VE", |n| Box::new(Ve::new(0.01, 10.0, n).expect("valid"))),
             ("VP", |n| Box::new(Vp::new(0.1, 20.0, n).expect("valid"))),
             ("sub-VP", |n| Box::new(SubVp::new(0.1, 20.0, n).expect("valid"))),

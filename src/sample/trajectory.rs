@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Chain, Draws, Flow, Method, State};
+use super::{AnyChain, Draws, Flow, State};
 use crate::error::Result;
 use crate::score::Score;
 
@@ -10,16 +10,16 @@ use crate::score::Score;
 /// samples.
 pub enum Trajectory<const D: usize, S, Z> {
     /// By a chain of stages.
-    Chain(Chain<D, S, Box<dyn Method<D>>, Z>),
+    Chain(Box<AnyChain<D, S, Z>>),
     /// By the probability flow.
-    Flow(Flow<D, S>),
+    Flow(Box<Flow<D, S>>),
 }
 
 impl<const D: usize, S: Score<D>, Z: Draws<D>> Trajectory<D, S, Z> {
-    /// The same whose states tell what the score was: see [`Chain::watched`]. Flows tell nothing.
+    /// The same whose states tell what the score was: see [`Chain::watched`](super::Chain::watched). Flows tell nothing.
     pub fn watched(self) -> Self {
         match self {
-            Self::Chain(chain) => Self::Chain(chain.watched()),
+            Self::Chain(chain) => Self::Chain(Box::new(chain.watched())),
             flow => flow,
         }
     }
