@@ -19,6 +19,7 @@ mod resize;
 mod score_sde;
 mod score_sde_blocks;
 mod score_sde_networks;
+mod score_sde_runs;
 mod sliced;
 mod toy;
 mod transform;
@@ -72,6 +73,7 @@ fn cases() -> Vec<Case> {
         score_sde::cases(),
         score_sde_blocks::cases(),
         score_sde_networks::cases(),
+        score_sde_runs::cases(),
         toy::cases(),
         transform::cases(),
     ]

@@ -81,7 +81,7 @@ fn network(name: &str, device: &Device) -> Network {
     parameters.load_buffers(parameters.load(net, ""), "")
 }
 
-fn model(name: &str, device: &Device) -> Model<Network> {
+pub fn model(name: &str, device: &Device) -> Model<Network> {
     config(name).model(network(name, device)).unwrap()
 }
 
