@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ncsn::config::{Algo, Architecture, Config, Dataset, File, Optimizer, Runner};
 use ncsn::data::Split;
+use ncsn::sample::{DormandPrince, ErrorNorm, PredictorCorrector, ProbabilityFlow, Sampler};
 use ncsn::sde::Design;
 use ncsn::train::{EmaRate, Schedule};
 
@@ -575,4 +576,22 @@ fn files_of_ncsnv2_name_the_network_by_their_data_set_unless_they_say_it() {
         let message = Config::parse(&text("CIFAR10", model), "f.yml", &[], None).unwrap_err().to_string();
         assert!(message.contains(needle), "{message}");
     }
+}
+
+#[test]
+fn the_method_of_sampling_says_what_the_other_keys_are_of() {
+    const DATA: &str = "data: {dataset: MNIST, image_size: 32, channels: 1}\n";
+    let sampler = |keys: &str| {
+        parse(&format!("{DATA}training: {{sde: vesde, continuous: true}}\nsampling: {{{keys}}}\n")).sampler()
+    };
+    let flow = ProbabilityFlow::default();
+    assert_eq!(sampler("method: ode"), Sampler::ProbabilityFlow(flow));
+    let solver = DormandPrince { norm: ErrorNorm::Batch, ..DormandPrince::default() };
+    let of_batch = Sampler::ProbabilityFlow(ProbabilityFlow { solver, noise_removal: false });
+    assert_eq!(sampler("method: ode, batch_mean_norms: true, noise_removal: false"), of_batch);
+    let pc = PredictorCorrector { n_steps_each: 3, ..PredictorCorrector::default() };
+    assert_eq!(sampler("method: pc, n_steps_each: 3"), Sampler::PredictorCorrector(pc));
+    let message =
+        Config::parse(&format!("{DATA}sampling: {{method: ode}}\n"), "test.yml", &[], None).unwrap_err().to_string();
+    assert!(message.contains("sampling.method is ode, expected langevin or pc"), "{message}");
 }

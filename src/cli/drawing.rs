@@ -231,16 +231,16 @@ impl Drawing {
         n: u64,
         training_set: impl FnOnce() -> Result<Arc<dyn Source>>,
     ) -> Result<Self> {
-        let (levels, sampler) = (config.noise_levels()?, config.sampler());
+        let (process, sampler) = (config.process()?, config.sampler());
         let start = || {
             let name = config.data.dataset.label();
             let path = config.data.dataset.path.as_ref();
             Ok((path.map_or_else(|| name.clone(), |path| format!("{name} {}", path.display())), training_set()?))
         };
         Ok(Self {
-            size: sampler.size(&levels),
+            size: sampler.size(&*process),
             sampler,
-            process: Arc::new(levels),
+            process,
             shape: config.image_shape(),
             transform: config.transform(),
             start: config.sampling.data_init.then(start).transpose()?,

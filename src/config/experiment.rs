@@ -199,6 +199,7 @@ impl Config {
     pub fn renewal(&self) -> Renewal {
         match Runner::of(self.model.architecture) {
             Runner::NcsnV2 => Renewal::BeforeEachStage,
+            Runner::ScoreSde => Renewal::AfterEachStage,
             _ => Renewal::OncePerTime,
         }
     }

@@ -170,6 +170,9 @@ impl Config {
             f.check("model.ngf", message.is_none(), || message.unwrap_or_default())?;
             self.check_label(f)?;
         }
+        f.check("sampling.method", self.sampling.method != Method::Ode || self.training.sde.is_some(), || {
+            "sampling.method is ode, expected langevin or pc: between noise levels, without training.sde, there is no equation".into()
+        })?;
         f.check("data.channels", architecture != Architecture::ResScore || channels == 3, || {
             format!("data.channels is {channels}, but ResScore needs 3 channels")
         })?;

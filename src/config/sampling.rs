@@ -2,7 +2,10 @@
 
 use super::fields::{Fields, Flag, OrNone, POSITIVE, Section};
 use crate::error::Result;
-use crate::sample::{AnnealedLangevin, Corrector, Norms, Predictor, PredictorCorrector, Sampler};
+use crate::sample::{
+    AnnealedLangevin, Corrector, DormandPrince, ErrorNorm, Norms, Predictor, PredictorCorrector, ProbabilityFlow,
+    Sampler,
+};
 use crate::sde::Reverse;
 
 /// Langevin dynamics, whose constants the published program fixes.
@@ -119,9 +122,12 @@ pub enum Method {
     Langevin,
     /// Predictor–corrector sampling.
     PredictorCorrector,
+    /// The probability flow.
+    Ode,
 }
 
-const METHODS: [(&str, Method); 2] = [("langevin", Method::Langevin), ("pc", Method::PredictorCorrector)];
+const METHODS: [(&str, Method); 3] =
+    [("langevin", Method::Langevin), ("pc", Method::PredictorCorrector), ("ode", Method::Ode)];
 
 /// A predictor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +167,11 @@ impl Sampling {
             Method::PredictorCorrector => {
                 let (predictor, corrector) = (self.predictor(), self.corrector(snr));
                 Sampler::PredictorCorrector(PredictorCorrector { predictor, corrector, n_steps_each, noise_removal })
+            }
+            Method::Ode => {
+                let norm = if self.batch_mean_norms { ErrorNorm::Batch } else { ErrorNorm::PerSample };
+                let solver = DormandPrince { norm, ..DormandPrince::default() };
+                Sampler::ProbabilityFlow(ProbabilityFlow { solver, noise_removal })
             }
         }
     }
