@@ -148,11 +148,12 @@ fn a_configuration_written_out_reads_back_equal() {
 #[test]
 fn every_file_in_the_folder_of_configurations_loads_and_is_built_in() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-    let list =
-        |folder: &Path| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
-    let files = list(&folder).into_iter().flat_map(|path| if path.is_dir() { list(&path) } else { vec![path] });
+    fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
     let mut n = 0;
-    for path in files {
+    for path in files(&folder) {
         let name = path.strip_prefix(&folder).unwrap().to_str().unwrap();
         let (by_path, _) = Config::load(path.to_str().unwrap(), &[], None).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
@@ -162,7 +163,7 @@ fn every_file_in_the_folder_of_configurations_loads_and_is_built_in() {
         assert!(message.contains(name), "{name} is not built in: {message}");
         n += 1;
     }
-    assert_eq!(n, 13);
+    assert_eq!(n, 51);
 }
 
 #[test]
@@ -238,7 +239,7 @@ fn an_unknown_key_is_suggested_once_and_from_the_section_where_it_belongs() {
         ("training.sigma_begin=1", "; did you mean model.sigma_begin?"),
         (
             "model.batchsize=1",
-            "; did you mean fast_fid.batch_size or sampling.batch_size or test.batch_size or training.batch_size?",
+            "; did you mean eval.batch_size or fast_fid.batch_size or sampling.batch_size or test.batch_size or training.batch_size?",
         ),
         ("training.batchsize=1", "; did you mean training.batch_size?"),
         ("optim.path=1", "; did you mean data.path?"),
@@ -594,4 +595,108 @@ fn the_method_of_sampling_says_what_the_other_keys_are_of() {
     let message =
         Config::parse(&format!("{DATA}sampling: {{method: ode}}\n"), "test.yml", &[], None).unwrap_err().to_string();
     assert!(message.contains("sampling.method is ode, expected langevin or pc"), "{message}");
+}
+
+#[test]
+fn score_sde_s_files_hold_the_published_values() {
+    use ncsn::config::{CorrectorName, Method, PredictorName, Sde};
+    use ncsn::net::NetworkConfig;
+    // Process, whether continuous, trainable parameters and modules of the network, EMA, predictor, corrector and its snr.
+    let (reverse, ancestral, euler, none) = (
+        PredictorName::ReverseDiffusion,
+        PredictorName::AncestralSampling,
+        PredictorName::EulerMaruyama,
+        PredictorName::None,
+    );
+    let (langevin, ald, alone) = (CorrectorName::Langevin, CorrectorName::Ald, CorrectorName::None);
+    let (ve, vp, sub_vp) = (Sde::Ve, Sde::Vp, Sde::SubVp);
+    let positional = 62_693_251;
+    let fourier = 62_758_915 - 128;
+    let rows = [
+        ("ve/cifar10_ncsnpp", ve, false, positional, 0.999, (reverse, langevin, 0.16)),
+        ("ve/cifar10_ncsnpp_continuous", ve, true, fourier, 0.999, (reverse, langevin, 0.16)),
+        ("ve/cifar10_ncsnpp_deep_continuous", ve, true, 107_587_075 - 128, 0.999, (reverse, langevin, 0.16)),
+        ("ve/cifar10_ddpm", ve, false, 35_218_947, 0.999, (reverse, langevin, 0.16)),
+        ("ve/celeba_ncsnpp", ve, false, positional, 0.999, (reverse, langevin, 0.17)),
+        ("ve/bedroom_ncsnpp_continuous", ve, true, 65_574_549 - 128, 0.999, (reverse, langevin, 0.075)),
+        ("ve/church_ncsnpp_continuous", ve, true, 65_574_549 - 128, 0.999, (reverse, langevin, 0.075)),
+        ("ve/ffhq_256_ncsnpp_continuous", ve, true, 65_574_549 - 128, 0.999, (reverse, langevin, 0.075)),
+        ("ve/celebahq_256_ncsnpp_continuous", ve, true, 65_574_549 - 128, 0.999, (reverse, langevin, 0.075)),
+        ("ve/ffhq_ncsnpp_continuous", ve, true, 105_785_896 - 16, 0.9999, (reverse, langevin, 0.15)),
+        ("ve/celebahq_ncsnpp_continuous", ve, true, 105_785_896 - 16, 0.9999, (reverse, langevin, 0.15)),
+        ("vp/cifar10_ddpmpp", vp, false, 61_804_419, 0.9999, (ancestral, alone, 0.16)),
+        ("vp/cifar10_ddpmpp_continuous", vp, true, 61_804_419, 0.9999, (euler, alone, 0.16)),
+        ("vp/cifar10_ddpmpp_deep_continuous", vp, true, 106_632_579, 0.9999, (euler, alone, 0.16)),
+        ("vp/cifar10_ncsnpp", vp, false, positional, 0.9999, (reverse, alone, 0.16)),
+        ("vp/cifar10_ncsnpp_continuous", vp, true, positional, 0.9999, (euler, alone, 0.16)),
+        ("vp/ddpm/cifar10", vp, false, 35_218_947, 0.9999, (ancestral, alone, 0.16)),
+        ("vp/ddpm/cifar10_continuous", vp, true, 35_218_947, 0.9999, (euler, alone, 0.16)),
+        ("vp/ddpm/bedroom", vp, false, 111_569_923, 0.9999, (ancestral, alone, 0.16)),
+        ("vp/ddpm/church", vp, false, 111_569_923, 0.9999, (ancestral, alone, 0.16)),
+        ("vp/ddpm/celebahq", vp, false, 111_569_923, 0.9999, (ancestral, alone, 0.16)),
+        ("subvp/cifar10_ddpmpp_continuous", sub_vp, true, 61_804_419, 0.9999, (euler, alone, 0.16)),
+        ("subvp/cifar10_ddpmpp_deep_continuous", sub_vp, true, 106_632_579, 0.9999, (euler, alone, 0.16)),
+        ("subvp/cifar10_ncsnpp_continuous", sub_vp, true, positional, 0.9999, (euler, alone, 0.16)),
+        ("subvp/cifar10_ddpm_continuous", sub_vp, true, 35_218_947, 0.9999, (euler, alone, 0.16)),
+    ];
+    for (name, sde, continuous, n_parameters, ema_rate, (predictor, corrector, snr)) in rows {
+        let config = load(&format!("score_sde/{name}.yml"));
+        let NetworkConfig::UNet(net) = config.network() else { panic!("{name} is no U-Net") };
+        assert_eq!(net.n_parameters().unwrap(), n_parameters, "{name}");
+        assert_eq!((config.training.sde, config.training.continuous), (Some(sde), continuous), "{name}");
+        assert_eq!(config.training.reduce_mean, sde != ve || name == "ve/ffhq_ncsnpp_continuous", "{name}");
+        assert_eq!(config.data.rescaled, sde != ve, "{name}");
+        assert_eq!((config.model.ema, config.model.ema_rate), (true, ema_rate), "{name}");
+        assert_eq!(config.sampling.method, Method::PredictorCorrector, "{name}");
+        assert_eq!((config.sampling.predictor, config.sampling.corrector), (predictor, corrector), "{name}");
+        assert_eq!((config.sampling.snr, config.training.seed), (snr, Some(42)), "{name}");
+        assert_eq!((config.optim.warmup, config.training.grad_clip), (5000, Some(1.0)), "{name}");
+        // What a run keeps is what was read.
+        let File::Images(again) = Config::parse(&config.to_yaml(), "config.yml", &[], None).unwrap() else { panic!() };
+        assert_eq!(*again, config, "{name}");
+    }
+    for (name, sigma_max, n_levels, ema_rate, snr, n_steps) in [
+        ("ncsn/cifar10", 1.0, 10, 0.0, 0.316, 100),
+        ("ncsn/celeba_5", 1.0, 10, 0.999, 0.316, 100),
+        ("ncsn/cifar10_124", 50.0, 232, 0.0, 0.176, 5),
+        ("ncsn/celeba_1245", 90.0, 500, 0.999, 0.128, 5),
+        ("ncsnv2/cifar10", 50.0, 232, 0.999, 0.176, 5),
+        ("ncsnv2/bedroom", 190.0, 1086, 0.9999, 0.095, 3),
+    ] {
+        let config = load(&format!("score_sde/ve/{name}.yml"));
+        assert_eq!((config.model.sigma_begin, config.model.num_classes, config.model.ngf), (sigma_max, n_levels, 128));
+        assert_eq!((config.sampling.snr, config.sampling.n_steps_each), (snr, n_steps), "{name}");
+        assert_eq!((config.sampling.predictor, config.sampling.corrector), (none, ald), "{name}");
+        assert_eq!((config.model.ema_rate, config.training.grad_clip, config.optim.warmup), (ema_rate, None, 0));
+        config.network().check().unwrap();
+    }
+}
+
+#[test]
+fn keys_of_score_sde_that_do_not_go_together_are_refused() {
+    let message = |file: &str, sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_string()).collect();
+        Config::load(file, &sets, None).map(|_| ()).unwrap_err().to_string()
+    };
+    let (ve, vp) = ("score_sde/ve/cifar10_ncsnpp_continuous.yml", "score_sde/vp/cifar10_ddpmpp.yml");
+    for (file, sets, needle) in [
+        (vp, &["training.likelihood_weighting=true"][..], "training.likelihood_weighting is true, expected false"),
+        (vp, &["training.sde=subvpsde"], "training.continuous is false, expected true with training.sde subvpsde"),
+        (vp, &["model.scale_by_sigma=true"], "model.scale_by_sigma is true, expected false"),
+        (vp, &["training.sde=null"], "found no training.sde, expected vesde, vpsde or subvpsde"),
+        (ve, &["training.continuous=false"], "model.embedding_type is fourier, expected positional"),
+        (ve, &["model.embedding_type=positional"], "model.embedding_type is positional, expected fourier"),
+        (ve, &["model.nf=130"], "130 channels in 32 groups"),
+        (ve, &["model.ch_mult=[1,0]"], "model.ch_mult is [1,0], expected a list of 1 to 12 values"),
+        (ve, &["data.image_size=36"], "expected a multiple of 8"),
+        (ve, &["model.sigma_max=0.001"], "must be below"),
+        (ve, &["model.beta_min=30"], "beta_max 20 must be above beta_min 30"),
+        (ve, &["model.sigma_maximum=3"], "unknown key model.sigma_maximum"),
+    ] {
+        let found = message(file, sets);
+        assert!(found.contains(needle), "{sets:?}: {found}");
+    }
+    let text = "model:\n  nf: 4\n  ngf: 8\n";
+    let found = Config::parse(text, "f.yml", &[], None).unwrap_err().to_string();
+    assert_eq!(found, "f.yml:2: found model.nf and model.ngf, which mean the same; expected one of them");
 }

@@ -1,7 +1,8 @@
-//! `fast_fid:` and `test:` (NCSNv2), measures over a range of checkpoints.
+//! `fast_fid:` and `test:` (NCSNv2) and `eval:` (Score-SDE), measures over a range of checkpoints.
 
 use super::fields::{Fields, Flag, OrNone, POSITIVE, Section};
 use super::{Config, Sampling};
+use crate::data::Split;
 use crate::error::{Error, Result};
 
 /// FID of few samples of each checkpoint: `ncsn evaluate --sweep`.
@@ -113,6 +114,58 @@ impl Section for Test {
         f.key("end_ckpt", &mut self.end_ckpt, OrNone(0..=u64::MAX))?;
         check_range(f, self.begin_ckpt, self.end_ckpt)?;
         f.key("batch_size", &mut self.batch_size, 1..=65_536)
+    }
+}
+
+/// What Score-SDE's `--mode eval` does with each checkpoint of a range.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eval {
+    /// Number of the first one, counted in `training.snapshot_freq`.
+    pub begin_ckpt: u64,
+    /// Number of the last one.
+    pub end_ckpt: u64,
+    /// Images at a time.
+    pub batch_size: u64,
+    /// Samples of each checkpoint.
+    pub num_samples: u64,
+    /// Whether samples are drawn, and their metrics computed.
+    pub enable_sampling: bool,
+    /// Whether the test loss is computed.
+    pub enable_loss: bool,
+    /// Whether bits per dimension are.
+    pub enable_bpd: bool,
+    /// Of which images.
+    pub bpd_dataset: Split,
+}
+
+impl Default for Eval {
+    fn default() -> Self {
+        Self {
+            begin_ckpt: 1,
+            end_ckpt: u64::MAX,
+            batch_size: 1024,
+            num_samples: 50_000,
+            enable_sampling: false,
+            enable_loss: true,
+            enable_bpd: false,
+            bpd_dataset: Split::Test,
+        }
+    }
+}
+
+impl Section for Eval {
+    const NAME: &'static str = "eval";
+
+    fn fields(&mut self, f: &mut impl Fields) -> Result<()> {
+        f.key("begin_ckpt", &mut self.begin_ckpt, 0..=u64::MAX)?;
+        f.key("end_ckpt", &mut self.end_ckpt, 0..=u64::MAX)?;
+        check_range(f, Some(self.begin_ckpt), Some(self.end_ckpt))?;
+        f.key("batch_size", &mut self.batch_size, 1..=65_536)?;
+        f.key("num_samples", &mut self.num_samples, 1..=10_000_000)?;
+        f.key("enable_sampling", &mut self.enable_sampling, Flag)?;
+        f.key("enable_loss", &mut self.enable_loss, Flag)?;
+        f.key("enable_bpd", &mut self.enable_bpd, Flag)?;
+        f.key("bpd_dataset", &mut self.bpd_dataset, &[("train", Split::Train), ("test", Split::Test)])
     }
 }
 

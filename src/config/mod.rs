@@ -28,7 +28,7 @@ use writer::{Explainer, Writer};
 use crate::error::{Error, Result};
 use crate::file::read_at_most;
 pub use data::{Data, Dataset};
-pub use evaluation::{FastFid, Test};
+pub use evaluation::{Eval, FastFid, Test};
 pub use model::{Architecture, Model};
 pub use optim::{Optim, Optimizer};
 pub use published::{Program, Runner, Unused};
@@ -78,23 +78,70 @@ pub struct Config {
     pub fast_fid: FastFid,
     /// `test:` (NCSNv2)
     pub test: Test,
+    /// `eval:` (Score-SDE)
+    pub eval: Eval,
 }
 
-/// The files built into the program.
-const BUILT_IN: [(&str, &str); 13] = [
-    ("quickstart.yml", include_str!("../../configs/quickstart.yml")),
-    ("anneal.yml", include_str!("../../configs/anneal.yml")),
-    ("cifar10.yml", include_str!("../../configs/cifar10.yml")),
-    ("baseline.yml", include_str!("../../configs/baseline.yml")),
-    ("scorenet.yml", include_str!("../../configs/scorenet.yml")),
-    ("toy.yml", include_str!("../../configs/toy.yml")),
-    ("ncsnv2/cifar10.yml", include_str!("../../configs/ncsnv2/cifar10.yml")),
-    ("ncsnv2/celeba.yml", include_str!("../../configs/ncsnv2/celeba.yml")),
-    ("ncsnv2/church.yml", include_str!("../../configs/ncsnv2/church.yml")),
-    ("ncsnv2/bedroom.yml", include_str!("../../configs/ncsnv2/bedroom.yml")),
-    ("ncsnv2/tower.yml", include_str!("../../configs/ncsnv2/tower.yml")),
-    ("ncsnv2/ffhq.yml", include_str!("../../configs/ncsnv2/ffhq.yml")),
-    ("ncsnv2/ncsn_original.yml", include_str!("../../configs/ncsnv2/ncsn_original.yml")),
+/// Files of `configs/` that are built into the program, each with its name there.
+macro_rules! built_in {
+    ($($name:literal),* $(,)?) => {
+        /// The files built into the program.
+        const BUILT_IN: &[(&str, &str)] = &[$(($name, include_str!(concat!("../../configs/", $name)))),*];
+    };
+}
+
+built_in![
+    "quickstart.yml",
+    "anneal.yml",
+    "cifar10.yml",
+    "baseline.yml",
+    "scorenet.yml",
+    "toy.yml",
+    "ncsnv2/cifar10.yml",
+    "ncsnv2/celeba.yml",
+    "ncsnv2/church.yml",
+    "ncsnv2/bedroom.yml",
+    "ncsnv2/tower.yml",
+    "ncsnv2/ffhq.yml",
+    "ncsnv2/ncsn_original.yml",
+    "score_sde/subvp/cifar10_ddpm_continuous.yml",
+    "score_sde/subvp/cifar10_ddpmpp_continuous.yml",
+    "score_sde/subvp/cifar10_ddpmpp_deep_continuous.yml",
+    "score_sde/subvp/cifar10_ncsnpp_continuous.yml",
+    "score_sde/subvp/cifar10_ncsnpp_deep_continuous.yml",
+    "score_sde/ve/bedroom_ncsnpp_continuous.yml",
+    "score_sde/ve/celeba_ncsnpp.yml",
+    "score_sde/ve/celebahq_256_ncsnpp_continuous.yml",
+    "score_sde/ve/celebahq_ncsnpp_continuous.yml",
+    "score_sde/ve/church_ncsnpp_continuous.yml",
+    "score_sde/ve/cifar10_ddpm.yml",
+    "score_sde/ve/cifar10_ncsnpp.yml",
+    "score_sde/ve/cifar10_ncsnpp_continuous.yml",
+    "score_sde/ve/cifar10_ncsnpp_deep_continuous.yml",
+    "score_sde/ve/ffhq_256_ncsnpp_continuous.yml",
+    "score_sde/ve/ffhq_ncsnpp_continuous.yml",
+    "score_sde/ve/ncsn/celeba.yml",
+    "score_sde/ve/ncsn/celeba_124.yml",
+    "score_sde/ve/ncsn/celeba_1245.yml",
+    "score_sde/ve/ncsn/celeba_5.yml",
+    "score_sde/ve/ncsn/cifar10.yml",
+    "score_sde/ve/ncsn/cifar10_124.yml",
+    "score_sde/ve/ncsn/cifar10_1245.yml",
+    "score_sde/ve/ncsn/cifar10_5.yml",
+    "score_sde/ve/ncsnv2/bedroom.yml",
+    "score_sde/ve/ncsnv2/celeba.yml",
+    "score_sde/ve/ncsnv2/cifar10.yml",
+    "score_sde/vp/cifar10_ddpmpp.yml",
+    "score_sde/vp/cifar10_ddpmpp_continuous.yml",
+    "score_sde/vp/cifar10_ddpmpp_deep_continuous.yml",
+    "score_sde/vp/cifar10_ncsnpp.yml",
+    "score_sde/vp/cifar10_ncsnpp_continuous.yml",
+    "score_sde/vp/cifar10_ncsnpp_deep_continuous.yml",
+    "score_sde/vp/ddpm/bedroom.yml",
+    "score_sde/vp/ddpm/celebahq.yml",
+    "score_sde/vp/ddpm/church.yml",
+    "score_sde/vp/ddpm/cifar10.yml",
+    "score_sde/vp/ddpm/cifar10_continuous.yml",
 ];
 
 impl Config {
@@ -151,6 +198,7 @@ impl Config {
         f.section(&mut self.sampling)?;
         f.section(&mut self.fast_fid)?;
         f.section(&mut self.test)?;
+        f.section(&mut self.eval)?;
         self.check(f)
     }
 

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use super::fields::{Fields, Flag, Number, OneOf, OrNone};
 use super::reader::Reader;
 use super::sampling::Method;
+use super::training::{SDES, Sde};
+use super::unet::EmbeddingType;
 use super::{Config, Model};
 use crate::data::{SETS, Set, Split};
 use crate::error::{Error, Result};
@@ -204,6 +206,11 @@ pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
     config.model.architecture = given_architecture(file).unwrap_or_else(by_program);
     if is_of_score_sde(file) {
         config.model.nonlinearity = Activation::Swish;
+        let is_ve = file.peek("training.sde", &SDES) == Some(Sde::Ve);
+        let is_fourier = is_ve && file.peek("training.continuous", Flag) == Some(true);
+        let u_net = &mut config.model.u_net;
+        u_net.embedding_type = if is_fourier { EmbeddingType::Fourier } else { EmbeddingType::Positional };
+        u_net.scale_by_sigma = is_ve;
         (config.model.ema, config.training.ema_warmup) = (true, true);
         config.data.uniform_dequantization = Some(false);
         // Its sets with such a part are evaluated on that.

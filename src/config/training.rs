@@ -153,7 +153,7 @@ pub enum Sde {
     SubVp,
 }
 
-const SDES: [(&str, Sde); 3] = [("vesde", Sde::Ve), ("vpsde", Sde::Vp), ("subvpsde", Sde::SubVp)];
+pub(super) const SDES: [(&str, Sde); 3] = [("vesde", Sde::Ve), ("vpsde", Sde::Vp), ("subvpsde", Sde::SubVp)];
 
 /// Their names.
 pub(super) fn sdes() -> String {

@@ -281,7 +281,7 @@ impl UNetConfig {
     ///
     /// # Errors
     /// When it cannot be built.
-    pub(crate) fn n_parameters(&self) -> Result<usize> {
+    pub fn n_parameters(&self) -> Result<usize> {
         self.check()?;
         // A part at a time, so that there is never a whole network.
         let count = |step: Step| -> usize {
