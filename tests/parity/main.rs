@@ -20,6 +20,7 @@ mod score_sde;
 mod score_sde_blocks;
 mod score_sde_networks;
 mod score_sde_runs;
+mod score_sde_training;
 mod sliced;
 mod toy;
 mod transform;
@@ -74,6 +75,7 @@ fn cases() -> Vec<Case> {
         score_sde_blocks::cases(),
         score_sde_networks::cases(),
         score_sde_runs::cases(),
+        score_sde_training::cases(),
         toy::cases(),
         transform::cases(),
     ]

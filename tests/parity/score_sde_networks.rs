@@ -23,19 +23,17 @@ const NETWORKS: [(&str, f64); 7] = [
     ("ddpm_vp", 1e-4),
 ];
 
-fn meta(name: &str) -> serde_json::Value {
+pub fn meta(name: &str) -> serde_json::Value {
     serde_json::from_slice(&fixture::read(&format!("score_sde/{name}/meta.json"))).unwrap()
 }
 
 /// The configuration of a fixture, read as a file with its keys.
-fn config(name: &str) -> Config {
+pub fn config(name: &str) -> Config {
     let meta = meta(name);
     let mut yaml = String::new();
     for (section, keys) in meta["config"].as_object().unwrap() {
         writeln!(yaml, "{section}:").unwrap();
-        for (key, value) in
-            keys.as_object().unwrap().iter().filter(|(k, _)| !matches!(k.as_str(), "warmup" | "grad_clip"))
-        {
+        for (key, value) in keys.as_object().unwrap() {
             writeln!(yaml, "  {key}: {value}").unwrap();
         }
     }
