@@ -370,8 +370,7 @@ fn the_optimiser_and_the_average_are_what_the_keys_of_score_sde_say() {
 
 #[test]
 fn files_of_score_sde_keep_an_average_whose_rate_rises() {
-    let text =
-        "training: {sde: vesde}\ndata: {dataset: CIFAR10, image_size: 32, num_channels: 3}\nmodel: {ema_rate: 0.99}";
+    let text = "training: {sde: vesde, continuous: true}\ndata: {dataset: CIFAR10, image_size: 32, num_channels: 3}\nmodel: {ema_rate: 0.99}";
     let config = Config::parse(text, "f.yml", &[], None).unwrap().images("f.yml").unwrap();
     assert_eq!(config.training_options().ema_rate, Some(EmaRate::WarmedUp(0.99)));
     let set = ["training.ema_warmup=false".to_string()];
@@ -388,8 +387,8 @@ fn test_losses_of_celeba_can_be_of_its_validation_images() {
     for (sde, data, held_out) in [
         ("", "", Split::Test),
         ("", ", held_out: validation", Split::Validation),
-        ("sde: vesde", "", Split::Validation),
-        ("sde: vesde", ", held_out: test", Split::Test),
+        ("sde: vesde, continuous: true", "", Split::Validation),
+        ("sde: vesde, continuous: true", ", held_out: test", Split::Test),
     ] {
         let config = parse(sde, data);
         assert_eq!(config.data.held_out, held_out, "{sde}{data}");
