@@ -690,6 +690,7 @@ fn keys_of_score_sde_that_do_not_go_together_are_refused() {
         (ve, &["data.image_size=36"], "expected a multiple of 8"),
         (ve, &["model.sigma_max=0.001"], "must be below"),
         (ve, &["model.beta_min=30"], "beta_max 20 must be above beta_min 30"),
+        (vp, &["model.num_scales=10"], "num_scales is 10, expected a number above beta_max, 20"),
         (ve, &["model.sigma_maximum=3"], "unknown key model.sigma_maximum"),
     ] {
         let found = message(file, sets);

@@ -174,6 +174,21 @@ impl Checkpoints {
         Ok(path)
     }
 
+    /// Removes the checkpoint of `step`.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove(&self, step: u64) -> Result<()> {
+        // A state alone would tell of weights that somebody removed.
+        for path in [self.state_path(step), self.weights_path(step)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the states of all checkpoints before `step` but the last of them. Later ones may be there too: damaged, if the run
     /// went back to an earlier one.
     fn prune_states(&self, step: u64) -> Result<()> {

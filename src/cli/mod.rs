@@ -141,7 +141,7 @@ impl Command {
 pub fn main() -> ExitCode {
     panic::listen();
     stop::survive_limits();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(published::translated(std::env::args_os())) {
         Ok(cli) => cli,
         Err(answer) => {
             // Help and version are results, mistakes are not.
@@ -151,8 +151,8 @@ pub fn main() -> ExitCode {
             return if answer.use_stderr() { ExitCode::from(2) } else { end(ExitCode::SUCCESS) };
         }
     };
-    let command = cli.command.map_or_else(|| cli.published.command(), Ok);
-    match command.and_then(|command| panic::caught(|| on_threads(command))) {
+    let commands = cli.command.map_or_else(|| cli.published.commands(), |command| Ok(vec![command]));
+    match commands.and_then(|commands| panic::caught(|| on_threads(commands))) {
         Ok(code) => end(code),
         Err(error) => {
             complain(&error);
@@ -164,15 +164,23 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs a command on one of the threads that compute, as many as asked for.
-fn on_threads(command: Command) -> Result<ExitCode> {
+/// Runs commands, one after the other while they succeed, on one of the threads that compute, as many as asked for.
+fn on_threads(commands: Vec<Command>) -> Result<ExitCode> {
     /// As much as a program's first thread has.
     const STACK: usize = 8 << 20;
-    let n_threads = match &command {
-        Command::Bench(args) => args.threads().unwrap_or(0),
+    let n_threads = match &commands[..] {
+        [Command::Bench(args)] => args.threads().unwrap_or(0),
         _ => 0,
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads as usize).stack_size(STACK).build_global();
     pool.map_err(|error| Error::Usage(format!("the threads to compute with cannot be started: {error}")))?;
-    ncsn_kernels::parallel::inside(|| command.run())
+    ncsn_kernels::parallel::inside(|| {
+        for command in commands {
+            let code = command.run()?;
+            if code != ExitCode::SUCCESS {
+                return Ok(code);
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }

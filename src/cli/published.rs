@@ -1,14 +1,16 @@
 //! The command lines of the published programs, which have no commands: NCSN's, and with `--exp`, `--sample`, `--fast_fid` and `--ni`
-//! NCSNv2's.
+//! NCSNv2's, with `--workdir` and `--mode` Score-SDE's.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
-use ncsn::config::{Config, File, Program, Runner};
+use clap::{Args, ValueEnum};
+use ncsn::config::{Config, Eval, File, Program, Runner};
+use ncsn::eval::ByteRule;
 use ncsn::{Error, Result};
 
 use super::common::{Common, hint, parse};
-use super::evaluate::EvaluateArgs;
+use super::evaluate::{EvaluateArgs, How, Metric};
 use super::folders::RunFolders;
 use super::{Command, sample, toy, train};
 
@@ -45,6 +47,12 @@ pub struct Published {
     /// NCSNv2's: replace what is there, and ask nothing
     #[arg(long, hide = true)]
     ni: bool,
+    /// Score-SDE's: the folder of the run
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["run", "doc", "exp", "runner"], requires = "mode", hide = true)]
+    workdir: Option<PathBuf>,
+    /// Score-SDE's: what to do
+    #[arg(long, value_enum, requires = "workdir", hide = true)]
+    mode: Option<Mode>,
     #[arg(short = 'o', short_alias = 'i', long = "image_folder", hide = true)]
     image_folder: Option<PathBuf>,
     #[arg(long, value_name = "KEY=VALUE", hide = true)]
@@ -53,8 +61,101 @@ pub struct Published {
     common: Common,
 }
 
+/// What Score-SDE's program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Trains, or goes on with it.
+    Train,
+    /// Evaluates checkpoints, by the keys of `eval`.
+    Eval,
+}
+
+/// How Score-SDE's program names a key on the command line.
+const KEY: &str = "--config.";
+
+/// The arguments with `--config.SECTION.KEY=VALUE`, as Score-SDE's program has them, as `--set SECTION.KEY=VALUE`; the value may be
+/// an argument of its own.
+pub fn translated(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let (mut args, mut out) = (args, Vec::new());
+    while let Some(arg) = args.next() {
+        match arg.to_str().and_then(|arg| arg.strip_prefix(KEY)) {
+            None => out.push(arg),
+            Some(key) => {
+                let mut set = OsString::from(key);
+                if !key.contains('=') {
+                    set.push("=");
+                    set.push(args.next().unwrap_or_default());
+                }
+                out.extend(["--set".into(), set]);
+            }
+        }
+    }
+    out
+}
+
 impl Published {
-    pub fn command(mut self) -> Result<Command> {
+    /// The commands that the flags mean, in their order.
+    pub fn commands(mut self) -> Result<Vec<Command>> {
+        match (self.workdir.take(), self.mode) {
+            (Some(workdir), Some(mode)) => self.score_sde(&workdir, mode),
+            _ => self.command().map(|command| vec![command]),
+        }
+    }
+
+    /// Those of Score-SDE's program. Its folder is that of all runs here, in which the run has the name of its configuration.
+    fn score_sde(mut self, workdir: &Path, mode: Mode) -> Result<Vec<Command>> {
+        let Some(config) = self.config.take() else {
+            return Err(Error::Usage("found --workdir without --config, expected the file that the run is of".into()));
+        };
+        let doc = Path::new(&config).file_stem().and_then(|stem| stem.to_str()).unwrap_or("run").to_string();
+        self.common.run = workdir.to_path_buf();
+        let folders = RunFolders::new(workdir, &doc)?;
+        if mode == Mode::Train {
+            return Ok(vec![Command::Train(train::TrainArgs {
+                runner: None,
+                config: Some(config),
+                doc,
+                resume: !folders.checkpoints().steps()?.is_empty(),
+                step: None,
+                overwrite: false,
+                seed: self.seed,
+                comment: self.comment,
+                set: self.set,
+                no_sample: false,
+                common: self.common,
+            })]);
+        }
+        let (file, name) = Config::load(&config, &self.set, None)?;
+        let config = file.images(&name)?;
+        let Eval { begin_ckpt, end_ckpt, batch_size, num_samples, enable_sampling, enable_loss, .. } = config.eval;
+        let step = |number: u64| Some(number.saturating_mul(config.training.snapshot_freq));
+        let seed = self.seed.or(config.training.seed).unwrap_or(DEFAULT_SEED);
+        let evaluate = |test_loss: bool| {
+            let all = EvaluateArgs::published(doc.clone(), test_loss, seed, false, self.common.clone());
+            EvaluateArgs { from: step(begin_ckpt), to: step(end_ckpt), ..all }
+        };
+        let mut commands = Vec::new();
+        if enable_loss {
+            commands.push(Command::Evaluate(Box::new(evaluate(true))));
+        }
+        if enable_sampling {
+            let all = evaluate(false);
+            // Its metrics are of bytes that were cut off, and its inception score of all samples at once.
+            let how = How { bytes: ByteRule::Truncate, ..all.how.clone() };
+            let metrics = vec![Metric::Fid, Metric::Is, Metric::Kid];
+            let (n, draw_batch) = (Some(num_samples), Some(batch_size));
+            let args = EvaluateArgs { n, draw_batch, metrics, splits: 1, how, ..all };
+            commands.push(Command::Evaluate(Box::new(args)));
+        }
+        match commands.is_empty() {
+            false => Ok(commands),
+            true => Err(Error::Usage(format!(
+                "found nothing to evaluate in {name}, expected eval.enable_loss or eval.enable_sampling to be true"
+            ))),
+        }
+    }
+
+    fn command(mut self) -> Result<Command> {
         if let Some(exp) = self.exp.take() {
             self.common.run = exp;
         }

@@ -30,6 +30,9 @@ pub struct SampleArgs {
     /// Seed; image k of a seed is the same whatever --n and --batch are
     #[arg(long, default_value_t = DEFAULT_SEED)]
     seed: u64,
+    /// Another value of a key of `sampling` than the run's, such as sampling.method=ode; may be repeated
+    #[arg(long, value_name = "sampling.KEY=VALUE")]
+    set: Vec<String>,
     /// Langevin steps at each noise level, instead of the run's
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     n_steps_each: Option<u64>,
@@ -68,6 +71,7 @@ impl SampleArgs {
             n,
             batch: n,
             seed,
+            set: Vec::new(),
             n_steps_each: None,
             step_lr: None,
             ensemble: None,
@@ -85,7 +89,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     let device = args.common.open_device()?;
     let n_members = args.ensemble.unwrap_or(1) as usize;
     let members = args.trained.members(n_members, &args.common)?;
-    let mut config = members[0].config().clone();
+    let mut config = members[0].config().with_sampling(&args.set)?;
     if let Some(n) = args.n_steps_each {
         config.sampling.n_steps_each = n as usize;
     }

@@ -321,6 +321,12 @@ impl Session<'_> {
         }
         let Reports { mut events, mut metrics } = self.begin(first)?;
         let mut saved = self.is_ours.then_some(first).filter(|_| first > 0);
+        // Checkpoints that only a resumed run needs.
+        let passing_freq = self.config.training.snapshot_freq_for_preemption;
+        let is_passing = |step: &u64| {
+            passing_freq.is_some_and(|freq| step.is_multiple_of(freq)) && !step.is_multiple_of(snapshot_freq)
+        };
+        let mut passing: Vec<u64> = self.checkpoints.steps()?.into_iter().filter(is_passing).collect();
         // Checkpoints and pictures take time that is not the training's.
         let mut seconds_training = 0.0;
         if first >= n_steps {
@@ -351,7 +357,8 @@ impl Session<'_> {
             let step = report.step;
             let stopping = stop::asked();
             let is_test_due = step.is_multiple_of(test_freq);
-            let is_save_due = step.is_multiple_of(snapshot_freq) || step == n_steps || stopping;
+            let is_snapshot = step.is_multiple_of(snapshot_freq) || step == n_steps;
+            let is_save_due = is_snapshot || is_passing(&step) || stopping;
             let is_known = report.is_known();
             unread.push(report);
             if !(is_known || is_test_due || is_save_due || last_read.elapsed() >= READ_EVERY) {
@@ -388,8 +395,12 @@ impl Session<'_> {
 
             if is_save_due {
                 self.save(trainer, &mut events)?;
+                // The one before stays as long as there is no other to go back to.
+                passing
+                    .retain(|&old| saved.is_none_or(|before| old >= before) || self.checkpoints.remove(old).is_err());
+                passing.extend(Some(step).filter(|step| is_passing(step) && !is_snapshot && !stopping));
                 saved = Some(step);
-                if step < n_steps && !stopping {
+                if is_snapshot && step < n_steps && !stopping {
                     self.snapshot(trainer, &mut events, &progress)?;
                 }
             }

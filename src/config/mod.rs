@@ -213,6 +213,8 @@ impl Config {
         f.check("training.sde", !of_score_sde || self.training.sde.is_some(), || {
             format!("found no training.sde, expected {}: {} is given times", training::sdes(), architecture.name())
         })?;
+        let message = self.process().err().map(|error| error.to_string());
+        f.check("model.num_classes", message.is_none(), || message.unwrap_or_default())?;
         if of_score_sde {
             let message = self.network().check().err().map(|error| error.to_string());
             f.check("model.ngf", message.is_none(), || message.unwrap_or_default())?;
@@ -253,6 +255,20 @@ impl Config {
              model.scale_by_sigma: σ is no whole number"
                 .into()
         })
+    }
+
+    /// The same with other values of `sampling`, each `sampling.key=value`: how a trained network is drawn from may be changed.
+    ///
+    /// # Errors
+    /// On a key of another section; as [`Config::parse`].
+    pub fn with_sampling(&self, overrides: &[String]) -> Result<Self> {
+        if let Some(other) = overrides.iter().find(|text| !text.starts_with("sampling.")) {
+            return Err(Error::unexpected(format!("--set {other}"), "sampling.KEY=VALUE: the rest is that of the run"));
+        }
+        if overrides.is_empty() {
+            return Ok(self.clone());
+        }
+        Self::parse(&self.to_yaml(), "the run's configuration", overrides, None)?.images("the run's configuration")
     }
 
     /// Every key there is, in the order of a file, with its default and the values that it takes.

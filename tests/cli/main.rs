@@ -17,6 +17,7 @@ mod resume;
 mod runners;
 mod sampling;
 mod score;
+mod score_sde;
 #[cfg(unix)]
 mod signals;
 mod wrong_input;
