@@ -80,6 +80,11 @@ impl Stream {
         std::mem::replace(&mut self.at, next)
     }
 
+    /// Where the next `n` numbers begin, which are drawn with it.
+    pub(crate) fn take(&mut self, n: usize) -> Position {
+        self.skip(n_blocks(n))
+    }
+
     /// A number in `0..n`, without bias beyond 2⁻⁶⁴·n.
     pub fn below(&mut self, n: u64) -> u64 {
         assert!(n > 0, "a draw from an empty range");

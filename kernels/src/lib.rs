@@ -9,6 +9,7 @@ pub mod activation;
 pub mod amx;
 pub mod buffer;
 mod channels;
+pub mod channels_last;
 pub mod conv;
 pub mod cpu;
 pub mod elementwise;

@@ -5,6 +5,7 @@
 use std::ops::{Deref, DerefMut};
 
 use ncsn_kernels::amx::{COLUMNS, Config, Emulated, ROWS, TILE, TileUnit};
+use ncsn_kernels::channels_last;
 use ncsn_kernels::conv::half::{self, Method, Unit};
 use ncsn_kernels::conv::{self, ConvShape};
 use ncsn_kernels::cpu::{Isa, Kernel, Precision};
@@ -284,6 +285,27 @@ fn norms_stay_inside_their_slices() {
                 results
             });
         }
+    }
+}
+
+#[test]
+fn what_u_nets_do_to_channels_stays_inside_its_slices() {
+    let shapes = [[1, 1, 1], [2, 7, 3], [1, 17, 5], [3, 64, 2], [1, 131, 33]];
+    for ([n, c, pixels], isa) in shapes.into_iter().flat_map(|s| Isa::available().into_iter().map(move |i| (s, i))) {
+        at_every_edge(&format!("{n}×{pixels}×{c} on {isa}"), |edge, random| {
+            let [x, y] = [(); 2].map(|()| edge.input(random, n * c * pixels));
+            let [mut out, mut first, mut second] = [(); 3].map(|()| edge.output(n * c * pixels));
+            let (mut both, mut sums) = (edge.output(2 * n * c * pixels), edge.output(n * c));
+            channels_last::join(&x, &y, [c, c], &mut both);
+            channels_last::split(&both, [c, c], &mut first, &mut second);
+            channels_last::sum_pixels(isa, &x, &mut sums, [n, c]);
+            let at: Vec<Position> =
+                (0..n).map(|index| Position { key: [1, 2], index: index as u64, block: 0 }).collect();
+            channels_last::dropout(isa, &x, &at, 0.5, &mut out);
+            channels_last::shift(&mut out, &sums, [n, c]);
+            channels_last::scale(&mut out, 3.0);
+            vec![both.to_vec(), first.to_vec(), second.to_vec(), sums.to_vec(), out.to_vec()]
+        });
     }
 }
 

@@ -2,18 +2,19 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::Tensor;
+use ncsn_kernels::ops::channels as ops;
+use ncsn_kernels::random::Position;
 
 use super::{Condition, Dual};
-use crate::noise::{self, Distribution, Stream};
+use crate::noise::Stream;
 
 /// `x` with each number set to 0 with probability `rate` and the others divided by 1 − `rate`, in steps of training (Srivastava et al.
 /// 2014); elsewhere `x` itself.
 pub fn dropout(x: Dual<4>, rate: f64, given: &Condition) -> Dual<4> {
     match given.masks() {
         Some(masks) if rate > 0.0 => {
-            let mask = masks.draw(rate, &x.value);
-            x * Dual::from(mask)
+            let at = masks.next(x.dims());
+            x.linear(|x| ops::dropout(x, at.clone(), rate))
         }
         _ => x,
     }
@@ -30,25 +31,19 @@ impl Masks {
         Self(Arc::new(Mutex::new(streams)))
     }
 
-    /// The next mask, shaped as `x`. Where there are several rows for each image, as of sliced losses, they get the same mask; all images
-    /// come before the first one comes again.
-    fn draw(&self, rate: f64, x: &Tensor<4>) -> Tensor<4> {
+    /// Where the random numbers of the next masks begin, for images of this shape: a place for each. Where there are several rows for each
+    /// image, as of sliced losses, they have the same; all images come before the first one comes again.
+    fn next(&self, [n, c, height, width]: [usize; 4]) -> Vec<Position> {
         let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let [n, c, height, width] = x.dims();
         let n_images = streams.len();
         assert!(n_images > 0 && n.is_multiple_of(n_images), "masks of {n_images} images for {n} rows");
-        // By pixels, as the numbers of images lie in memory.
-        let shape = [n_images, height, width, c];
-        let uniform: Tensor<4> = noise::tensor(Distribution::Uniform, &mut streams, shape, &x.device());
-        let kept = uniform.greater_equal_elem(rate).float() * (1.0 - rate).recip();
-        let masks = kept.permute([0, 3, 1, 2]).cast(x.dtype());
-        if n == n_images { masks } else { masks.repeat_dim(0, n / n_images) }
+        streams.iter_mut().map(|stream| stream.take(c * height * width)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use burn::tensor::{Device, Tensor};
 
     use super::*;
     use crate::net::{Backbone, InTraining, Record};

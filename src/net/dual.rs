@@ -8,6 +8,7 @@
 use std::ops::{Add, Mul, Sub};
 
 use burn::tensor::{Tensor, activation};
+use ncsn_kernels::ops::channels::join;
 use ncsn_kernels::ops::pixels::{add, twice};
 
 /// A value, and perhaps its derivative along one direction.
@@ -85,16 +86,6 @@ impl<const D: usize> Dual<D> {
         self.linear(|x| x.mean_dim(dim))
     }
 
-    /// The parts beside each other along `dim`.
-    pub fn cat(parts: [Self; 2], dim: usize) -> Self {
-        let has_tangent = parts.iter().any(|part| part.tangent.is_some());
-        let tangent = has_tangent.then(|| {
-            let tangents = parts.iter().map(|part| part.tangent.clone().unwrap_or_else(|| part.value.zeros_like()));
-            Tensor::cat(tangents.collect(), dim)
-        });
-        Self { value: Tensor::cat(parts.map(|part| part.value).to_vec(), dim), tangent }
-    }
-
     /// The matrix product over the last two dimensions.
     pub fn matmul(self, other: Self) -> Self {
         let left = self.tangent.map(|t| t.matmul(other.value.clone()));
@@ -115,6 +106,21 @@ impl<const D: usize> Dual<D> {
     /// The same values in another shape.
     pub fn reshape<const E: usize>(self, shape: [usize; E]) -> Dual<E> {
         self.linear(|x| x.reshape(shape))
+    }
+}
+
+impl Dual<4> {
+    /// The channels of `self`, and behind them those of `other`.
+    pub fn join(self, other: Self) -> Self {
+        let tangent = match (self.tangent, other.tangent) {
+            (None, None) => None,
+            (a, b) => {
+                let zeros =
+                    |tangent: Option<Tensor<4>>, value: &Tensor<4>| tangent.unwrap_or_else(|| value.zeros_like());
+                Some(join(zeros(a, &self.value), zeros(b, &other.value)))
+            }
+        };
+        Self { value: join(self.value, other.value), tangent }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod again;
 pub mod batch_norm;
+pub mod channels;
 mod composed;
 pub mod conv;
 #[cfg(feature = "gpu")]

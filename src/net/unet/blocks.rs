@@ -3,6 +3,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use ncsn_kernels::ops::channels::{scale, shift};
 use ncsn_kernels::ops::conv::{Conv, conv2d};
 
 use super::super::dropout::dropout;
@@ -63,7 +64,7 @@ impl Style {
     }
 
     fn rescaled(&self, sum: Dual<4>) -> Dual<4> {
-        if self.skip_rescale { sum * std::f64::consts::FRAC_1_SQRT_2 } else { sum }
+        if self.skip_rescale { sum.linear(|x| scale(x, std::f64::consts::FRAC_1_SQRT_2)) } else { sum }
     }
 }
 
@@ -190,9 +191,9 @@ impl TimeBlock {
         let h = match time {
             None => h,
             Some(time) => {
-                let shift = self.Dense_0.forward(time.clone().into());
-                let [n, c] = shift.dims();
-                h + shift.reshape([n, c, 1, 1])
+                let by = self.Dense_0.forward(time.clone().into()).value;
+                // No tangent goes through the time.
+                Dual { value: shift(h.value, by), tangent: h.tangent }
             }
         };
         let h = dropout(self.GroupNorm_1.forward_then(activation, h), rate, given);
@@ -293,7 +294,7 @@ impl Combine {
     pub fn forward(&self, image: Dual<4>, h: Dual<4>) -> Dual<4> {
         match self.how {
             Combination::Sum => self.Conv_0.forward_plus(image, h),
-            Combination::Cat => Dual::cat([self.Conv_0.forward(image), h], 1),
+            Combination::Cat => self.Conv_0.forward(image).join(h),
         }
     }
 

@@ -250,7 +250,7 @@ impl UNet {
                 (Step::Conv(_), [Part::Conv(conv)]) => h = conv.forward(h),
                 (Step::Block(..), [Part::Block(block)]) => h = block.forward(h, self.told(&time), given),
                 (Step::BlockWithSaved(_), [Part::Block(block)]) => {
-                    let joined = Dual::cat([h, saved.pop().expect("one for each block on the way up")], 1);
+                    let joined = h.join(saved.pop().expect("one for each block on the way up"));
                     h = block.forward(joined, self.told(&time), given);
                 }
                 (Step::Attention(_), [Part::Attention(attention)]) => h = attention.forward(h),
