@@ -23,7 +23,8 @@ pub struct BenchArgs {
     /// One network only
     #[arg(long, value_enum)]
     net: Option<Net>,
-    /// Images a step [default: train mnist 32 and 128, ncsnv2-small 32, cifar and ncsnv2-cifar 8; sample 25]
+    /// Images a step [default: train mnist 32 and 128, ncsnv2-small and unet-small 32, cifar and ncsnv2-cifar 8, ddpmpp and ncsnpp 4;
+    /// sample 25, unet-small 64, ddpmpp and ncsnpp 8]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=4096))]
     batch: Option<u64>,
     /// Steps that are timed, after two that are not
@@ -55,7 +56,7 @@ impl BenchArgs {
 }
 
 /// What is measured unless something else is asked for.
-const WORKLOADS: [(What, Net, u64); 9] = [
+const WORKLOADS: [(What, Net, u64); 15] = [
     (What::Train, Net::Mnist, 32),
     (What::Train, Net::Mnist, 128),
     (What::Sample, Net::Mnist, 25),
@@ -65,6 +66,12 @@ const WORKLOADS: [(What, Net, u64); 9] = [
     (What::Sample, Net::NcsnV2Small, 25),
     (What::Train, Net::NcsnV2Cifar, 8),
     (What::Sample, Net::NcsnV2Cifar, 25),
+    (What::Train, Net::UNetSmall, 32),
+    (What::Sample, Net::UNetSmall, 64),
+    (What::Train, Net::DdpmPp, 4),
+    (What::Sample, Net::DdpmPp, 8),
+    (What::Train, Net::NcsnPp, 4),
+    (What::Sample, Net::NcsnPp, 8),
 ];
 
 pub fn run(args: BenchArgs) -> Result<ExitCode> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use clap::ValueEnum;
@@ -10,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use ncsn::Result;
 use ncsn::data::{Batch, Range};
 use ncsn::device::{self, DeviceKind, Precision, instructions};
-use ncsn::net::{Form, RefineNet, RefineNetConfig};
+use ncsn::loss::{Objective, Times};
+use ncsn::net::{Form, Network, NetworkConfig, RefineNetConfig, UNetConfig};
 use ncsn::noise::Noise;
 use ncsn::sample::{Images, PlainLangevin, image_chain};
 use ncsn::score::{Label, Model, Prediction};
-use ncsn::sde::NoiseLevels;
-use ncsn::train::{EmaRate, OptimizerConfig, Trainer, TrainingOptions};
+use ncsn::sde::{NoiseLevels, Process, Ve, Vp};
+use ncsn::train::{EmaRate, OptimizerConfig, Schedule, Trainer, TrainingOptions};
 use ncsn_kernels::ops::is_cpu;
 use ncsn_kernels::parallel::count::Count;
 
@@ -51,16 +53,29 @@ pub enum Net {
     #[value(name = "ncsnv2-cifar")]
     #[serde(rename = "ncsnv2-cifar")]
     NcsnV2Cifar,
+    /// DDPM++: 3 channels, 32 pixels, nf 32, ch_mult 1 2 2, one residual block a stage
+    #[value(name = "unet-small")]
+    #[serde(rename = "unet-small")]
+    UNetSmall,
+    /// DDPM++ for CIFAR-10: 3 channels, 32 pixels, nf 128
+    #[value(name = "ddpmpp")]
+    #[serde(rename = "ddpmpp")]
+    DdpmPp,
+    /// NCSN++ for CIFAR-10: 3 channels, 32 pixels, nf 128
+    #[value(name = "ncsnpp")]
+    #[serde(rename = "ncsnpp")]
+    NcsnPp,
 }
 
 /// What is measured of a [`Net`]: what its published program trains.
 struct Setting {
-    config: RefineNetConfig,
+    config: NetworkConfig,
     /// The side of the images.
     size: usize,
-    levels: NoiseLevels,
+    process: Arc<dyn Process>,
     prediction: Prediction,
-    ema_rate: Option<EmaRate>,
+    options: TrainingOptions,
+    optimizer: OptimizerConfig,
 }
 
 /// What is timed.
@@ -180,29 +195,65 @@ pub fn name(value: impl ValueEnum) -> String {
 
 impl Net {
     fn setting(self) -> Result<Setting> {
-        let (is_v2, channels, size, width) = match self {
-            Net::Mnist => (false, 1, 28, 64),
-            Net::Cifar => (false, 3, 32, 128),
-            Net::NcsnV2Small => (true, 1, 28, 32),
-            Net::NcsnV2Cifar => (true, 3, 32, 128),
-        };
-        Ok(match is_v2 {
-            false => Setting {
-                config: RefineNetConfig::ncsn(channels, width, 10),
+        let ncsn = |channels, size, width| -> Result<Setting> {
+            Ok(Setting {
+                config: NetworkConfig::RefineNet(RefineNetConfig::ncsn(channels, width, 10)),
                 size,
-                levels: NoiseLevels::geometric(1.0, 0.01, 10)?,
+                process: Arc::new(NoiseLevels::geometric(1.0, 0.01, 10)?),
                 prediction: Prediction::Score(Label::Level),
-                ema_rate: None,
-            },
-            true => Setting {
-                config: RefineNetConfig::ncsnv2(Form::Ncsn, channels, width),
+                options: TrainingOptions::default(),
+                optimizer: OptimizerConfig::default(),
+            })
+        };
+        let ncsnv2 = |channels, size, width| -> Result<Setting> {
+            Ok(Setting {
+                config: NetworkConfig::RefineNet(RefineNetConfig::ncsnv2(Form::Ncsn, channels, width)),
                 size,
-                levels: NoiseLevels::geometric(50.0, 0.01, 232)?,
+                process: Arc::new(NoiseLevels::geometric(50.0, 0.01, 232)?),
                 prediction: Prediction::ScaledScore(Label::Level),
-                ema_rate: Some(EmaRate::Constant(0.999)),
-            },
+                options: averaged(EmaRate::Constant(0.999)),
+                optimizer: OptimizerConfig::default(),
+            })
+        };
+        let score_sde = |config, process, prediction, ema_rate| {
+            let times = Times::Uniform { smallest: 1e-5 };
+            let objective = Objective { times, ..Objective::default() };
+            Setting {
+                config: NetworkConfig::UNet(config),
+                size: 32,
+                process,
+                prediction,
+                options: TrainingOptions { objective, ..averaged(EmaRate::WarmedUp(ema_rate)) },
+                optimizer: OptimizerConfig {
+                    lr: Schedule::WarmUp { lr: 2e-4, n_steps: 5000 },
+                    clip: Some(1.0),
+                    ..OptimizerConfig::default()
+                },
+            }
+        };
+        let vp = || -> Result<Arc<dyn Process>> { Ok(Arc::new(Vp::new(0.1, 20.0, 1000)?)) };
+        let noise = Prediction::Noise(Label::Time);
+        Ok(match self {
+            Net::Mnist => ncsn(1, 28, 64)?,
+            Net::Cifar => ncsn(3, 32, 128)?,
+            Net::NcsnV2Small => ncsnv2(1, 28, 32)?,
+            Net::NcsnV2Cifar => ncsnv2(3, 32, 128)?,
+            Net::UNetSmall => {
+                let whole = UNetConfig::ddpmpp(3, 32, 32);
+                score_sde(UNetConfig { multipliers: vec![1, 2, 2], n_blocks: 1, ..whole }, vp()?, noise, 0.9999)
+            }
+            Net::DdpmPp => score_sde(UNetConfig::ddpmpp(3, 128, 32), vp()?, noise, 0.9999),
+            Net::NcsnPp => {
+                let ve = Arc::new(Ve::new(0.01, 50.0, 1000)?);
+                score_sde(UNetConfig::ncsnpp(3, 128, 32), ve, Prediction::ScaledScore(Label::Std), 0.999)
+            }
         })
     }
+}
+
+/// Training as by default, with an EMA.
+fn averaged(rate: EmaRate) -> TrainingOptions {
+    TrainingOptions { ema_rate: Some(rate), ..TrainingOptions::default() }
 }
 
 impl Workload {
@@ -210,17 +261,19 @@ impl Workload {
     pub fn measure(&self, n_steps: u64, count: bool, device: DeviceKind) -> Result<Measurement> {
         let Self { what, net, batch, precision } = *self;
         precision.set_current();
-        let Setting { config, size, levels, prediction, ema_rate } = net.setting()?;
+        let Setting { config, size, process, prediction, options, optimizer } = net.setting()?;
         let noise = Noise::new(DEFAULT_SEED);
-        let new_net = |device: &Device| RefineNet::new(&config, &mut noise.stream("init", 0), device);
+        let new_model = |device: &Device| -> Result<Model<Network>> {
+            let net = Network::new(&config, &mut noise.stream("init", 0), device)?;
+            Ok(Model { net, process: process.clone(), prediction })
+        };
         let kind = device.chosen();
         let device = device.open()?;
         let (steps, work, passes) = match what {
             What::Train => {
-                let model = Model { prediction, ..Model::new(new_net(&device.clone().autodiff())?, levels) };
-                let options = TrainingOptions { ema_rate, ..TrainingOptions::default() };
-                let mut trainer = Trainer::new(model, OptimizerConfig::default(), options, noise);
-                let shape = [batch as usize, config.channels, size, size];
+                let model = new_model(&device.clone().autodiff())?;
+                let mut trainer = Trainer::new(model, optimizer, options, noise);
+                let shape = [batch as usize, config.channels(), size, size];
                 let mut x = vec![0.0; shape.iter().product()];
                 noise.stream("bench/x", 0).uniform(&mut x);
                 let images = Batch { x, shape };
@@ -230,10 +283,10 @@ impl Workload {
                 (steps, trainer.net().work(size), 3.0)
             }
             What::Sample => {
-                let model = Model { prediction, ..Model::new(new_net(&device)?, levels) };
+                let model = new_model(&device)?;
                 let method =
                     PlainLangevin { t: model.process.time(0), n_steps: (N_WARM_UP + n_steps) as usize, alpha: 2e-5 };
-                let shape = [config.channels, size, size];
+                let shape = [config.channels(), size, size];
                 let images = Images { numbers: 0..batch, shape, range: Range::Unit };
                 let mut chain = image_chain(&model, method, &images, noise, &device);
                 let mut update = || {
@@ -285,6 +338,8 @@ fn median_seconds(sorted: &[Count]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use ncsn::noise::Stream;
+
     use super::*;
 
     #[test]
@@ -292,8 +347,19 @@ mod tests {
         for (net, expected) in [(Net::Mnist, 1_893_140_480), (Net::Cifar, 9_893_052_416)] {
             let Setting { config, size, .. } = net.setting().expect("levels");
             let mut stream = Noise::new(1).stream("init", 0);
-            let network = RefineNet::new(&config, &mut stream, &Device::flex()).expect("a network");
+            let network = Network::new(&config, &mut stream, &Device::flex()).expect("a network");
             assert_eq!(network.work(size).multiply_adds, expected, "{net:?}");
+        }
+    }
+
+    #[test]
+    fn u_nets_do_the_work_that_was_published() {
+        // GFLOP of an image, to three digits.
+        for (net, expected) in [(Net::DdpmPp, 21.7), (Net::NcsnPp, 21.8)] {
+            let Setting { config, size, .. } = net.setting().expect("a process");
+            let network = Network::new(&config, &mut Stream::silent(), &Device::flex()).expect("a network");
+            let gflop = 2.0 * network.work(size).multiply_adds as f64 / 1e9;
+            assert!((gflop - expected).abs() <= 0.05, "{net:?}: {gflop}");
         }
     }
 
