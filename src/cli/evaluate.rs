@@ -1,6 +1,7 @@
 //! `ncsn evaluate`: how good samples are.
 
 mod args;
+mod bits;
 mod comparison;
 mod extractor;
 mod images;
@@ -51,6 +52,7 @@ pub fn run(mut args: EvaluateArgs) -> Result<ExitCode> {
         Some(Evaluate::Stats(stats)) => write_stats(stats),
         None if args.sweep => sweep::run(&args),
         None if args.test_loss => test_loss::run(&args),
+        None if args.bits.bits_per_dim => bits::run(&args),
         None => evaluate(&args),
     }
 }

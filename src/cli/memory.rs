@@ -65,6 +65,21 @@ pub fn check_ensemble(config: &Config, n_members: usize, batch: u64, flag: &str,
     })
 }
 
+/// Whether the likelihoods of `batch` images at a time fit into memory. `flag` sets how many they are.
+///
+/// # Errors
+/// As [`check_sampling`].
+pub fn check_likelihood(config: &Config, batch: u64, flag: &str, common: &Common) -> Result<()> {
+    let Some(available) = memory_of(common) else { return Ok(()) };
+    // A tangent beside each value.
+    let estimate = |net: &NetworkConfig| {
+        let sampling = Estimate::of_sampling(net, config.data.image_size)?;
+        Ok(Estimate { per_image: 2.0 * sampling.per_image, ..sampling })
+    };
+    let batch = usize::try_from(batch).unwrap_or(usize::MAX);
+    check("a likelihood", &config.network(), estimate, batch, available, |batch| format!("{flag} {batch}"))
+}
+
 /// What there is, where a device takes its memory from it.
 fn memory_of(common: &Common) -> Option<u64> {
     memory::available().filter(|_| common.device.chosen() == DeviceKind::Cpu)

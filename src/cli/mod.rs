@@ -9,6 +9,7 @@ mod devices;
 mod drawing;
 mod evaluate;
 mod figures;
+mod flow;
 mod folders;
 mod info;
 mod inpaint;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::published::Runner;
 use super::{Config, Optim, Optimizer, Sde, Training};
 use crate::data::{BatchOptions, Dequantise, Range, Transform};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::{Loss, Objective, Reduction, Times, Weight};
 use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
-use crate::sample::{Renewal, Sampler};
+use crate::sample::{Likelihood, ProbabilityFlow, Probes, Renewal, Sampler};
 use crate::score::{Label, Model, Prediction};
 use crate::sde::{NoiseLevels, Process, SubVp, Ve, Vp};
 use crate::train::{EmaRate, OptimizerConfig, Rule, Schedule, TrainingOptions};
@@ -190,6 +190,28 @@ impl Config {
         self.sampling.sampler()
     }
 
+    /// The probability flow of the run's process, whatever its samples are drawn by: it leads from data to latents and back.
+    ///
+    /// # Errors
+    /// When the noise levels are no process in continuous time, as those of NCSN and NCSNv2: without `training.sde`.
+    pub fn probability_flow(&self) -> Result<ProbabilityFlow> {
+        match self.training.sde {
+            Some(_) => Ok(self.sampling.flow()),
+            None => Err(Error::unexpected(
+                "a run without training.sde, whose noise levels are no process in continuous time",
+                "one that has a probability flow: training.sde vesde, vpsde or subvpsde",
+            )),
+        }
+    }
+
+    /// Likelihoods of data by the [`Self::probability_flow`].
+    ///
+    /// # Errors
+    /// As [`Self::probability_flow`].
+    pub fn likelihood(&self, probes: Probes) -> Result<Likelihood> {
+        Ok(Likelihood { solver: self.probability_flow()?.solver, probes, ..Likelihood::default() })
+    }
+
     /// How many samples are drawn at a checkpoint.
     pub fn snapshot_images(&self) -> u64 {
         if self.training.snapshot_sampling { self.sampling.snapshot_images } else { 0 }
@@ -294,6 +316,19 @@ mod tests {
             config.model.architecture = architecture;
             assert_eq!(config.network().width(), width, "{architecture:?}");
         }
+    }
+
+    #[test]
+    fn a_flow_has_the_tolerances_of_the_file_and_needs_a_process() {
+        let mut config = Config::default();
+        (config.sampling.rtol, config.sampling.atol) = (1e-3, 1e-4);
+        let message = config.likelihood(Probes::Gaussian).expect_err("levels").to_string();
+        assert!(message.contains("without training.sde") && message.contains("vpsde"), "{message}");
+        config.training.sde = Some(Sde::Vp);
+        let Likelihood { solver, probes, n_repeats, .. } = config.likelihood(Probes::Gaussian).expect("a process");
+        assert_eq!((solver.rtol, solver.atol, probes, n_repeats), (1e-3, 1e-4, Probes::Gaussian, 1));
+        config.sampling.method = crate::config::Method::Ode;
+        assert_eq!(config.sampler(), Sampler::ProbabilityFlow(config.probability_flow().expect("a process")));
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub struct Sampling {
     pub probability_flow: bool,
     /// Ours: whether the corrector's step size comes from means over the batch, as in the published program.
     pub batch_mean_norms: bool,
+    /// Ours: tolerance of the probability flow's solver relative to x.
+    pub rtol: f64,
+    /// Ours: its absolute tolerance.
+    pub atol: f64,
     /// T, steps at each level.
     pub n_steps_each: usize,
     /// Step size at σ_L.
@@ -65,6 +69,8 @@ impl Default for Sampling {
             noise_removal: true,
             probability_flow: false,
             batch_mean_norms: false,
+            rtol: 1e-5,
+            atol: 1e-5,
             n_steps_each: 100,
             step_lr: 2e-5,
             denoise: false,
@@ -98,6 +104,8 @@ impl Section for Sampling {
                 .into()
         })?;
         f.key("batch_mean_norms", &mut self.batch_mean_norms, Flag)?;
+        f.key("rtol", &mut self.rtol, POSITIVE)?;
+        f.key("atol", &mut self.atol, POSITIVE)?;
         f.key("n_steps_each", &mut self.n_steps_each, 1..=1_000_000)?;
         f.key("step_lr", &mut self.step_lr, POSITIVE)?;
         f.key("denoise", &mut self.denoise, Flag)?;
@@ -168,12 +176,15 @@ impl Sampling {
                 let (predictor, corrector) = (self.predictor(), self.corrector(snr));
                 Sampler::PredictorCorrector(PredictorCorrector { predictor, corrector, n_steps_each, noise_removal })
             }
-            Method::Ode => {
-                let norm = if self.batch_mean_norms { ErrorNorm::Batch } else { ErrorNorm::PerSample };
-                let solver = DormandPrince { norm, ..DormandPrince::default() };
-                Sampler::ProbabilityFlow(ProbabilityFlow { solver, noise_removal })
-            }
+            Method::Ode => Sampler::ProbabilityFlow(self.flow()),
         }
+    }
+
+    /// The probability flow, whether samples are drawn by it or not.
+    pub(super) fn flow(&self) -> ProbabilityFlow {
+        let Self { rtol, atol, noise_removal, .. } = *self;
+        let norm = if self.batch_mean_norms { ErrorNorm::Batch } else { ErrorNorm::PerSample };
+        ProbabilityFlow { solver: DormandPrince { rtol, atol, norm }, noise_removal }
     }
 
     fn predictor(&self) -> Predictor {

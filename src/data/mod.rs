@@ -167,6 +167,9 @@ fn in_memory(images: InMemory, request: &Request<'_>) -> Result<Arc<dyn Source>>
     Ok(Arc::new(images.resized(request.size)))
 }
 
+/// How many grey levels the pixels of a [`Source`] have.
+pub const N_GREY_LEVELS: u32 = 1 << u8::BITS;
+
 /// Images of one shape, as `u8`, reachable by number.
 pub trait Source: Send + Sync {
     /// How many images there are.

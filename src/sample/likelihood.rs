@@ -1,6 +1,7 @@
 //! Likelihoods of data by the probability flow.
 
 use burn::tensor::{Device, Tensor};
+use serde::Serialize;
 
 use super::flow::upload_rows;
 use super::ode::{DormandPrince, Points};
@@ -33,7 +34,8 @@ pub struct Likelihood {
 }
 
 /// Distributions of mean 0 and covariance I, from which probes are drawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Probes {
     /// −1 or 1, each with probability ½ (Rademacher's): of all the one of the smallest variance.
     #[default]

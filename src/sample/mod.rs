@@ -3,6 +3,7 @@
 //!
 //! What is done at each state is a [`Method`]; what pixels must become is [`Known`]; where noise comes from are [`Draws`].
 
+mod bits_per_dim;
 mod chain;
 mod colour;
 mod corrector;
@@ -19,6 +20,7 @@ mod predictor;
 mod predictor_corrector;
 mod trajectory;
 
+pub use bits_per_dim::{BitsPerDim, ImageBits, MeanBits};
 pub use chain::{AnyChain, Chain, Evaluation, Method, Stage, State};
 pub use colour::{from_colour_basis, to_colour_basis};
 pub use corrector::{Corrector, Norms};

@@ -6,6 +6,7 @@ mod cpu;
 mod data;
 mod evaluate;
 mod figures;
+mod flow;
 mod folders;
 mod inpaint;
 mod memory;

@@ -74,7 +74,7 @@ fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
 fn a_file_beyond_the_limit_of_its_size_is_an_error_that_names_it() {
     let folder = scratch();
     let mut command = Command::new("sh");
-    command.current_dir(folder.path()).args(["-c", "ulimit -f 4; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_ncsn")]);
+    command.current_dir(folder.path()).args(["-c", "ulimit -f 8; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_ncsn")]);
     let Output { status, stderr, .. } = command.args(TRAIN).output().unwrap();
     let said = String::from_utf8(stderr).unwrap();
     assert_eq!((status.code(), status.signal()), (Some(1), None), "{said}");

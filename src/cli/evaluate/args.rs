@@ -10,10 +10,11 @@ use ncsn::eval::{ByteRule, NpzContent, ReadOptions, ResizeRule};
 
 use super::super::common::{Common, parse};
 use super::super::published::DEFAULT_SEED;
+use super::bits::BitsArgs;
 use super::images::Images;
 
-/// What the loss of held-out images has no use for.
-const UNUSED: [&str; 9] =
+/// What the loss and the likelihood of images have no use for.
+pub const UNUSED: [&str; 9] =
     ["reference", "metrics", "splits", "extractor", "weights", "n_steps_each", "step_lr", "ensemble", "draw_batch"];
 
 #[derive(Debug, Args)]
@@ -26,6 +27,7 @@ set: mnist, cifar10-test, mnist-test:0..5000, digits, …
     ncsn evaluate --doc quickstart --n 1000 --extractor small
     ncsn evaluate --doc quickstart --sweep --extractor small
     ncsn evaluate --doc quickstart --test-loss
+    ncsn evaluate --doc cifar10_ddpmpp --bits-per-dim --repeats 5
     ncsn evaluate stats cifar10 -o cifar10.npz")]
 pub struct EvaluateArgs {
     #[command(subcommand)]
@@ -73,10 +75,10 @@ pub struct EvaluateArgs {
     /// --test-loss the number of held-out images [default: all; 10000 of a set without end]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub n: Option<u64>,
-    /// Seed of samples that are drawn, or of the noise of --test-loss
+    /// Seed of samples that are drawn, or of the noise of --test-loss and --bits-per-dim
     #[arg(long, default_value_t = DEFAULT_SEED)]
     pub seed: u64,
-    /// Remove the samples of a run, and the pictures of neighbours, that are there, and draw anew
+    /// Remove the samples of a run, its likelihoods, and the pictures of neighbours, that are there, and begin anew
     #[arg(long)]
     pub overwrite: bool,
     /// The metrics, separated by commas; `kid` and those after it keep all features in memory, 8 kB an image
@@ -92,6 +94,8 @@ pub struct EvaluateArgs {
     /// Print a line of JSON for each number instead
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub bits: BitsArgs,
     #[command(flatten)]
     pub how: How,
     #[command(flatten)]
@@ -215,6 +219,7 @@ impl EvaluateArgs {
             splits: 10,
             output: "neighbours".into(),
             json: false,
+            bits: BitsArgs::default(),
             how: How {
                 extractor: ExtractorKind::Inception,
                 weights: None,
