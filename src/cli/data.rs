@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ncsn::Result;
 use ncsn::config::Data;
+use ncsn::data::folder::Folder;
 use ncsn::data::sets::Download;
 use ncsn::data::{Dataset, Labelled, Place, Progress, Request, Source, Split, Work};
+use ncsn::{Error, Result};
 
 use super::log::Log;
 use super::stop;
@@ -25,7 +26,34 @@ pub fn open(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Arc
     Ok(source)
 }
 
-/// The same with labels, of those data sets that have some.
+/// The images of a folder, or of a part of the data set of this name, in the shape of those that a network was trained on.
+pub fn open_named(
+    images: &str,
+    trained_on: &Data,
+    root: &Path,
+    split: Split,
+    log: &mut Log,
+) -> Result<Arc<dyn Source>> {
+    let Data { image_size, channels, .. } = *trained_on;
+    let Some(dataset) = Dataset::named(images) else {
+        let folder = Path::new(images);
+        if !folder.is_dir() {
+            return Err(Error::MissingData(format!("found no folder and no data set {images:?}")));
+        }
+        let source = Folder::all(folder, channels, image_size, &mut headers("the folder", log))?;
+        report_warning(&source, folder, log);
+        return Ok(Arc::new(source));
+    };
+    if let Some(expected) = dataset.fixed_channels().filter(|&expected| expected != channels) {
+        return Err(Error::Usage(format!(
+            "{} has images of {expected} channels, expected {channels}, on which the network was trained",
+            dataset.name()
+        )));
+    }
+    open(&Data { dataset, ..trained_on.clone() }, root, split, log)
+}
+
+/// [`open`] with labels, of those data sets that have some.
 pub fn open_labelled(data: &Data, root: &Path, split: Split, log: &mut Log) -> Result<Labelled> {
     let Data { dataset, .. } = data;
     watched(dataset, log, |progress| dataset.open_labelled(&request(data, root, split), progress))

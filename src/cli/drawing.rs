@@ -22,11 +22,12 @@ use ncsn::file::open_regular;
 use ncsn::image::{GifWriter, grid, read_png, to_u8, write_png};
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::sample::{Images, Sampler, Size, State, Streams, Trajectory, Update, image_trajectory};
+use ncsn::sample::{Images, Sampler, Size, State, Streams, Trajectory, Update, image_trajectory, tempered};
 use ncsn::score::{Model, Score};
 use ncsn::sde::Process;
 use ncsn::{Error, Result};
 
+use super::flow::Start;
 use super::log::{Log, Verbosity};
 use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
@@ -100,6 +101,11 @@ struct Manifest {
     /// The data set at whose images chains begin.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_init: Option<String>,
+    /// The SHA-256 of the file of latents at which flows begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latents: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
     /// Channels, height, width.
     shape: [usize; 3],
     logit_transform: bool,
@@ -210,6 +216,8 @@ pub struct Drawing {
     transform: Transform,
     /// Where chains begin at training images: the data set's name, and it.
     start: Option<(String, Arc<dyn Source>)>,
+    /// Where flows begin, if not at states of the prior.
+    pub begin: Option<Start>,
     noise: Noise,
     n: u64,
     /// Images drawn at a time.
@@ -244,6 +252,7 @@ impl Drawing {
             shape: config.image_shape(),
             transform: config.transform(),
             start: config.sampling.data_init.then(start).transpose()?,
+            begin: None,
             noise,
             n,
             batch: n,
@@ -356,6 +365,8 @@ impl Drawing {
             sigmas: self.process.stds(),
             seed: self.noise.seed(),
             data_init: self.start.as_ref().map(|(name, _)| name.clone()),
+            latents: self.begin.as_ref().and_then(|start| Some(start.latents.as_ref()?.sha256.clone())),
+            temperature: self.begin.as_ref().and_then(|start| start.temperature),
             shape: self.shape,
             logit_transform: self.transform.range == PixelRange::Logit,
             platform: Platform::of(device)?,
@@ -482,10 +493,17 @@ impl Drawing {
         is_watched: bool,
     ) -> Result<Trajectory<4, &'a dyn Score<4>, Streams>> {
         let images = Images { numbers, shape: self.shape, range: self.transform.range };
-        let x = match &self.start {
-            None => images.begin(&self.sampler, &*self.process, self.noise, device),
-            Some((_, source)) => images.perturbed(&**source, self.transform, &*self.process, self.noise, device)?,
+        let latents = self.begin.as_ref().and_then(|start| start.latents.as_ref());
+        let mut x = match (latents, &self.start) {
+            (Some(latents), _) => latents.of(images.numbers.clone(), device),
+            (None, None) => images.begin(&self.sampler, &*self.process, self.noise, device),
+            (None, Some((_, source))) => {
+                images.perturbed(&**source, self.transform, &*self.process, self.noise, device)?
+            }
         };
+        if let Some(temperature) = self.begin.as_ref().and_then(|start| start.temperature) {
+            x = tempered(x, temperature);
+        }
         let trajectory = image_trajectory(&self.sampler, score, self.process.clone(), x, &images, self.noise);
         Ok(if is_watched { trajectory.watched() } else { trajectory })
     }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use burn::module::Module as _;
 use burn::tensor::Tensor;
@@ -12,9 +11,8 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use ncsn::config::{Data, Dataset};
-use ncsn::data::folder::{Folder, read_image};
-use ncsn::data::{Pixels, Source, Split};
+use ncsn::data::folder::read_image;
+use ncsn::data::{Pixels, Split};
 use ncsn::device::{self, upload};
 use ncsn::file;
 use ncsn::image::{grid, read_png, to_u8, write_png};
@@ -220,7 +218,8 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     if let Some(step_lr) = args.step_lr {
         config.sampling.step_lr = positive("--step-lr", step_lr)?;
     }
-    let source = open_images(&args, &config.data, &mut log)?;
+    let datasets = args.common.run.join("datasets");
+    let source = data::open_named(&args.images, &config.data, &datasets, Split::Test, &mut log)?;
     let n_images = args.n.min(source.len() as u64);
     memory::check_sampling(&config, args.n_per_image, "--n-per-image", &args.common)?;
     let shape @ [channels, height, width] = source.shape();
@@ -339,26 +338,4 @@ fn add_to(output: &Output, manifest: &Manifest) -> Result<()> {
         true => Ok(()),
         false => refuse("holds completions of other images".into()),
     }
-}
-
-/// The images to complete, in the shape that the network was trained on.
-fn open_images(args: &InpaintArgs, trained_on: &Data, log: &mut Log) -> Result<Arc<dyn Source>> {
-    let Data { image_size, channels, .. } = *trained_on;
-    let Some(dataset) = Dataset::named(&args.images) else {
-        let known = Path::new(&args.images);
-        if !known.is_dir() {
-            return Err(Error::MissingData(format!("found no folder and no data set {:?}", args.images)));
-        }
-        let folder = Folder::all(known, channels, image_size, &mut data::headers("the folder", log))?;
-        data::report_warning(&folder, known, log);
-        return Ok(Arc::new(folder));
-    };
-    if let Some(expected) = dataset.fixed_channels().filter(|&expected| expected != channels) {
-        return Err(Error::Usage(format!(
-            "{} has images of {expected} channels, expected {channels}, on which the network was trained",
-            dataset.name()
-        )));
-    }
-    let data = Data { dataset, ..trained_on.clone() };
-    data::open(&data, &args.common.run.join("datasets"), Split::Test, log)
 }

@@ -7,6 +7,7 @@ mod cpu;
 mod data;
 mod devices;
 mod drawing;
+mod encode;
 mod evaluate;
 mod figures;
 mod flow;
@@ -14,6 +15,7 @@ mod folders;
 mod info;
 mod inpaint;
 mod interpolate;
+mod latents;
 mod lock;
 mod log;
 mod memory;
@@ -76,6 +78,8 @@ enum Command {
     Inpaint(inpaint::InpaintArgs),
     /// Draw rows of images that go over into one another
     Interpolate(interpolate::InterpolateArgs),
+    /// Find the latents of images: what the probability flow makes of them, and `sample --latents` turns back
+    Encode(encode::EncodeArgs),
     /// Run the 2-D toy experiments: pictures and numbers
     Toy(toy::ToyArgs),
     /// Draw a figure of the paper from short runs
@@ -108,6 +112,7 @@ impl Command {
             Command::Sample(args) => sample::run(args),
             Command::Inpaint(args) => inpaint::run(args),
             Command::Interpolate(args) => interpolate::run(args),
+            Command::Encode(args) => encode::run(args),
             Command::Toy(args) => toy::run(args),
             Command::Figures(args) => figures::run(args),
             Command::Convert(args) => convert::run(args),
@@ -126,6 +131,7 @@ impl Command {
             Command::Sample(args) => Some(&args.common),
             Command::Inpaint(args) => Some(&args.common),
             Command::Interpolate(args) => Some(&args.common),
+            Command::Encode(args) => Some(&args.common),
             Command::Toy(args) => Some(&args.common),
             Command::Figures(args) => Some(args.common()),
             Command::Convert(args) => Some(&args.common),

@@ -9,6 +9,8 @@ use ncsn::noise::Noise;
 use ncsn::{Error, Result};
 
 use super::drawing::{Drawing, Pictures};
+use super::flow::Decoding;
+use super::latents::Latents;
 use super::log::Log;
 use super::output::Existing;
 use super::trained::{Trained, score_of};
@@ -21,7 +23,7 @@ pub struct SampleArgs {
     /// Folder for the samples [default: RUN/samples/NAME]
     #[arg(short = 'o', long = "output", alias = "image_folder", value_name = "DIR")]
     output: Option<PathBuf>,
-    /// How many images [default: 25, or the run's sampling.num_samples4fid if sampling.fid is true]
+    /// How many images [default: 25, the latents of --latents, or the run's sampling.num_samples4fid if sampling.fid is true]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     n: Option<u64>,
     /// Batch size; the grid and the animation show the first batch [default: the run's sampling.batch_size, else 100]
@@ -46,6 +48,8 @@ pub struct SampleArgs {
     /// Columns of the grid [default: a square]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
     columns: Option<u64>,
+    #[command(flatten)]
+    decoding: Decoding,
     #[command(flatten)]
     pictures: Pictures,
     /// Remove the samples that are there, and draw anew
@@ -76,6 +80,7 @@ impl SampleArgs {
             step_lr: None,
             ensemble: None,
             columns: None,
+            decoding: Decoding::default(),
             pictures: Pictures::default(),
             overwrite,
             common,
@@ -96,6 +101,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     if let Some(step_lr) = args.step_lr {
         config.sampling.step_lr = positive("--step-lr", step_lr)?;
     }
+    let start = args.decoding.start(&mut config)?;
     let sampling = &config.sampling;
     for (key, is_on, command) in
         [("inpainting", sampling.inpainting, "inpaint"), ("interpolation", sampling.interpolation, "interpolate")]
@@ -104,7 +110,12 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
             hint(format!("the run's sampling.{key} is true: that is the command ncsn {command}; these are new images"));
         }
     }
-    let n = args.n.unwrap_or(if sampling.fid { sampling.num_samples4fid } else { 25 });
+    let n_latents = start.as_ref().and_then(|start| start.latents.as_ref()).map(Latents::n);
+    let of_config = || if sampling.fid { sampling.num_samples4fid } else { 25 };
+    let n = args.n.or(n_latents).unwrap_or_else(of_config);
+    if let Some(n_latents) = n_latents.filter(|&n_latents| n > n_latents) {
+        return Err(Error::unexpected(format!("--n {n} for a file of {n_latents} latents"), "at most all of them"));
+    }
     let batch = args.batch.or(sampling.batch_size).unwrap_or(100).min(n);
     let pictures = args.pictures.or(sampling);
     let output = args.trained.folder(args.output, &args.common)?;
@@ -121,6 +132,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     drawing.columns = args.columns;
     drawing.existing = Existing::overwrite(args.overwrite);
     drawing.weights = Some(digests);
+    drawing.begin = start;
     let code = drawing.to_folder(&score, &device, &output, &pictures, &mut log)?;
     if code == ExitCode::SUCCESS {
         let gif = if pictures.final_only() { "" } else { ", samples.gif" };
