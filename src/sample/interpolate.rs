@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::net::Backbone;
 use crate::noise::Noise;
 use crate::score::Model;
+use crate::sde::Process;
 
 /// The noise of rows of `n_columns` images: of column j it is z_p·cos θ + z_q·sin θ with θ = (π/2)·j/(n − 1) and the row's own z_p
 /// and z_q. So each column alone has independent standard normal noise, and neighbours have nearly the same.
@@ -53,7 +54,7 @@ fn repeat<const D: usize>(x: Tensor<D>, n: usize) -> Tensor<D> {
 /// States are `[rows·n_columns, channels, height, width]`, row by row.
 ///
 /// # Errors
-/// Of the probability flow, which has no noise to interpolate: [`spherical`](super::spherical) goes from latent to latent.
+/// Of the probability flow, which has no noise to interpolate: it draws from [`arcs`](super::arcs) between [`latent_ends`].
 ///
 /// # Panics
 /// If `n_columns` is below 2.
@@ -74,6 +75,15 @@ pub fn interpolation_chain<'a, N: Backbone<4>>(
     let [p, q] = ["interpolate/p", "interpolate/q"].map(|name| Streams(rows.streams(noise, name)));
     let draws = Interpolation { p, q, n_columns };
     Ok(Chain::new(model, model.process.clone(), method, repeat(start, n_columns), draws))
+}
+
+/// The latents of the prior between which rows of a seed go, if the probability flow draws them: the ends of each of `rows`, whose
+/// points are [`arcs`](super::arcs).
+///
+/// # Shapes
+/// → two of `[rows, channels, height, width]`
+pub fn latent_ends(rows: &Images, process: &dyn Process, noise: Noise, device: &Device) -> [Tensor<4>; 2] {
+    ["interpolate/p", "interpolate/q"].map(|name| rows.prior_of(process, noise, name, device))
 }
 
 #[cfg(test)]

@@ -30,6 +30,28 @@ pub fn spherical<const D: usize>(a: Tensor<D>, b: Tensor<D>, part: f64) -> Tenso
     a * factor(1.0 - part) + b * factor(part)
 }
 
+/// Rows of `n` points at equal distances along the great circles from latents `a` to latents `b`, both ends included: see [`spherical`].
+///
+/// # Shapes
+/// `a`, `b`: `[rows, …]` → `[rows·n, …]`, row by row.
+///
+/// # Panics
+/// If `n` is below 2.
+pub fn arcs<const D: usize>(a: Tensor<D>, b: Tensor<D>, n: usize) -> Tensor<D> {
+    assert!(n >= 2, "an arc of {n} points");
+    let mut shape = a.dims();
+    let (rows, len) = (shape[0], shape[1..].iter().product::<usize>());
+    let point = |i: usize| match i {
+        // Exactly.
+        0 => a.clone(),
+        i if i == n - 1 => b.clone(),
+        i => spherical(a.clone(), b.clone(), i as f64 / (n - 1) as f64),
+    };
+    let points = (0..n).map(|i| point(i).reshape([rows, 1, len])).collect();
+    shape[0] *= n;
+    Tensor::<3>::cat(points, 1).reshape(shape)
+}
+
 /// Latents of N(0, (temperature·prior_std)²·I) in the place of those of the prior: `temperature`·z. Below 1 samples are smoother and
 /// less varied (Song et al. 2021, §4.3, where the norm of the latents is reduced).
 ///
@@ -63,6 +85,18 @@ mod tests {
         assert!(are_close(&at(&[1.0, 0.0], &[0.0, 3.0], 1.0 / 3.0), &[cos, 3.0 * sin]));
         let (a, b) = ([0.3, -1.0, 2.0], [1.5, 0.2, -0.4]);
         assert!(are_close(&at(&a, &b, 0.0), &a) && are_close(&at(&a, &b, 1.0), &b));
+    }
+
+    #[test]
+    fn rows_go_from_one_latent_to_the_other_in_equal_steps() {
+        let tensor = |x: &[f32]| upload::<2>(x.to_vec(), [2, 2], &Device::flex());
+        let (a, b) = (tensor(&[2.0, 0.0, 0.0, 1.0]), tensor(&[0.0, 2.0, 0.0, 5.0]));
+        let found = values(arcs(a, b, 4)).expect("a processor");
+        let (sin, cos) = std::f32::consts::FRAC_PI_6.sin_cos();
+        let arc = [2.0, 0.0, 2.0 * cos, 2.0 * sin, 2.0 * sin, 2.0 * cos, 0.0, 2.0];
+        // Without an angle, a line.
+        let line = [0.0, 1.0, 0.0, 7.0 / 3.0, 0.0, 11.0 / 3.0, 0.0, 5.0];
+        assert!(are_close(&found, &[arc, line].concat()), "{found:?}");
     }
 
     #[test]
