@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use burn::module::Module as _;
-use burn::tensor::Tensor;
+use burn::tensor::Device;
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
 use ncsn::data::folder::read_image;
-use ncsn::data::{Pixels, Split};
+use ncsn::data::{Pixels, Range as PixelRange, Split};
 use ncsn::device::{self, upload};
 use ncsn::file;
 use ncsn::image::{grid, read_png, to_u8, write_png};
@@ -20,7 +19,7 @@ use ncsn::noise::Noise;
 use ncsn::sample::{Completions, KnownPart, Sampler, completion_chain};
 use ncsn::{Error, Result};
 
-use super::drawing::in_stages;
+use super::drawing::{in_stages, place};
 use super::log::Log;
 use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
@@ -36,7 +35,7 @@ pub struct InpaintArgs {
     #[arg(long, value_name = "FOLDER_OR_DATASET")]
     images: String,
     /// What is hidden and filled in: left, right, top or bottom (that half), centre (a square of half the side), random:P
-    /// (each pixel with probability P), or an image file, white where it is hidden
+    /// (each pixel with probability P), grey (the colours: of each pixel its grey is known), or an image file, white where it is hidden
     #[arg(long, default_value = "right", value_parser = super::parse::<Mask>)]
     mask: Mask,
     /// How many images
@@ -76,6 +75,8 @@ enum Mask {
     Bottom,
     Centre,
     Random(f64),
+    /// The colours.
+    Grey,
     File(PathBuf),
 }
 
@@ -85,7 +86,7 @@ impl FromStr for Mask {
     fn from_str(text: &str) -> Result<Self> {
         let error = || {
             Error::Usage(format!(
-                "found mask {text:?}, expected left, right, top, bottom, centre, random:P with P between 0 and 1, or an \
+                "found mask {text:?}, expected left, right, top, bottom, centre, random:P with P between 0 and 1, grey, or an \
                  image file"
             ))
         };
@@ -95,6 +96,7 @@ impl FromStr for Mask {
             "top" => Self::Top,
             "bottom" => Self::Bottom,
             "centre" | "center" => Self::Centre,
+            "grey" | "gray" => Self::Grey,
             _ => match text.strip_prefix("random:") {
                 Some(p) => Self::Random(p.parse().ok().filter(|p| *p > 0.0 && *p < 1.0).ok_or_else(error)?),
                 None if Path::new(text).is_file() => Self::File(text.into()),
@@ -113,17 +115,18 @@ impl fmt::Display for Mask {
             Self::Bottom => f.write_str("bottom"),
             Self::Centre => f.write_str("centre"),
             Self::Random(p) => write!(f, "random:{p}"),
+            Self::Grey => f.write_str("grey"),
             Self::File(path) => write!(f, "{}", path.display()),
         }
     }
 }
 
 impl Mask {
-    /// Whether each pixel of an image of `[height, width]` is hidden; the same of every image but for `random`.
-    fn hidden(&self, [height, width]: [usize; 2], image: u64, noise: Noise) -> Result<Vec<bool>> {
+    /// What is hidden of an image of `[height, width]`; the same of every image but for `random`.
+    fn hidden(&self, [height, width]: [usize; 2], image: u64, noise: Noise) -> Result<Hidden> {
         let inside = |i: usize, n: usize| (n / 4..n - n / 4).contains(&i);
         let pixels = (0..height * width).map(|k| (k / width, k % width));
-        Ok(match self {
+        Ok(Hidden::Pixels(match self {
             Self::Left => pixels.map(|(_, x)| x < width / 2).collect(),
             Self::Right => pixels.map(|(_, x)| x >= width / 2).collect(),
             Self::Top => pixels.map(|(y, _)| y < height / 2).collect(),
@@ -134,6 +137,7 @@ impl Mask {
                 noise.stream("inpaint/mask", image).uniform(&mut u);
                 u.into_iter().map(|u| f64::from(u) < *p).collect()
             }
+            Self::Grey => return Ok(Hidden::Colours),
             Self::File(path) => {
                 let pixels = read_image(path, 1, width)?;
                 let hidden: Vec<bool> = pixels.into_iter().map(|p| p >= 128).collect();
@@ -145,10 +149,20 @@ impl Mask {
                 }
                 hidden
             }
-        })
+        }))
     }
 }
 
+/// What of an image is hidden.
+enum Hidden {
+    /// Some pixels, the same in all channels.
+    Pixels(Vec<bool>),
+    /// The colours of all pixels: the mean over the channels is known.
+    Colours,
+}
+
+/// Channels of images with colours.
+const N_COLOURS: usize = 3;
 /// What hidden pixels look like in the grid.
 const GREY: u8 = 128;
 
@@ -192,18 +206,79 @@ const COMPLETIONS: Kind = Kind {
 /// An image and what is hidden of it.
 struct Puzzle {
     reference_u8: Vec<u8>,
-    /// Of each pixel, the same in all channels.
-    hidden: Vec<bool>,
+    hidden: Hidden,
+    /// The range in which the model sees pixels.
+    range: PixelRange,
 }
 
 impl Puzzle {
-    fn is_hidden(&self, i: usize) -> bool {
-        self.hidden[i % self.hidden.len()]
+    /// Places in a channel.
+    fn channel_len(&self) -> usize {
+        match &self.hidden {
+            Hidden::Pixels(hidden) => hidden.len(),
+            Hidden::Colours => self.reference_u8.len() / N_COLOURS,
+        }
     }
 
     fn sha256(&self) -> String {
-        let hidden: Vec<u8> = self.hidden.iter().map(|&hidden| hidden.into()).collect();
+        let hidden: Vec<u8> = match &self.hidden {
+            Hidden::Pixels(hidden) => hidden.iter().map(|&hidden| hidden.into()).collect(),
+            Hidden::Colours => Vec::new(),
+        };
         file::hex_sha256(&[&self.reference_u8[..], &hidden].concat())
+    }
+
+    /// The image as the model sees it.
+    fn reference(&self) -> Vec<f32> {
+        self.reference_u8.iter().map(|&p| self.range.forward(f32::from(p) / 255.0)).collect()
+    }
+
+    /// What is known, of a batch with the image's shape.
+    fn part(&self, shape: [usize; 4], device: &Device) -> KnownPart {
+        match &self.hidden {
+            Hidden::Pixels(hidden) => {
+                let known = hidden.iter().cycle().take(self.reference_u8.len());
+                let known = known.map(|&hidden| f32::from(u8::from(!hidden))).collect();
+                KnownPart::Pixels(Box::new(upload::<4>(known, shape, device)))
+            }
+            Hidden::Colours => KnownPart::Grey,
+        }
+    }
+
+    /// The mean of each pixel's channels.
+    fn grey(&self, x: &[f32]) -> Vec<f32> {
+        let len = self.channel_len();
+        (0..len).map(|i| x.iter().skip(i).step_by(len).sum::<f32>() / N_COLOURS as f32).collect()
+    }
+
+    /// The picture of what is known.
+    fn known_u8(&self) -> Vec<u8> {
+        match &self.hidden {
+            Hidden::Pixels(hidden) => {
+                let pixels = self.reference_u8.iter().zip(hidden.iter().cycle());
+                pixels.map(|(&p, &hidden)| if hidden { GREY } else { p }).collect()
+            }
+            Hidden::Colours => {
+                let grey = self.grey(&self.reference());
+                grey.iter().cycle().take(self.reference_u8.len()).map(|&x| to_u8(self.range.inverse(x))).collect()
+            }
+        }
+    }
+
+    /// The picture of a completion `x`, of which what is known is the image itself, without the last level's noise.
+    fn completed_u8(&self, x: &[f32]) -> Vec<u8> {
+        let pixel = |x: f32| to_u8(self.range.inverse(x));
+        match &self.hidden {
+            Hidden::Pixels(hidden) => {
+                let pixels = x.iter().zip(&self.reference_u8).zip(hidden.iter().cycle());
+                pixels.map(|((&x, &p), &hidden)| if hidden { pixel(x) } else { p }).collect()
+            }
+            Hidden::Colours => {
+                let [known, found] = [&self.reference()[..], x].map(|x| self.grey(x));
+                let shifts = known.iter().zip(&found).map(|(known, found)| known - found).collect::<Vec<_>>();
+                x.iter().zip(shifts.iter().cycle()).map(|(x, shift)| pixel(x + shift)).collect()
+            }
+        }
     }
 }
 
@@ -223,16 +298,20 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     let n_images = args.n.min(source.len() as u64);
     memory::check_sampling(&config, args.n_per_image, "--n-per-image", &args.common)?;
     let shape @ [channels, height, width] = source.shape();
-    let (image_len, noise) = (channels * height * width, Noise::new(args.seed));
+    if args.mask == Mask::Grey && channels != N_COLOURS {
+        let found = format!("--mask grey of images of {channels} channels");
+        return Err(Error::unexpected(found, "a run on images of three, whose colours are drawn"));
+    }
+    let (image_len, noise, range) = (channels * height * width, Noise::new(args.seed), config.transform().range);
     let puzzle = |image: u64| -> Result<Puzzle> {
         let mut reference_u8 = vec![0; image_len];
         source.read(image as usize, &mut reference_u8)?;
-        Ok(Puzzle { reference_u8, hidden: args.mask.hidden([height, width], image, noise)? })
+        Ok(Puzzle { reference_u8, hidden: args.mask.hidden([height, width], image, noise)?, range })
     };
     let puzzles = (0..n_images).map(puzzle).collect::<Result<Vec<_>>>()?;
-    let (sampler, range) = (config.sampler(), config.transform().range);
+    let sampler = config.sampler();
     let n_steps = in_stages(&sampler, &*model.process)?.n_states as u64;
-    let device = model.net.devices().into_iter().next().expect("a network lives somewhere");
+    let device = place(&model);
     let manifest = Manifest {
         weights: saved.weights().digest(),
         images: args.images.clone(),
@@ -265,13 +344,9 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
             .map(|pixels_u8| completions.extend(pixels_u8))
             .count() as u64;
         if n_there < args.n_per_image {
-            let to_input = |p: &u8| range.forward(f32::from(*p) / 255.0);
-            let tensor = |values: Vec<f32>| upload::<4>(values, [1, channels, height, width], &device);
-            let reference = tensor(puzzle.reference_u8.iter().map(to_input).collect());
-            let known = (0..image_len).map(|i| f32::from(u8::from(!puzzle.is_hidden(i)))).collect();
-            let mask: Tensor<4> = tensor(known);
-            let numbers = n_there..args.n_per_image;
-            let part = KnownPart::Pixels(mask.into());
+            let batch = [1, channels, height, width];
+            let reference = upload::<4>(puzzle.reference(), batch, &device);
+            let (part, numbers) = (puzzle.part(batch, &device), n_there..args.n_per_image);
             let hidden = Completions { part, reference, renewal: config.renewal(), image, numbers: numbers.clone() };
             let chain = completion_chain(&model, &sampler, hidden, noise)?;
             let mut last = None;
@@ -291,21 +366,14 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
                 let message = "the chain has diverged: a completion is not finite (a smaller --step-lr may help)";
                 return Err(Error::Usage(message.into()));
             }
-            let to_pixel = |(i, x): (usize, &f32)| {
-                // What is known is the image itself, without the last level's noise.
-                let i = i % image_len;
-                let pixel = to_u8(range.inverse(*x));
-                if puzzle.is_hidden(i) { pixel } else { puzzle.reference_u8[i] }
-            };
-            let drawn: Vec<u8> = x.iter().enumerate().map(to_pixel).collect();
+            let drawn: Vec<u8> = x.chunks(image_len).flat_map(|x| puzzle.completed_u8(x)).collect();
             for (k, completion) in numbers.zip(drawn.chunks(image_len)) {
                 write_png(&name(k), &Pixels::from_chw(completion, shape))?;
             }
             completions.extend(drawn);
         }
-        let masked = puzzle.reference_u8.iter().enumerate().map(|(i, &p)| if puzzle.is_hidden(i) { GREY } else { p });
         rows.extend_from_slice(&puzzle.reference_u8);
-        rows.extend(masked);
+        rows.extend(puzzle.known_u8());
         rows.extend(completions);
     }
     drop(progress);

@@ -101,3 +101,58 @@ fn a_folder_of_images_is_completed_and_mistakes_are_told() {
         assert!(message.contains(needle), "{needle} in {message}");
     }
 }
+
+#[test]
+fn colours_are_drawn_and_the_grey_of_an_image_stays() {
+    let folder = scratch();
+    let at = folder.path();
+    std::fs::write(at.join("sde.yml"), crate::flow::TINY_SDE).unwrap();
+    let images = at.join("images");
+    std::fs::create_dir(&images).unwrap();
+    // Colours, none of them near 0 or 255, where what is drawn would be cut off.
+    let colour = |k: u8, i: u8| [90 + 10 * k + i % 32, 130 + i / 3, 150 - 10 * k].map(|c: u8| c);
+    for k in 0..2 {
+        let pixels = (0..64).flat_map(|i| colour(k, i)).collect();
+        write_png(&images.join(format!("{k}.png")), &Pixels::new(pixels, SIZE, SIZE, 3)).unwrap();
+    }
+    let train = |doc: &str, config: &str| {
+        let args = ["train", "--config", config, "--doc", doc, "--no-sample", "--set", "data.channels=3"];
+        // With little noise even a network that has hardly learnt anything draws pixels between 0 and 255.
+        succeeds(at, &[&args[..], &["--set", "model.beta_max=1"]].concat());
+    };
+    train("levels", "tiny.yml");
+    train("sde", "sde.yml");
+    let read = |path: &str| read_image(&at.join(path), 3, SIZE).unwrap();
+    let grey = |image: &[u8], i: usize| (0..3).map(|c| f64::from(image[64 * c + i])).sum::<f64>() / 3.0;
+    // Annealed Langevin dynamics, and predictor–corrector sampling.
+    for doc in ["levels", "sde"] {
+        let out = format!("{doc} out");
+        let args = ["inpaint", "--doc", doc, "--images", "images", "--mask", "grey", "--n-per-image", "2", "-o", &out];
+        assert!(succeeds(at, &args).contains("2 completions of each of 2 images"));
+        for k in 0..2 {
+            let expected = read(&format!("images/{k}.png"));
+            let [a, b] = [0, 1].map(|j| read(&format!("{out}/images/{k:06}_{j:03}.png")));
+            assert!(a != b && a != expected, "colours are drawn");
+            for found in [&a, &b] {
+                let is_whole = |i: &usize| (0..3).all(|c| ![0, 255].contains(&found[64 * c + i]));
+                let whole: Vec<usize> = (0..64).filter(is_whole).collect();
+                for &i in &whole {
+                    let [found, expected] = [found, &expected].map(|image| grey(image, i));
+                    // Three channels are rounded.
+                    assert!((found - expected).abs() <= 0.5, "{found}, expected {expected}");
+                }
+                assert!(!whole.is_empty(), "{doc}: colours are cut off everywhere");
+            }
+        }
+        let grid = ncsn::image::read_png(&at.join(&out).join("grid.png"), [3, 44, 84]);
+        assert!(grid.is_ok(), "{grid:?}");
+    }
+    succeeds(at, &TRAIN);
+    let args = ["inpaint", "--doc", "d", "--images", "DIGITS", "--mask", "grey", "-o", "x"];
+    let message = fails(at, &args);
+    assert!(
+        message.contains("found --mask grey of images of 1 channels, expected a run on images of three"),
+        "{message}"
+    );
+    assert!(!at.join("x").exists());
+}
