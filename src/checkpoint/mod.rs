@@ -460,7 +460,7 @@ impl Weights {
         self.members.as_ref()
     }
 
-    /// How far the run had come, of a list of NCSNv2's program; [`Self::header`] says it of ours.
+    /// How far the run had come, of a checkpoint of NCSNv2's or Score-SDE's program; [`Self::header`] says it of ours.
     pub fn progress(&self) -> Option<pth::Progress> {
         self.progress
     }
@@ -509,6 +509,21 @@ impl Weights {
     /// Whether it holds averaged weights too.
     pub fn has_ema(&self) -> bool {
         self.file.names().any(|name| name.starts_with(EMA))
+    }
+
+    /// How many numbers the parameters have that are trained.
+    pub fn n_parameters(&self) -> usize {
+        let names = self.file.names().filter(|name| !name.starts_with(EMA));
+        let shapes = names.filter_map(|name| Some((name, self.file.shape(name)?)));
+        shapes
+            .filter(|(name, shape)| pth::is_trained(name, shape))
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum()
+    }
+
+    /// Whether these are the weights of a network that we know, though their shapes may not tell its options.
+    pub fn is_known(&self) -> bool {
+        NetworkConfig::is_known(|name| self.file.shape(name))
     }
 
     /// What the network must be, read off the shapes; `untold` is what they do not tell, such as

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::net::{InputRange, NetworkConfig};
+use crate::net::NetworkConfig;
 
 /// Prefixes that tell nothing of the network, taken off whatever the network is.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
@@ -17,7 +17,7 @@ pub(super) fn prefix_len<'n>(tensors: impl Iterator<Item = (&'n str, &'n [usize]
     let Some(first) = shapes.keys().next().copied() else { return 0 };
     let is_known = |prefix: &str| {
         let shape = |name: &str| shapes.get(&*format!("{prefix}{name}")).map(|shape| shape.to_vec());
-        NetworkConfig::from_shapes(shape, InputRange::Unit).is_ok()
+        NetworkConfig::is_known(shape)
     };
     let (mut at, mut of_wrappers) = (0, 0);
     for _ in 0..MAX_PARTS {
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn whatever_stands_before_a_known_network_is_taken_off_and_nothing_of_its_own_names() {
-        // The names of the last four all begin alike by themselves, or those of a part do.
+        // The names of the last six all begin alike by themselves, or those of a part do.
         for (architecture, width, size) in [
             (Architecture::Ncsn, 2, 8),
             (Architecture::Baseline, 2, 8),
@@ -60,11 +60,13 @@ mod tests {
             (Architecture::UNetScore, 2, 16),
             (Architecture::UNetResScore, 2, 32),
             (Architecture::MlpScore, 1024, 10),
+            (Architecture::Ddpm, 32, 8),
+            (Architecture::NcsnPp, 8, 8),
         ] {
             let config = architecture.network(Dimensions { channels: 1, width, size, n_levels: 2 });
             let device = burn::tensor::Device::flex();
             let net = Network::new(&config, &mut Noise::new(0).stream("init", 0), &device).expect("a network");
-            let own = params::to_host(&net).expect("values");
+            let own = params::state_to_host(&net).expect("values");
             for expected in [
                 "",
                 "module.",

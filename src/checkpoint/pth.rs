@@ -27,6 +27,7 @@ use view::View;
 pub use published::{
     Group, Members, Named, OptimizerState, Progress, Published, Setting, StateValue, read_optimizer, read_published,
 };
+pub(in crate::checkpoint) use published::{is_buffer, is_trained};
 pub use write::write_published;
 
 /// Larger files are refused before they are read into memory.

@@ -169,17 +169,40 @@ pub fn newest(folder: &Path) -> Result<Weights> {
     })
 }
 
-/// The checkpoints of the run in `folder`, by step: ours, and at other steps the published program's, `checkpoint_STEP.pth`.
+/// The checkpoints of the run in `folder`, by step: ours, and at other steps the published programs': NCSNv2's `checkpoint_STEP.pth`,
+/// and Score-SDE's `checkpoints/checkpoint_K.pth` at step K·`training.snapshot_freq` of the folder's `config.yml`.
 ///
 /// # Errors
-/// When the folder cannot be read. A folder that does not exist holds none.
+/// When the folder cannot be read, or the configuration of Score-SDE's checkpoints. A folder that does not exist holds none.
 pub fn by_step(folder: &Path) -> Result<BTreeMap<u64, PathBuf>> {
     let checkpoints = Checkpoints::new(folder);
+    let numbered = numbered(folder)?;
+    let every = match numbered.is_empty() {
+        true => 1,
+        false => {
+            let path = folder.join(CONFIG).display().to_string();
+            Config::load(&path, &[], None)?.0.images(&path)?.training.snapshot_freq
+        }
+    };
+    let numbered = numbered.into_iter().filter_map(|(k, path)| Some((k.checked_mul(every)?, path)));
     let published = checkpoints.steps_of(".pth")?.into_iter();
     let published = published.map(|step| (step, folder.join(format!("checkpoint_{step}.pth"))));
     let ours = checkpoints.steps()?.into_iter().map(|step| (step, checkpoints.weights_path(step)));
-    Ok(published.chain(ours).collect())
+    Ok(numbered.chain(published).chain(ours).collect())
 }
+
+/// Score-SDE's checkpoints in `folder` by their numbers, ascending.
+fn numbered(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let folder = folder.join(NUMBERED);
+    let numbers = Checkpoints::new(&folder).steps_of(".pth")?;
+    Ok(numbers.into_iter().map(|k| (k, folder.join(format!("checkpoint_{k}.pth")))).collect())
+}
+
+/// The configuration of a run, in its folder.
+const CONFIG: &str = "config.yml";
+/// Score-SDE's folders in that of a run: of the checkpoint that it goes on from, and of those that it keeps.
+const RESUMED: &str = "checkpoints-meta";
+const NUMBERED: &str = "checkpoints";
 
 /// The checkpoints whose scores are averaged at `step`, the newest first: it and those before it that are multiples of `every` steps
 /// away, so far as they are among `all`, of at most `n` such places. NCSNv2's program has n = 5 and `every` = 5000, its
@@ -189,19 +212,30 @@ pub fn ensemble_steps<T>(all: &BTreeMap<u64, T>, step: u64, n: usize, every: u64
     places.filter(|step| all.contains_key(step)).collect()
 }
 
-/// The published program's newest checkpoint in `folder`.
+/// The published program's newest checkpoint in `folder`: `checkpoint.pth`, or of Score-SDE's `checkpoints-meta/checkpoint.pth`, which
+/// it goes on from, else the last one of `checkpoints`.
 pub fn published(folder: &Path) -> Option<PathBuf> {
-    Some(folder.join("checkpoint.pth")).filter(|path| path.is_file())
+    let newest = [folder.to_path_buf(), folder.join(RESUMED)].map(|folder| folder.join("checkpoint.pth"));
+    let last = || Some(numbered(folder).ok()?.pop()?.1);
+    newest.into_iter().find(|path| path.is_file()).or_else(last)
 }
 
-/// The configuration that belongs to weights: the one in their header, else the file `given`, else the `config.yml` beside them if
-/// they are a published checkpoint.
+/// The `config.yml` of the run that the published checkpoint `path` is of: beside it, or above Score-SDE's folders.
+fn config_of_run(path: &Path) -> PathBuf {
+    let beside = path.with_file_name(CONFIG);
+    let folder = path.parent().filter(|folder| [RESUMED, NUMBERED].iter().any(|name| folder.ends_with(name)));
+    let above = folder.map(|folder| folder.with_file_name(CONFIG));
+    above.filter(|above| !beside.is_file() && above.is_file()).unwrap_or(beside)
+}
+
+/// The configuration that belongs to weights: the one in their header, else the file `given`, else the `config.yml` of their run if
+/// they are a published checkpoint: beside them, or above Score-SDE's folders.
 ///
 /// # Errors
 /// When it is refused by [`Config::parse`], or is not that of a run on images.
 pub fn saved_config(weights: &Weights, given: Option<&str>) -> Result<Option<Config>> {
     let path = weights.path();
-    let (file, name) = match (weights.header(), given, path.with_file_name("config.yml")) {
+    let (file, name) = match (weights.header(), given, config_of_run(path)) {
         (Some(header), ..) => {
             let name = format!("{} (saved configuration)", path.display());
             (Config::parse(&header.config, &name, &[], None)?, name)

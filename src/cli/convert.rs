@@ -39,7 +39,8 @@ pub struct ConvertArgs {
     /// [default: as it was, else "module." as the published programs have it, but for ScoreNetRunner]
     #[arg(long)]
     prefix: Option<String>,
-    /// The configuration of a run that goes on from a published checkpoint [default: config.yml beside it]
+    /// The configuration of a run that goes on from a published checkpoint [default: config.yml beside it], or of weights in
+    /// safetensors whose shapes do not tell their network
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
     /// Replace OUT if it is there
@@ -77,15 +78,16 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
     if let To::Run = to {
         return to_run(&args);
     }
-    if args.config.is_some() {
+    if args.config.is_some() && !is_bare(&args.input)? {
         return Err(Error::Usage(format!(
-            "found --config, but {output} is no folder of a run that would go on with it"
+            "found --config, but {output} is no folder of a run that would go on with it, and {} needs none",
+            args.input.display()
         )));
     }
     if args.output.exists() && !args.overwrite {
         return Err(Error::Usage(format!("{output} exists; --overwrite replaces it")));
     }
-    let Found { mut published, header } = found(&args.input)?;
+    let Found { mut published, header } = found(&args.input, args.config.as_deref())?;
     let mut more = String::new();
     if args.ema {
         published = only_average(&args.input, published)?;
@@ -129,15 +131,20 @@ fn left_out(published: &Published) -> String {
     said.unwrap_or_default().to_string()
 }
 
-fn found(path: &Path) -> Result<Found> {
+/// Whether the file has nothing but weights, whose network a configuration tells.
+fn is_bare(path: &Path) -> Result<bool> {
+    Ok(path.is_file() && !is_pth(path)? && Weights::read(path)?.header().is_none())
+}
+
+fn found(path: &Path, config: Option<&str>) -> Result<Found> {
     if path.is_file() && is_pth(path)? {
         return Ok(Found { published: read_published(path)?, header: None });
     }
     let weights = if path.is_dir() { newest(path)? } else { Weights::open(path)? };
     if is_pth(weights.path())? {
-        return found(weights.path());
+        return found(weights.path(), None);
     }
-    let config = saved_config(&weights, None)?;
+    let config = saved_config(&weights, config)?;
     // A run's as they are trained: PyTorch divides by spectral norms itself.
     let weights = if config.is_some() { Weights::read(weights.path())? } else { weights };
     Ok(Found { published: weights.to_published(config.as_ref())?, header: weights.header().cloned() })
@@ -145,12 +152,12 @@ fn found(path: &Path) -> Result<Found> {
 
 /// The average as the weights, and nothing else. Buffers that are not averaged stay.
 fn only_average(path: &Path, published: Published) -> Result<Published> {
-    let Published { network, prefix, ema, .. } = published;
+    let Published { network, f64s, prefix, ema, .. } = published;
     let ema = ema.ok_or_else(|| Error::format(path, "found no moving average of the weights"))?;
     let mut averages: BTreeMap<_, _> = ema.into_iter().collect();
     let average = |(name, own)| (averages.remove(&name).unwrap_or(own), name);
     let network = network.into_iter().map(average).map(|(tensor, name)| (name, tensor)).collect();
-    Ok(Published { network, prefix, ..Published::default() })
+    Ok(Published { network, f64s, prefix, ..Published::default() })
 }
 
 /// Makes a run of ours of a published checkpoint, in a folder that has none.
@@ -174,7 +181,7 @@ fn to_run(args: &ConvertArgs) -> Result<ExitCode> {
     with_absolute_path(&mut config)?;
     let seed = *config.training.seed.get_or_insert(DEFAULT_SEED);
     let trainer = new_trainer(&config, Noise::new(seed), &args.common)?;
-    let (trainer, epoch) = resume_published(&path, config.optimizer(), trainer)?;
+    let (trainer, epoch) = resume_published(&path, &config, trainer)?;
 
     let lock = Lock::take(&args.output)?;
     let (checkpoints, own_config) = (Checkpoints::new(&args.output), config_path(&args.output));

@@ -7,7 +7,8 @@ use clap::Args;
 
 use ncsn::Result;
 use ncsn::checkpoint::pth::{Members, Progress};
-use ncsn::checkpoint::{Weights, newest, saved_config};
+use ncsn::checkpoint::{Saved, Weights, newest, saved_config};
+use ncsn::config::{Config, Sde};
 use ncsn::device::DeviceKind;
 use ncsn::net::params;
 use ncsn::sde::Process;
@@ -22,6 +23,9 @@ pub struct InfoArgs {
     /// A checkpoint file instead
     #[arg(long, value_name = "FILE", conflicts_with = "doc")]
     checkpoint: Option<PathBuf>,
+    /// The configuration of weights that do not hold one [default: config.yml beside a .pth]
+    #[arg(long, value_name = "FILE", requires = "checkpoint")]
+    config: Option<String>,
     /// The processor instead: its instruction sets, the one in use, and what a convolution does at each precision
     #[arg(long, conflicts_with_all = ["doc", "checkpoint"])]
     cpu: bool,
@@ -56,39 +60,55 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
         }
         (None, None) => unreachable!("clap requires one of them"),
     };
-    describe(&weights)?;
+    match saved_config(&weights, args.config.as_deref())? {
+        Some(_) => {
+            let saved = Saved::of(weights, args.config.as_deref())?;
+            describe(saved.weights(), Some(saved.config()))?;
+        }
+        None => describe(&weights, None)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(weights: &Weights) -> Result<()> {
-    let saved = saved_config(weights, None)?;
-    let untold = saved.as_ref().map(|config| config.network().untold()).unwrap_or_default();
-    let net = weights.build(untold.clone(), false, &DeviceKind::Cpu.open()?)?;
-    let n_parameters = params::count(&net);
+fn describe(weights: &Weights, saved: Option<&Config>) -> Result<()> {
+    let untold = saved.map(|config| config.network().untold()).unwrap_or_default();
     say(format!("checkpoint   {}", weights.path().display()));
-    say(format!("network      {}", weights.network(untold)?));
+    let n_parameters = match weights.network(untold.clone()) {
+        Err(_) if saved.is_none() && weights.is_known() => {
+            say("network      a U-Net, whose shapes do not tell its options; --config FILE does");
+            weights.n_parameters()
+        }
+        network => {
+            let network = network?;
+            let n_parameters = params::count(&weights.build(untold, false, &DeviceKind::Cpu.open()?)?);
+            say(format!("network      {network}"));
+            n_parameters
+        }
+    };
     say(format!("parameters   {n_parameters}{}", if weights.has_ema() { ", and their moving average" } else { "" }));
     if let Some(Members { weights, ema, .. }) = weights.members() {
         say(format!("weights      {weights}"));
         ema.iter().for_each(|ema| say(format!("average      {ema}: what samples, scores and metrics are made with")));
     }
-    match (weights.header(), &saved) {
+    match (weights.header(), saved) {
         (Some(header), Some(config)) => {
             say(format!("training     step {} of {}, seed {}", header.step, config.training.n_iters, header.seed));
             say(header.loss.map_or("loss         unknown".into(), |loss| format!("loss         {loss:.3} (smoothed)")));
         }
         _ => say(match weights.progress() {
-            Some(Progress { epoch, step }) => format!("training     step {step}, epoch {epoch}"),
+            Some(Progress { epoch: Some(epoch), step }) => format!("training     step {step}, epoch {epoch}"),
+            Some(Progress { epoch: None, step }) => format!("training     step {step}"),
             None => "training     unknown: the file holds weights only".into(),
         }),
     }
     let Some(config) = saved else { return Ok(()) };
     let data = &config.data;
     say(format!("data         {}, {} × {} pixels", data.dataset.name(), data.image_size, data.image_size));
-    let levels = config.noise_levels()?;
-    say(match levels.n_levels() {
-        1 => format!("noise        σ = {}", levels.sigma_min()),
-        _ => format!("noise        σ from {} to {}", config.model.sigma_begin, config.model.sigma_end),
+    let (levels, model) = (config.noise_levels()?, &config.model);
+    say(match (config.training.sde, levels.n_levels()) {
+        (Some(Sde::Vp | Sde::SubVp), _) => format!("noise        β from {} to {}", model.beta_min, model.beta_max),
+        (_, 1) => format!("noise        σ = {}", levels.sigma_min()),
+        _ => format!("noise        σ from {} to {}", model.sigma_begin, model.sigma_end),
     });
     Ok(())
 }

@@ -126,7 +126,7 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     let (mut trainer, smoothed) = match &found {
         Found::Ours(steps) if args.resume => resume(args, &checkpoints, steps, config.optimizer(), trainer, &mut log)?,
         Found::Published(path) if args.resume => {
-            let (trainer, epoch) = resume_published(path, config.optimizer(), trainer)?;
+            let (trainer, epoch) = resume_published(path, &config, trainer)?;
             published_epoch = epoch.map(|epoch| (trainer.step_count(), epoch));
             log.info(format!("going on with the published program's {}", path.display()));
             (trainer, None)

@@ -105,9 +105,10 @@ impl Runner {
 }
 
 /// A published program; each keeps its checkpoints in a layout of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Program {
     /// NCSN's, with all of its runners.
+    #[default]
     Ncsn,
     /// NCSNv2's, which also has NCSN's networks.
     NcsnV2,

@@ -423,6 +423,11 @@ impl NetworkConfig {
         Ok(config)
     }
 
+    /// Whether these are shapes of a network that we know, though they may not tell all of its options.
+    pub fn is_known(shape: impl Fn(&str) -> Option<Vec<usize>>) -> bool {
+        UNetConfig::is_one(&Shapes(&shape)) || Self::from_shapes(shape, InputRange::Unit).is_ok()
+    }
+
     /// What it is called.
     ///
     /// # Panics

@@ -27,6 +27,7 @@ pub(crate) fn shown_shape(shape: &[usize]) -> String {
 enum Kind {
     Parameter,
     Buffer,
+    Either,
 }
 
 /// A [`Path`] that tells the tensors of one kind.
@@ -39,7 +40,11 @@ impl Of {
 
     /// Whether the tensor here is one.
     fn is_here(&self) -> bool {
-        self.1.is_buffer() == (self.0 == Kind::Buffer)
+        match self.0 {
+            Kind::Parameter => !self.1.is_buffer(),
+            Kind::Buffer => self.1.is_buffer(),
+            Kind::Either => true,
+        }
     }
 }
 
@@ -246,6 +251,14 @@ pub fn buffers_to_host<M: Module>(module: &M) -> Result<Vec<(String, HostTensor)
     all_to_host(module, Kind::Buffer)
 }
 
+/// Every parameter and every [buffer](super::Buffer) with its name, copied to the host, in registration order.
+///
+/// # Errors
+/// As [`to_host`].
+pub fn state_to_host<M: Module>(module: &M) -> Result<Vec<(String, HostTensor)>> {
+    all_to_host(module, Kind::Either)
+}
+
 fn all_from_host<M: Module>(module: M, kind: Kind, get: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<M> {
     struct Load<G>(Vec<String>, G, Result<()>);
     impl<G: FnMut(&str, &[usize]) -> Result<Vec<f32>>> Replace for Load<G> {
@@ -405,6 +418,11 @@ mod tests {
         });
         let loss = (net.conv.weight_orig.val().sum_dim(1).reshape([2]) * net.conv.weight_u.val()).sum();
         assert_eq!(gradients(&net, &loss.backward()).len(), 1);
+        let state = state_to_host(&net).expect("values");
+        assert_eq!(
+            state.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["conv.weight_orig", "conv.weight_u"]
+        );
         let expected = HostTensor { shape: vec![2], values: vec![3.0, 4.0] };
         for net in [net.clone(), net.valid(), net.valid().train()] {
             assert_eq!(buffers_to_host(&net).expect("values"), [("conv.weight_u".to_string(), expected.clone())]);

@@ -25,6 +25,13 @@ impl EmaRate {
             Self::WarmedUp(rate) => rate.min((1.0 + n as f64) / (10.0 + n as f64)),
         }
     }
+
+    /// The rate of late updates, the largest one.
+    pub fn limit(self) -> f64 {
+        match self {
+            Self::Constant(rate) | Self::WarmedUp(rate) => rate,
+        }
+    }
 }
 
 impl fmt::Display for EmaRate {

@@ -19,6 +19,7 @@ mod runners;
 mod sampling;
 mod score;
 mod score_sde;
+mod score_sde_checkpoints;
 #[cfg(unix)]
 mod signals;
 mod wrong_input;

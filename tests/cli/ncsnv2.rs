@@ -417,7 +417,7 @@ fn a_run_goes_to_the_published_program_and_back_as_if_it_had_never_left() {
         let said = succeeds(at, &["convert", &format!("run/logs/{first}"), &pth]);
         assert!(said.contains(", their moving average and the optimiser's state in run/logs/"), "{said}");
         let published = read_published(&at.join(&pth)).unwrap();
-        assert_eq!(published.progress, Some(Progress { epoch: 0, step: 4 }));
+        assert_eq!(published.progress, Some(Progress { epoch: Some(0), step: 4 }));
         assert_eq!((&published.prefix[..], published.network[0].0 == "sigmas"), ("module.", name == "ncsnv2"));
         let average: Vec<&str> = published.averaged().unwrap().map(|(name, _)| &name[..]).collect();
         let is_buffer = |name: &&str| {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ncsn::checkpoint::pth::{
     Group, Members, OptimizerState, Progress, Published, Setting, StateValue, write_published,
 };
+use ncsn::config::Program;
 use ncsn::net::params::HostTensor;
 
 /// Reads; checks that it is fast, and that an error is one line without control characters.
@@ -159,10 +160,13 @@ fn written() -> Vec<u8> {
     let written = Published {
         ema: Some(network.clone()),
         ema_updates: None,
+        ema_rate: None,
+        program: Program::NcsnV2,
+        f64s: BTreeMap::from([("b".to_string(), Vec::new())]),
         network,
         prefix: "module.".into(),
         optimizer: Some(optimizer),
-        progress: Some(Progress { epoch: 3, step: 70_000 }),
+        progress: Some(Progress { epoch: Some(3), step: 70_000 }),
         members: Members {
             weights: "item 1 of a list".into(),
             ema: Some("item 5 of a list".into()),

@@ -262,7 +262,7 @@ fn exchange() {
         (&found.prefix, &found.members, found.progress),
         (&expected.prefix, &expected.members, expected.progress)
     );
-    assert_eq!(found.progress, Some(Progress { epoch: 2, step: 3 }));
+    assert_eq!(found.progress, Some(Progress { epoch: Some(2), step: 3 }));
     assert_eq!((&found.network[0].0[..], &found.network[0]), ("sigmas", &expected.network[0]));
     fn named(tensors: &[(String, HostTensor)]) -> impl Iterator<Item = (&str, &HostTensor)> {
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
@@ -294,17 +294,17 @@ fn what_becomes_ours_is_written_as_it_was_read() {
         Trainer::new(config.model(net).unwrap(), config.optimizer(), config.training_options(), noise)
     };
     let path = fixture::path("ncsnv2/train/checkpoint_3.pth");
-    let (trainer, epoch) = resume_published(&path, config.optimizer(), new(&config)).unwrap();
+    let (trainer, epoch) = resume_published(&path, &config, new(&config)).unwrap();
     assert_eq!((trainer.step_count(), epoch), (3, Some(2)));
     assert_eq!(as_published(&trainer, 2), published(), "every tensor and number");
     // The settings are the configuration's: FFHQ's epsilon was once another.
     let mut other = config.clone();
     other.optim.eps = 1e-3;
-    let (trainer, _) = resume_published(&path, other.optimizer(), new(&other)).unwrap();
+    let (trainer, _) = resume_published(&path, &other, new(&other)).unwrap();
     assert!(matches!(trainer.optimizer().config().rule, Rule::Adam { eps: 1e-3, .. }));
     // Other levels would make other steps of it.
     other.model.sigma_begin = 9.0;
-    let message = resume_published(&path, other.optimizer(), new(&other)).unwrap_err().to_string();
+    let message = resume_published(&path, &other, new(&other)).unwrap_err().to_string();
     assert!(message.contains("sigmas[0] is 10, expected 9"), "{message}");
 }
 

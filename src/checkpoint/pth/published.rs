@@ -8,9 +8,10 @@ use std::path::Path;
 use super::{Pth, read_file};
 use crate::checkpoint::N_BATCHES;
 use crate::checkpoint::names::prefix_len;
+use crate::config::Program;
 use crate::error::{Error, Result, few, shown};
 use crate::net::params::{HostTensor, shown_shape};
-use crate::pickle::{Id, Value};
+use crate::pickle::{Id, Item, Value};
 
 /// Under what names a dict has the weights, their moving average, and the optimiser's state.
 const WEIGHTS: [&str; 6] = ["state_dict", "model_state_dict", "model", "network", "net", "params"];
@@ -22,6 +23,10 @@ const SHADOW: &str = "shadow";
 const SHADOW_PARAMS: &str = "shadow_params";
 /// Beside these, how many updates made them.
 const NUM_UPDATES: &str = "num_updates";
+/// And at which rate.
+const DECAY: &str = "decay";
+/// How many steps Score-SDE's dict says were made.
+const STEP: &str = "step";
 /// Where NCSNv2's list has the epoch, the step and the average.
 const THIRD: usize = 2;
 const FOURTH: usize = 3;
@@ -34,8 +39,12 @@ const FREQUENCIES: &str = "W";
 /// A network's weights, and what lies beside them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Published {
+    /// Which program keeps its checkpoints so.
+    pub program: Program,
     /// The weights by name, without the prefix, in the order of the file.
     pub network: Vec<(String, HostTensor)>,
+    /// The numbers of those weights that the file has as f64, by name, not rounded to f32: Score-SDE's noise levels, `sigmas`.
+    pub f64s: BTreeMap<String, Vec<f64>>,
     /// What stood before each name: `"module."`, say, or nothing.
     pub prefix: String,
     /// The moving average of the weights, if the file has one beside them: as many tensors of the same names and
@@ -43,19 +52,21 @@ pub struct Published {
     pub ema: Option<Vec<(String, HostTensor)>>,
     /// How many updates made the average, if the file says it, as Score-SDE's do.
     pub ema_updates: Option<u64>,
+    /// The largest rate of the average, if the file says it, as Score-SDE's do.
+    pub ema_rate: Option<f64>,
     /// Which parts of the file these are.
     pub members: Members,
     /// The optimiser's state, if the file has one.
     pub optimizer: Option<OptimizerState>,
-    /// How far the run has come, if the file is a list of NCSNv2's program.
+    /// How far the run has come, if the file is one of NCSNv2's or Score-SDE's program.
     pub progress: Option<Progress>,
 }
 
-/// How far a run of NCSNv2's program has come.
+/// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The epoch of the last step, counted from 0.
-    pub epoch: u64,
+    /// The epoch of the last step, counted from 0, which only NCSNv2's program says.
+    pub epoch: Option<u64>,
     /// Steps made.
     pub step: u64,
 }
@@ -190,8 +201,9 @@ impl StateValue {
 }
 
 /// Reads a checkpoint: a list or tuple that begins with a network's `state_dict` and, perhaps, an optimiser's, whose third and
-/// fourth items may be an epoch and a step, and whose fifth may be a moving average of the weights; a `state_dict` alone; or a dict with any of these under a
-/// usual name (`state_dict`, `model`, …; `optimizer`, …; `ema`, `params_ema`, …). Nothing in the file is executed.
+/// fourth items may be an epoch and a step, and whose fifth may be a moving average of the weights; a `state_dict` alone; or a dict
+/// with any of these under a usual name (`state_dict`, `model`, …; `optimizer`, …; `ema`, `params_ema`, …), and perhaps a `step`.
+/// Nothing in the file is executed.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read; [`Error::Format`] when it is no such checkpoint, is damaged, or names a
@@ -220,22 +232,34 @@ impl Published {
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let mut scratch = Vec::new();
         let pth = Pth::parse(path, bytes, &mut scratch)?;
-        let Parts { weights, ema, only_average, optimizer: state, progress } = parts(&pth)?;
+        let Parts { program, weights, ema, only_average, optimizer: state, progress } = parts(&pth)?;
         let (network, prefix) = network(&pth, weights.value)?;
+        let f64s = f64s(&pth, weights.value, &prefix)?;
         let of_average = ema.as_ref();
         let average = of_average.map(|ema| average(&pth, ema, &network)).transpose()?;
         let optimizer = state.map(|state| optimizer(&pth, state)).transpose()?;
         let (ema, from) = average.unzip();
-        let ema_updates = of_average.and_then(|part| pth.pickle().get(part.value, NUM_UPDATES)?.as_size());
+        let of_average = |name| of_average.and_then(|part| pth.pickle().get(part.value, name));
+        let ema_updates = of_average(NUM_UPDATES).and_then(Value::as_size);
+        let ema_rate = of_average(DECAY).and_then(|rate| match rate {
+            Value::Float(rate) => Some(*rate),
+            Value::Int(rate) => Some(*rate as f64),
+            _ => None,
+        });
         let members = Members { weights: weights.name, ema: from, only_average };
-        Ok(Self { network, prefix, ema, ema_updates, members, optimizer, progress })
+        Ok(Self { program, network, f64s, prefix, ema, ema_updates, ema_rate, members, optimizer, progress })
     }
 
-    /// The tensors of the average that are trained, which are those that NCSNv2's program keeps: no buffers. `None` if there is no
-    /// average.
+    /// The tensors of the average that are trained, which are those that NCSNv2's and Score-SDE's programs keep: no buffers, no
+    /// frozen parameters. `None` if there is no average.
     pub fn averaged(&self) -> Option<impl Iterator<Item = &(String, HostTensor)>> {
-        Some(self.ema.as_ref()?.iter().filter(|(name, tensor)| is_trained(name, tensor)))
+        Some(trained(self.ema.as_ref()?))
     }
+}
+
+/// The tensors that training changes.
+pub(super) fn trained(tensors: &[(String, HostTensor)]) -> impl Iterator<Item = &(String, HostTensor)> {
+    tensors.iter().filter(|(name, tensor)| is_trained(name, &tensor.shape))
 }
 
 /// A part of a checkpoint, and what it is called in words.
@@ -246,6 +270,7 @@ struct Part<'v, 'a> {
 
 /// The parts of a checkpoint that have a meaning.
 struct Parts<'v, 'a> {
+    program: Program,
     weights: Part<'v, 'a>,
     ema: Option<Part<'v, 'a>>,
     only_average: bool,
@@ -268,12 +293,15 @@ fn parts<'v, 'a>(pth: &'v Pth<'_, 'a>) -> Result<Parts<'v, 'a>> {
             })?;
             let ema = part(FIFTH).filter(|part| is_weights(part.value));
             let count = |i: usize| item(i)?.as_size();
-            let progress = count(THIRD).zip(count(FOURTH)).map(|(epoch, step)| Progress { epoch, step });
-            Ok(Parts { weights, ema, only_average: false, optimizer: of_optimizer(item(1)), progress })
+            let progress = count(THIRD).zip(count(FOURTH));
+            let progress = progress.map(|(epoch, step)| Progress { epoch: Some(epoch), step });
+            let program = if progress.is_some() { Program::NcsnV2 } else { Program::Ncsn };
+            Ok(Parts { program, weights, ema, only_average: false, optimizer: of_optimizer(item(1)), progress })
         }
         root if is_weights(root) => {
             let weights = Part { name: "the whole file".into(), value: root };
-            Ok(Parts { weights, ema: None, only_average: false, optimizer: None, progress: None })
+            let program = Program::default();
+            Ok(Parts { program, weights, ema: None, only_average: false, optimizer: None, progress: None })
         }
         root @ Value::Dict(_) => {
             let member = |name: &&str| Some(Part { name: format!("{name:?}"), value: pickle.get(root, name)? });
@@ -287,7 +315,11 @@ fn parts<'v, 'a>(pth: &'v Pth<'_, 'a>) -> Result<Parts<'v, 'a>> {
             }
             let weights = weights.ok_or_else(|| no_network(pth, &keys(pth, root)))?;
             let optimizer = OPTIMIZERS.iter().find_map(|name| of_optimizer(pickle.get(root, name)));
-            Ok(Parts { weights, ema, only_average, optimizer, progress: None })
+            let is_score_sde = ema.as_ref().is_some_and(|ema| pickle.get(ema.value, SHADOW_PARAMS).is_some());
+            let step = pickle.get(root, STEP).and_then(Value::as_size).filter(|_| is_score_sde);
+            let progress = step.map(|step| Progress { epoch: None, step });
+            let program = if progress.is_some() { Program::ScoreSde } else { Program::default() };
+            Ok(Parts { program, weights, ema, only_average, optimizer, progress })
         }
         other => Err(no_network(pth, &pth.kind(other))),
     }
@@ -370,7 +402,7 @@ fn average<'a>(
         Some(tensor) => Ok((name.clone(), tensor)),
         None => {
             pth.spend(own.values.len())?;
-            if is_trained(name, own) {
+            if is_trained(name, &own.shape) {
                 lacks.push(shown(name));
             }
             Ok((name.clone(), own.clone()))
@@ -392,16 +424,19 @@ fn averaged_names(network: &[(String, HostTensor)], n: usize) -> Option<Vec<&str
         let meant = network.iter().filter(|(name, tensor)| is_meant(name, tensor));
         meant.map(|(name, _)| name.as_str()).collect()
     };
-    [named(|name, _| !is_buffer(name)), named(is_trained)].into_iter().find(|names| names.len() == n)
+    [named(|name, _| !is_buffer(name)), named(|name, tensor| is_trained(name, &tensor.shape))]
+        .into_iter()
+        .find(|names| names.len() == n)
 }
 
-fn is_buffer(name: &str) -> bool {
+/// Whether a program registers the tensor as no parameter: its optimiser does not number it.
+pub(in crate::checkpoint) fn is_buffer(name: &str) -> bool {
     BUFFERS.contains(&last_of(name))
 }
 
 /// Whether training changes the parameter: frequencies stay, but matrices of that name do not.
-fn is_trained(name: &str, tensor: &HostTensor) -> bool {
-    !is_buffer(name) && (last_of(name) != FREQUENCIES || tensor.shape.len() != 1)
+pub(in crate::checkpoint) fn is_trained(name: &str, shape: &[usize]) -> bool {
+    !is_buffer(name) && (last_of(name) != FREQUENCIES || shape.len() != 1)
 }
 
 fn last_of(name: &str) -> &str {
@@ -443,6 +478,20 @@ fn network<'a>(pth: &Pth<'_, 'a>, weights: &Value<'a>) -> Result<(Vec<(String, H
         name.drain(..n_prefix);
     }
     Ok((network, prefix))
+}
+
+/// The numbers of those named tensors that are of f64, by name without the prefix.
+fn f64s<'a>(pth: &Pth<'_, 'a>, weights: &Value<'a>, prefix: &str) -> Result<BTreeMap<String, Vec<f64>>> {
+    let mut all = BTreeMap::new();
+    for (name, id) in pairs(weights) {
+        let Some(name) = pth.pickle().text(*name).filter(|name| !name.ends_with(N_BATCHES)) else { continue };
+        let view = pth.view(pth.pickle().value(*id)).map_err(|why| pth.bad(name, &why))?;
+        if view.item() == Item::F64 {
+            pth.spend(name.len() + view.n_items())?;
+            all.insert(name[prefix.len()..].to_string(), view.f64s().expect("items of f64"));
+        }
+    }
+    Ok(all)
 }
 
 fn optimizer<'a>(pth: &Pth<'_, 'a>, value: &Value<'a>) -> Result<OptimizerState> {

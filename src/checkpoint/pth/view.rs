@@ -83,6 +83,11 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The items of a tensor of f64; `None` for another.
+    pub(super) fn f64s(&self) -> Option<Vec<f64>> {
+        (self.item == Item::F64).then(|| self.gather(f64::from_le_bytes))
+    }
+
     /// The items of an integer or boolean tensor; `None` for another.
     pub(super) fn i64s(&self) -> Option<Vec<i64>> {
         match self.item {
@@ -175,6 +180,9 @@ mod tests {
     fn every_type_of_item_is_decoded() {
         let f32s = |item, bytes: &[u8]| View::new(item, bytes, 0, &[1], &[1]).unwrap().f32s();
         assert_eq!(f32s(Item::F64, &(-1.5_f64).to_le_bytes()), Some(vec![-1.5]));
+        let f64s = |item, bytes: &[u8]| View::new(item, bytes, 0, &[1], &[1]).unwrap().f64s();
+        assert_eq!(f64s(Item::F64, &0.1_f64.to_le_bytes()), Some(vec![0.1]));
+        assert_eq!(f64s(Item::F32, &0.1_f32.to_le_bytes()), None);
         assert_eq!(f32s(Item::F16, &[0x00, 0x3e]), Some(vec![1.5]));
         assert_eq!(f32s(Item::BF16, &[0xc0, 0x3f]), Some(vec![1.5]));
         assert_eq!(f32s(Item::U8, &[1]), None);

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use flate2::Crc;
 
-use super::published::{OptimizerState, Progress, Published, Setting, StateValue};
+use super::published::{OptimizerState, Progress, Published, Setting, StateValue, trained};
+use crate::config::Program;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::net::params::HostTensor;
@@ -18,10 +19,15 @@ const ALIGNMENT: usize = 64;
 /// Chunks of numbers that are turned to bytes at once.
 const N_CHUNK: usize = 1 << 14;
 
-/// Writes `path`, whole or not at all: the list `[state_dict, optimizer]` or, without an optimiser, `[state_dict]`, as NCSN's
-/// program has it; of a run whose progress is known `[state_dict, optimizer, epoch, step]` and, with an average, its trained
-/// parameters as a fifth item, as NCSNv2's has it, where `None` stands for an optimiser that is not there. The prefix comes before
-/// each name of the first item. The same content gives the same bytes.
+/// Writes `path`, whole or not at all, as [`Published::program`] keeps it. The same content gives the same bytes.
+///
+/// - NCSN's has the list `[state_dict, optimizer]` or, without an optimiser, `[state_dict]`.
+/// - NCSNv2's, of a run whose progress is known, has `[state_dict, optimizer, epoch, step]` and, with an average, its trained parameters as a
+///   fifth item, where `None` stands for an optimiser that is not there; else it is as NCSN's.
+/// - Score-SDE's has a dict of `optimizer`, `model`, `ema` (`decay`, `num_updates` and the list `shadow_params` of the trained parameters) and
+///   `step`, so far as they are known. A run without an average has the weights there, as the program's own runs with a decay of 0.
+///
+/// The prefix comes before each name of the weights.
 ///
 /// # Errors
 /// When the file cannot be written, or would be larger than 4 GiB.
@@ -29,24 +35,12 @@ const N_CHUNK: usize = 1 << 14;
 /// # Panics
 /// When a tensor has not as many values as its shape says.
 pub fn write_published(path: &Path, published: &Published) -> Result<()> {
-    let Published { network, prefix, optimizer, progress, .. } = published;
-    let mut pickler = Pickler { bytes: b"\x80\x02](".to_vec(), storages: Vec::new() };
-    pickler.bytes.extend(b"ccollections\nOrderedDict\n)R");
-    pickler.tensors(network, prefix);
-    match optimizer {
-        Some(optimizer) => pickler.optimizer(optimizer),
-        None if progress.is_some() => pickler.bytes.push(b'N'),
-        None => {}
+    let mut pickler = Pickler { bytes: b"\x80\x02".to_vec(), storages: Vec::new() };
+    match published.program {
+        Program::Ncsn | Program::NcsnV2 => pickler.list(published),
+        Program::ScoreSde => pickler.dict(published),
     }
-    if let Some(Progress { epoch, step }) = progress {
-        pickler.int(epoch.cast_signed());
-        pickler.int(step.cast_signed());
-        if let Some(averaged) = published.averaged() {
-            pickler.bytes.push(b'}');
-            pickler.tensors(averaged, "");
-        }
-    }
-    pickler.bytes.extend(b"e.");
+    pickler.bytes.push(b'.');
     let Pickler { bytes: pickle, storages } = pickler;
 
     let storages = storages.into_iter().enumerate().map(|(i, values)| (format!("data/{i}"), Content::Numbers(values)));
@@ -72,14 +66,57 @@ pub fn write_published(path: &Path, published: &Published) -> Result<()> {
 /// What a file in the archive holds.
 enum Content<'a> {
     Bytes(&'a [u8]),
-    Numbers(&'a [f32]),
+    Numbers(Storage<'a>),
+}
+
+/// The numbers of a tensor.
+#[derive(Clone, Copy)]
+enum Storage<'a> {
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+}
+
+impl Storage<'_> {
+    fn len(self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+        }
+    }
+
+    fn n_bytes(self) -> usize {
+        match self {
+            Self::F32(values) => size_of_val(values),
+            Self::F64(values) => size_of_val(values),
+        }
+    }
+
+    /// What PyTorch calls such a storage.
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::F32(_) => b"FloatStorage",
+            Self::F64(_) => b"DoubleStorage",
+        }
+    }
+}
+
+/// Calls `f` with the bytes of `values`, part by part.
+fn chunks<T: Copy, const N: usize>(
+    values: &[T],
+    bytes: fn(T) -> [u8; N],
+    mut f: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    values.chunks(N_CHUNK).try_for_each(|values| {
+        let bytes: Vec<u8> = values.iter().flat_map(|&value| bytes(value)).collect();
+        f(&bytes)
+    })
 }
 
 impl Content<'_> {
     fn n_bytes(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
-            Self::Numbers(values) => 4 * values.len(),
+            Self::Numbers(storage) => storage.n_bytes(),
         }
     }
 
@@ -87,10 +124,8 @@ impl Content<'_> {
     fn chunks(&self, mut f: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         match self {
             Self::Bytes(bytes) => f(bytes),
-            Self::Numbers(values) => values.chunks(N_CHUNK).try_for_each(|values| {
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                f(&bytes)
-            }),
+            Self::Numbers(Storage::F32(values)) => chunks(values, f32::to_le_bytes, f),
+            Self::Numbers(Storage::F64(values)) => chunks(values, f64::to_le_bytes, f),
         }
     }
 
@@ -107,10 +142,76 @@ impl Content<'_> {
 /// A pickle of protocol 2 under construction, and the storages that it refers to by their numbers.
 struct Pickler<'a> {
     bytes: Vec<u8>,
-    storages: Vec<&'a [f32]>,
+    storages: Vec<Storage<'a>>,
 }
 
 impl<'a> Pickler<'a> {
+    /// NCSN's list, or NCSNv2's.
+    fn list(&mut self, published: &'a Published) {
+        let Published { optimizer, progress, .. } = published;
+        self.bytes.extend(b"](");
+        self.state_dict(published);
+        match optimizer {
+            Some(optimizer) => self.optimizer(optimizer),
+            None if progress.is_some() => self.bytes.push(b'N'),
+            None => {}
+        }
+        if let Some(Progress { epoch, step }) = progress {
+            self.int(epoch.unwrap_or(0).cast_signed());
+            self.int(step.cast_signed());
+            if let Some(averaged) = published.averaged() {
+                self.bytes.push(b'}');
+                self.tensors(averaged, "");
+            }
+        }
+        self.bytes.push(b'e');
+    }
+
+    /// Score-SDE's dict.
+    fn dict(&mut self, published: &'a Published) {
+        let Published { network, optimizer, ema, ema_rate, ema_updates, progress, .. } = published;
+        self.bytes.extend(b"}(");
+        if let Some(optimizer) = optimizer {
+            self.text("optimizer");
+            self.optimizer(optimizer);
+        }
+        self.text("model");
+        self.state_dict(published);
+        let step = progress.map(|progress| progress.step);
+        // An average of rate 0 is the weights.
+        let averaged = ema.as_ref().or(progress.is_some().then_some(network));
+        if let Some(averaged) = averaged {
+            self.text("ema");
+            self.bytes.extend(b"}(");
+            self.text("decay");
+            self.float(ema_rate.unwrap_or(0.0));
+            self.text("num_updates");
+            self.int(ema_updates.or(step).unwrap_or(0).cast_signed());
+            self.text("shadow_params");
+            self.bytes.extend(b"](");
+            trained(averaged).for_each(|(_, tensor)| self.tensor(tensor));
+            self.bytes.extend(b"eu");
+        }
+        if let Some(step) = step {
+            self.text("step");
+            self.int(step.cast_signed());
+        }
+        self.bytes.push(b'u');
+    }
+
+    /// The weights.
+    fn state_dict(&mut self, Published { network, f64s, prefix, .. }: &'a Published) {
+        self.bytes.extend(b"ccollections\nOrderedDict\n)R(");
+        for (name, tensor) in network {
+            self.text(&format!("{prefix}{name}"));
+            match f64s.get(name) {
+                Some(values) => self.storage(&tensor.shape, Storage::F64(values)),
+                None => self.tensor(tensor),
+            }
+        }
+        self.bytes.push(b'u');
+    }
+
     /// The items of the dict that was written last.
     fn tensors(&mut self, tensors: impl IntoIterator<Item = &'a (String, HostTensor)>, prefix: &str) {
         self.bytes.push(b'(');
@@ -170,14 +271,20 @@ impl<'a> Pickler<'a> {
         }
     }
 
-    /// A view of all of a new storage.
     fn tensor(&mut self, HostTensor { shape, values }: &'a HostTensor) {
+        self.storage(shape, Storage::F32(values));
+    }
+
+    /// A view of all of a new storage.
+    fn storage(&mut self, shape: &[usize], values: Storage<'a>) {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "shape {shape:?}");
         let key = self.storages.len().to_string();
         self.storages.push(values);
         self.bytes.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
         self.text("storage");
-        self.bytes.extend(b"ctorch\nFloatStorage\n");
+        self.bytes.extend(b"ctorch\n");
+        self.bytes.extend(values.name());
+        self.bytes.push(b'\n');
         self.text(&key);
         self.text("cpu");
         self.size(values.len());

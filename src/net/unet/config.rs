@@ -261,10 +261,14 @@ impl UNetConfig {
         steps
     }
 
+    /// Whether these are shapes of a U-Net's weights.
+    pub(in crate::net) fn is_one(shapes: &Shapes<'_>) -> bool {
+        ["all_modules.0.W", "all_modules.0.weight"].iter().any(|name| shapes.has(name))
+    }
+
     /// The network with weights of these shapes, which must be `told`: shapes say little of its options. `None` if they are no U-Net's.
     pub(in crate::net) fn from_shapes(shapes: &Shapes<'_>, told: Option<Self>) -> Result<Option<Self>> {
-        let is_one = ["all_modules.0.W", "all_modules.0.weight"].iter().any(|name| shapes.has(name));
-        if !is_one {
+        if !Self::is_one(shapes) {
             return Ok(None);
         }
         let Some(config) = told else {
