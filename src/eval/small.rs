@@ -22,7 +22,7 @@ use std::io::Write;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 use ncsn_kernels::filter::Filter;
 use ncsn_kernels::ops::pixels::separable;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ use crate::data::{
 use crate::device::{self, upload};
 use crate::error::{Error, Result};
 use crate::file;
-use crate::loss::sum;
+use crate::loss::cross_entropy;
 use crate::net::params;
 use crate::net::{Conv2d, Dual, Kernel, elu};
 use crate::noise::{Noise, Stream};
@@ -92,20 +92,6 @@ impl Net {
         let logits = self.head.forward(mean.clone().into()).value;
         [mean.reshape([n, N_FEATURES]), logits.reshape([n, N_CLASSES])]
     }
-}
-
-/// The mean of −ln p of the right classes.
-///
-/// # Shapes
-/// `logits`: `[batch, 10]`, `labels_u8`: of as many images → `[1]`.
-fn cross_entropy(logits: Tensor<2>, labels_u8: &[u8]) -> Tensor<1> {
-    let [n, n_classes] = logits.dims();
-    let mut is_right = vec![0.0; n * n_classes];
-    for (row, &label) in is_right.chunks_exact_mut(n_classes).zip(labels_u8) {
-        row[usize::from(label)] = 1.0;
-    }
-    let is_right = upload(is_right, [n, n_classes], &logits.device());
-    sum(activation::log_softmax(logits, 1) * is_right) * (-1.0 / n as f64)
 }
 
 /// What a classifier was trained on, and how good it is.

@@ -1,11 +1,14 @@
 //! What training minimises: losses, a file each, and what is chosen among them.
 
 mod batch;
+mod classification;
 mod denoising;
 mod sliced;
 
 pub(crate) use batch::{mean, sum};
 use batch::{per_example, perturb, sum_each};
+pub use classification::classification;
+pub(crate) use classification::cross_entropy;
 pub use denoising::denoising;
 use denoising::denoising_each;
 use sliced::perturbed_each;

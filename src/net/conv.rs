@@ -117,6 +117,13 @@ impl Conv2d {
         weight.expect("a convolution has one of them").dims()
     }
 
+    /// Any kernel without dilation, without bias.
+    pub fn without_bias(channels: [usize; 2], kernel: Kernel, noise: &mut Stream, device: &Device) -> Self {
+        let [n_in, n_out] = channels;
+        let fan_in = n_in * kernel.size * kernel.size;
+        Self::of(channels, kernel, uniform(n_out * fan_in, fan_in, noise), None, device)
+    }
+
     /// Any kernel without dilation, with bias.
     pub fn strided(n_in: usize, n_out: usize, kernel: Kernel, noise: &mut Stream, device: &Device) -> Self {
         let Kernel { size, stride, padding } = kernel;

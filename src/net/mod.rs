@@ -26,6 +26,7 @@ mod scorenets;
 pub mod spectral;
 #[allow(non_snake_case, reason = "fields have their published names")]
 mod unet;
+mod wide_resnet;
 mod work;
 
 pub use activation::{Activation, elu};
@@ -53,6 +54,7 @@ pub use unet::{
     Attention, BlockForm, Combination, Combine, Embedding, FourierFeatures, Groups, Nin, Progressive, Resampling,
     Scale, Style, Taps, TimeBlock, UNet, UNetConfig, positional,
 };
+pub use wide_resnet::{WideBlock, WideResNet, WideResNetConfig};
 pub use work::Work;
 
 use burn::tensor::Device;
@@ -69,6 +71,19 @@ pub trait Backbone<const D: usize> {
 impl<const D: usize, N: Backbone<D>> Backbone<D> for &N {
     fn forward(&self, x: Dual<D>, given: &Condition) -> Dual<D> {
         (**self).forward(x, given)
+    }
+}
+
+/// A network that classifies perturbed data.
+pub trait Classifier<const D: usize> {
+    /// # Shapes
+    /// `x`: `[batch, …]` → logits `[batch, classes]`.
+    fn logits(&self, x: Dual<D>, given: &Condition) -> Dual<2>;
+}
+
+impl<const D: usize, C: Classifier<D>> Classifier<D> for &C {
+    fn logits(&self, x: Dual<D>, given: &Condition) -> Dual<2> {
+        (**self).logits(x, given)
     }
 }
 

@@ -1,11 +1,14 @@
 //! s(x, t) ≈ ∇ₓ log p_t(x): the one interface that losses and samplers see.
 
+mod classes;
 mod ensemble;
 mod guided;
 mod mixture;
 mod model;
 mod prediction;
 
+pub(crate) use classes::of_classes;
+pub use classes::{ClassGuidance, ClassModel};
 pub use ensemble::Ensemble;
 pub use guided::{Guidance, Guided};
 pub use mixture::GaussianMixture;

@@ -1,0 +1,162 @@
+//! Guidance by a classifier that is told how data are perturbed.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Tensor, activation};
+
+use super::{Guidance, Label};
+use crate::device::upload;
+use crate::net::{Classifier, Condition, Dual};
+use crate::sde::Process;
+
+/// p(y | x, t) of data that a process perturbs, by a network that is told the noise.
+#[derive(Clone, Debug)]
+pub struct ClassModel<C> {
+    /// The network.
+    pub net: C,
+    /// How data are perturbed.
+    pub process: Arc<dyn Process>,
+    /// What tells the network the time; the standard deviation in Song et al. 2021.
+    pub label: Label,
+}
+
+impl<C> ClassModel<C> {
+    /// ln p(y | x, t) for all classes y.
+    ///
+    /// # Shapes
+    /// `x`: `[batch, …]`; `t`: `batch` times → `[batch, classes]`
+    pub fn log_probabilities<const D: usize>(&self, x: Tensor<D>, t: &[f64]) -> Tensor<2>
+    where
+        C: Classifier<D>,
+    {
+        let labels = t.iter().map(|&t| self.label.at(&*self.process, t) as f32).collect();
+        let given = Condition::new(upload(labels, [t.len()], &x.device()));
+        activation::log_softmax(self.net.logits(Dual::from(x), &given).value, 1)
+    }
+}
+
+impl<C: Module> ClassModel<C> {
+    /// The gradients for these classes: one for each example of a batch, or one for all.
+    ///
+    /// # Panics
+    /// If there are no classes.
+    pub fn towards(&self, classes_u8: &[u8]) -> ClassGuidance<C> {
+        assert!(!classes_u8.is_empty(), "found no classes, expected one for each example, or one for all");
+        let Self { net, process, label } = self;
+        // Its weights are constants, on a device that has gradients.
+        let net = net.valid().train().no_grad();
+        let model = ClassModel { net, process: process.clone(), label: *label };
+        ClassGuidance { model, classes_u8: classes_u8.to_vec() }
+    }
+}
+
+/// ∇ₓ ln p(y | x, t) of the classes y that a batch is to be of (Song et al. 2021, §5 and appendix I.1).
+#[derive(Clone, Debug)]
+pub struct ClassGuidance<C> {
+    model: ClassModel<C>,
+    classes_u8: Vec<u8>,
+}
+
+impl<const D: usize, C: Classifier<D>> Guidance<D> for ClassGuidance<C> {
+    /// # Panics
+    /// If there are several classes, but not one for each example.
+    fn gradient(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        let classes_u8 = match self.classes_u8[..] {
+            [class] => vec![class; t.len()],
+            _ => self.classes_u8.clone(),
+        };
+        let is_autodiff = x.is_autodiff();
+        let x = Tensor::from_inner(x.without_autodiff()).require_grad();
+        let log_p = of_classes(self.model.log_probabilities(x.clone(), t), &classes_u8);
+        let gradient = x.grad(&log_p.sum().backward()).expect("logits depend on the image");
+        if is_autodiff { Tensor::from_inner(gradient) } else { gradient }
+    }
+}
+
+/// ln p of the class of each example where it stands among all classes, and 0 elsewhere.
+///
+/// # Shapes
+/// `log_p`: `[batch, classes]`, unchanged.
+///
+/// # Panics
+/// If there are not as many classes as examples, or one is not known.
+pub(crate) fn of_classes(log_p: Tensor<2>, classes_u8: &[u8]) -> Tensor<2> {
+    let [n, n_classes] = log_p.dims();
+    assert_eq!(classes_u8.len(), n, "a class for each example");
+    let mut is_it = vec![0.0; n * n_classes];
+    for (row, &class) in is_it.chunks_exact_mut(n_classes).zip(classes_u8) {
+        row[usize::from(class)] = 1.0;
+    }
+    let is_it = upload(is_it, [n, n_classes], &log_p.device());
+    log_p * is_it
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::device::values;
+    use crate::score::{GaussianMixture, Guided, Score};
+    use crate::sde::{Marginal, Ve};
+
+    const MEANS: [[f64; 2]; 2] = [[1.0, 0.5], [-0.8, 0.2]];
+    const STD: f64 = 0.2;
+
+    /// The posterior of the components of a mixture, whose logits are ln w − ‖x − μ‖²/(2(STD² + σ²)).
+    #[derive(Module, Debug)]
+    struct Bayes {
+        log_weights: Param<Tensor<1>>,
+    }
+
+    impl Classifier<2> for Bayes {
+        fn logits(&self, x: Dual<2>, given: &Condition) -> Dual<2> {
+            let variance = (given.label.clone().square() + STD * STD).unsqueeze_dim::<2>(1);
+            let squares = MEANS.into_iter().map(|mean| {
+                let mean = Tensor::<2>::from_floats([mean.map(|x| x as f32)], &x.value.device());
+                (x.value.clone() - mean).square().sum_dim(1)
+            });
+            (Tensor::cat(squares.collect(), 1) / variance * -0.5 + self.log_weights.val().unsqueeze()).into()
+        }
+    }
+
+    #[test]
+    fn a_mixture_that_is_guided_by_its_posterior_is_the_component_that_each_example_asks_for() {
+        let ve = Ve::new(0.01, 5.0, 100).expect("valid");
+        let [a, b] = MEANS;
+        let mixture = GaussianMixture::new(&[(0.3, &a), (0.7, &b)], STD, ve.clone());
+        let components = MEANS.map(|mean| GaussianMixture::new(&[(1.0, &mean)], STD, ve.clone()));
+        let log_weights = Tensor::from_floats([0.3_f32.ln(), 0.7_f32.ln()], &Device::flex());
+        let net = Bayes { log_weights: Param::from_tensor(log_weights) };
+        let model = ClassModel { net, process: Arc::new(ve), label: Label::Std };
+        let x = || upload::<2>(vec![0.3, -1.0, 0.1, 2.5, -0.8, 0.2, 0.0, 0.3], [4, 2], &Device::flex());
+        let t = [0.05, 0.3, 0.6, 0.9];
+        let by = |classes_u8: &[u8]| {
+            let guided = Guided { score: &mixture, guidance: model.towards(classes_u8), scale: 1.0 };
+            values(guided.score(x(), &t)).expect("a processor")
+        };
+        let expected = components.map(|score| values(score.score(x(), &t)).expect("a processor"));
+        let close = |found: &[f32], expected: &[f32]| {
+            for (found, expected) in found.iter().zip(expected) {
+                // Two f32 sums of numbers of up to 100.
+                assert!((found - expected).abs() < 5e-5, "{found}, expected {expected}");
+            }
+        };
+        close(&by(&[0]), &expected[0]);
+        close(&by(&[1]), &expected[1]);
+        let each = by(&[0, 1, 1, 0]);
+        for (i, class) in [0, 1, 1, 0].into_iter().enumerate() {
+            close(&each[2 * i..2 * i + 2], &expected[class][2 * i..2 * i + 2]);
+        }
+        let log_p = values(model.log_probabilities(x(), &t)).expect("a processor");
+        for row in log_p.chunks(2) {
+            // Probabilities, in f32.
+            assert!((row.iter().map(|ln| ln.exp()).sum::<f32>() - 1.0).abs() < 1e-6);
+        }
+        let Marginal { std, .. } = model.process.marginal(t[3]);
+        assert!(std > 2.0, "much noise is among the times");
+    }
+}
