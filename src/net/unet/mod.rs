@@ -128,16 +128,30 @@ impl Step {
         }
     }
 
-    /// Numbers that a step of training keeps of it, for each of `n_pixels` pixels.
-    fn n_kept(self, n_pixels: usize) -> usize {
+    /// Numbers that a step of training keeps of it, for each of the `n_pixels` pixels of its output. Measured, like [`Memory`]; what a
+    /// block changes in size it keeps at its input's size too.
+    fn n_kept(self, n_pixels: f64) -> f64 {
+        let block = |[n_in, n_out]: [usize; 2], of_input: f64| of_input * n_in as f64 + 4.0 * n_out as f64;
+        let both = |[n_in, n_out]: [usize; 2]| 2.0 * (n_in + n_out) as f64;
         match self {
-            Self::Fourier | Self::Time(_) | Self::Save => 0,
-            Self::Block([n_in, n_out], _) => 3 * n_in + 5 * n_out,
-            Self::BlockWithSaved([n_in, n_out]) => 4 * n_in + 5 * n_out,
-            Self::Attention(n) => 7 * n + 2 * n_pixels,
-            Self::Conv([_, n]) | Self::Resample([_, n], _) | Self::JoinImage([_, n]) => 2 * n,
-            Self::AddImage([n_in, n_out]) | Self::AddOutput([n_in, n_out]) => 2 * (n_in + n_out),
-            Self::Output([n_in, n_out]) | Self::End([n_in, n_out]) => 2 * n_in + 2 * n_out,
+            Self::Fourier | Self::Time(_) | Self::Save => 0.0,
+            Self::Block(channels, None) => block(channels, 1.5),
+            Self::Block(channels, Some(Scale::Down)) => block(channels, 3.0),
+            Self::Block(channels, Some(Scale::Up)) => block(channels, 0.75),
+            Self::BlockWithSaved(channels) => block(channels, 2.5),
+            Self::Attention(n) => 7.0 * n as f64 + 2.0 * n_pixels,
+            Self::Conv([_, n]) | Self::Resample([_, n], _) | Self::JoinImage([_, n]) => 2.0 * n as f64,
+            Self::AddImage(channels) | Self::AddOutput(channels) | Self::Output(channels) | Self::End(channels) => {
+                both(channels)
+            }
+        }
+    }
+
+    /// Numbers that an evaluation of it has at once, for each pixel.
+    fn n_at_once(self) -> usize {
+        match self {
+            Self::Block([n_in, n_out], _) | Self::BlockWithSaved([n_in, n_out]) => 3 * n_in + 5 * n_out,
+            _ => 0,
         }
     }
 
