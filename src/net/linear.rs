@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use ncsn_kernels::ops::conv::linear;
+use ncsn_kernels::ops::conv::{linear, linear_each};
 
 use super::{Dual, Work, fan_average, uniform};
 use crate::device::upload;
@@ -44,6 +44,14 @@ impl Linear {
         let weight = self.weight.val();
         let bias = self.bias.val().reshape([1, -1]);
         x.linear(|x| linear(x, weight.clone())) + Dual::from(bias)
+    }
+
+    /// The same for features of images: each row is computed as if it were alone, so that an image does not depend on its batch.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    pub fn forward_each(&self, x: Tensor<2>) -> Tensor<2> {
+        linear_each(x, self.weight.val()) + self.bias.val().reshape([1, -1])
     }
 
     /// What it does for one row.

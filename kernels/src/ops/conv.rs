@@ -99,6 +99,15 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     if x.dtype() != DType::F32 || is_cpu(&x.device()) {
         return x.matmul(weight.transpose());
     }
+    linear_each(x, weight)
+}
+
+/// x·Wᵀ at the current [`Precision`], each row as if it were alone: it does not depend on how many others there are, as those of
+/// [`linear`] do on the processor.
+///
+/// # Shapes
+/// As [`linear`].
+pub fn linear_each(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     // A convolution of single pixels, because the arithmetic of that can be chosen.
     let ([n, n_in], [n_out, _]) = (x.dims(), weight.dims());
     let one_pixel = Conv { stride: 1, padding: [0; 2], dilation: 1 };

@@ -191,7 +191,7 @@ impl TimeBlock {
         let h = match time {
             None => h,
             Some(time) => {
-                let by = self.Dense_0.forward(time.clone().into()).value;
+                let by = self.Dense_0.forward_each(time.clone());
                 // No tangent goes through the time.
                 Dual { value: shift(h.value, by), tangent: h.tangent }
             }

@@ -253,8 +253,8 @@ impl UNet {
             match (step, parts) {
                 (Step::Fourier, [Part::Fourier(features)]) => time = Some(features.forward(label.clone())),
                 (Step::Time(_), [Part::Linear(linear)]) => {
-                    let features = linear.forward(time.expect("features of the label").into());
-                    time = Some(activation.forward(features).value);
+                    let features = linear.forward_each(time.expect("features of the label"));
+                    time = Some(activation.forward(features.into()).value);
                 }
                 (Step::Save, []) => {
                     let [first, again] = h.twice();
@@ -325,5 +325,46 @@ impl UNet {
             }
         }
         work
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::params;
+    use crate::noise::Noise;
+
+    #[test]
+    fn an_image_does_not_depend_on_its_companions() {
+        let device = Device::flex();
+        let mut stream = Noise::new(4).stream("test", 0);
+        for config in [UNetConfig::ncsnpp(3, 8, 16), UNetConfig::ddpmpp(3, 8, 16), UNetConfig::ddpm(3, 32, 16)] {
+            let net = UNet::new(&UNetConfig { n_blocks: 1, ..config }, &mut stream, &device).expect("a network");
+            // Weights that all have influence, those at the ends of blocks too.
+            let net = params::from_host(net, |_, shape| {
+                let mut values = vec![0.0; shape.iter().product()];
+                stream.normal(&mut values);
+                let scale = 1.0 / (shape.iter().skip(1).product::<usize>() as f32).sqrt();
+                Ok(values.into_iter().map(|v| v * scale).collect())
+            })
+            .expect("as many");
+            let x = crate::noise::tensor(
+                crate::noise::Distribution::Normal,
+                &mut [stream.clone()],
+                [9, 3, 16, 16],
+                &device,
+            );
+            let labels: Tensor<1> = Tensor::from_floats([0.3, 7.0, 20.0, 1.0, 0.1, 50.0, 3.0, 2.0, 9.0], &device);
+            let out = |first: usize, n: usize| -> Vec<f32> {
+                let rows = first..first + n;
+                let given = Condition::new(labels.clone().slice([rows.clone()]));
+                let x: Tensor<4> = x.clone().slice([rows, 0..3, 0..16, 0..16]);
+                net.forward(x.into(), &given).value.try_into_vec_as().expect("f32")
+            };
+            let all = out(0, 9);
+            for (first, n) in [(0, 1), (8, 1), (2, 2), (0, 5), (1, 8)] {
+                assert!(out(first, n) == all[first * 768..(first + n) * 768], "{n} images from {first}");
+            }
+        }
     }
 }
