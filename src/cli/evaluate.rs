@@ -33,6 +33,7 @@ use super::output::expect_free;
 use super::{say, say_json, stop};
 use args::{Evaluate, ExtractorKind, StatsArgs, npz_content};
 pub use args::{EvaluateArgs, How, Metric};
+pub use bits::BitsArgs;
 pub use bits::Part;
 use comparison::Comparison;
 use images::{Images, Set};

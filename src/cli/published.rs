@@ -5,12 +5,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use ncsn::checkpoint::by_step;
 use ncsn::config::{Config, Eval, File, Program, Runner};
 use ncsn::eval::ByteRule;
 use ncsn::{Error, Result};
 
 use super::common::{Common, hint, parse};
-use super::evaluate::{EvaluateArgs, How, Metric};
+use super::evaluate::{BitsArgs, EvaluateArgs, How, Metric};
 use super::folders::RunFolders;
 use super::{Command, sample, toy, train};
 
@@ -127,7 +128,8 @@ impl Published {
         }
         let (file, name) = Config::load(&config, &self.set, None)?;
         let config = file.images(&name)?;
-        let Eval { begin_ckpt, end_ckpt, batch_size, num_samples, enable_sampling, enable_loss, .. } = config.eval;
+        let Eval { begin_ckpt, end_ckpt, batch_size, num_samples, enable_sampling, enable_loss, enable_bpd, .. } =
+            config.eval;
         let step = |number: u64| Some(number.saturating_mul(config.training.snapshot_freq));
         let seed = self.seed.or(config.training.seed).unwrap_or(DEFAULT_SEED);
         let evaluate = |test_loss: bool| {
@@ -135,6 +137,15 @@ impl Published {
             EvaluateArgs { from: step(begin_ckpt), to: step(end_ckpt), ..all }
         };
         let mut commands = Vec::new();
+        if enable_bpd {
+            // A checkpoint at a time; the split is that of the configuration.
+            let range = step(begin_ckpt)..=step(end_ckpt);
+            for (at, _) in by_step(&folders.logs)?.into_iter().filter(|(at, _)| range.contains(&Some(*at))) {
+                let bits = BitsArgs { bits_per_dim: true, ..BitsArgs::default() };
+                let args = EvaluateArgs { sweep: false, from: None, to: None, step: Some(at), bits, ..evaluate(false) };
+                commands.push(Command::Evaluate(Box::new(args)));
+            }
+        }
         if enable_loss {
             commands.push(Command::Evaluate(Box::new(evaluate(true))));
         }
@@ -150,7 +161,8 @@ impl Published {
         match commands.is_empty() {
             false => Ok(commands),
             true => Err(Error::Usage(format!(
-                "found nothing to evaluate in {name}, expected eval.enable_loss or eval.enable_sampling to be true"
+                "found nothing to evaluate in {name}, expected eval.enable_loss, eval.enable_sampling or eval.enable_bpd to be true, \
+                 and checkpoints from number eval.begin_ckpt to eval.end_ckpt"
             ))),
         }
     }
