@@ -141,7 +141,7 @@ impl Published {
             // A checkpoint at a time; the split is that of the configuration.
             let range = step(begin_ckpt)..=step(end_ckpt);
             for (at, _) in by_step(&folders.logs)?.into_iter().filter(|(at, _)| range.contains(&Some(*at))) {
-                let bits = BitsArgs { bits_per_dim: true, ..BitsArgs::default() };
+                let bits = BitsArgs::published();
                 let args = EvaluateArgs { sweep: false, from: None, to: None, step: Some(at), bits, ..evaluate(false) };
                 commands.push(Command::Evaluate(Box::new(args)));
             }

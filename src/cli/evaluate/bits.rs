@@ -56,6 +56,13 @@ pub struct BitsArgs {
     tolerances: Tolerances,
 }
 
+impl BitsArgs {
+    /// What Score-SDE's program computes where its file says `enable_bpd`: of each image the mean of five passes over the test set.
+    pub fn published() -> Self {
+        Self { bits_per_dim: true, repeats: Some(5), ..Self::default() }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ProbesName {
     /// −1 or 1
