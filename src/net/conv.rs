@@ -50,7 +50,8 @@ impl Conv2d {
         Self { dilation, ..Self::of([n_in, n_out], shape, weight, bias, device) }
     }
 
-    /// Any kernel without dilation, with weights from [`fan_average`] of `scale` and biases 0: the initial values of Song et al. 2021.
+    /// Any kernel without dilation, with weights from U(±√(3·scale/m)), m the mean of fan-in and fan-out, and biases 0: the
+    /// initial values of Song et al. 2021, for which a scale of 0 is 1e-10.
     pub fn fan_average(
         [n_in, n_out]: [usize; 2],
         kernel: Kernel,

@@ -24,7 +24,7 @@ impl Linear {
         Self::of([n_in, n_out], weight, uniform(n_out, n_in, noise), device)
     }
 
-    /// Weights from [`fan_average`] of scale 1, biases 0: the initial values of Song et al. 2021.
+    /// Weights from U(±√(3/m)), m the mean of fan-in and fan-out, biases 0: the initial values of Song et al. 2021.
     pub fn fan_average(n_in: usize, n_out: usize, noise: &mut Stream, device: &Device) -> Self {
         let weight = fan_average(n_in * n_out, [n_in, n_out], 1.0, noise);
         Self::of([n_in, n_out], weight, vec![0.0; n_out], device)

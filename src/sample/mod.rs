@@ -129,7 +129,7 @@ impl Sampler {
     /// What the last update did at the level that `state` is at, see [`AnnealedLangevin::last_update`].
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) if the device could not compute it.
+    /// [`Error::Device`] if the device could not compute it.
     pub fn last_update<const D: usize>(&self, process: &dyn Process, state: &State<D>) -> Result<Option<Update>> {
         match self {
             Self::AnnealedLangevin(langevin) => langevin.last_update(process, state),

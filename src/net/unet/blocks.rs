@@ -83,7 +83,7 @@ pub struct Nin {
 }
 
 impl Nin {
-    /// With weights of [`fan_average`] and biases 0.
+    /// With weights from U(±√(3·scale/m)), m the mean of both numbers of channels, and biases 0.
     pub fn new([n_in, n_out]: [usize; 2], scale: f64, noise: &mut Stream, device: &Device) -> Self {
         let weight = upload(fan_average(n_in * n_out, [n_in, n_out], scale, noise), [n_in, n_out], device);
         Self { W: Param::from_tensor(weight), b: Param::from_tensor(upload(vec![0.0; n_out], [n_out], device)) }
