@@ -124,9 +124,10 @@ pub fn run(args: ScoreArgs) -> Result<ExitCode> {
         let [out, of_labels] = model.told(x.clone(), &labels_of_output[images.clone()]);
         let published = if is_noise { out } else { of_labels.clone() };
         output.extend(device::values(published)?);
-        let of_times = match &times {
-            Some(times) => model.score(x, &times[images]),
-            None => of_labels,
+        // Labels that were made of the times are at these.
+        let of_times = match (&labels, &times) {
+            (Some(_), Some(times)) => model.score(x, &times[images]),
+            _ => of_labels,
         };
         score.extend(device::values(of_times)?);
     }

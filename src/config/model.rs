@@ -90,6 +90,7 @@ impl Section for Model {
         f.key("nonlinearity", &mut self.nonlinearity, &NONLINEARITIES)?;
         f.key("spec_norm", &mut self.spec_norm, Flag)?;
         published::name(f)?;
+        published::unread(f)?;
         f.key("ema", &mut self.ema, Flag)?;
         f.key("ema_rate", &mut self.ema_rate, FRACTION)?;
         published::batch_norm(f)?;

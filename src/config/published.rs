@@ -293,8 +293,11 @@ impl Unused {
 
 /// `name`, by which files of ours choose one of NCSNv2's networks.
 pub(super) fn name(f: &mut impl Fields) -> Result<()> {
-    f.key("name", &mut None, OrNone(&NAMES))?;
-    // Of Score-SDE's files, whose program reads neither.
+    f.key("name", &mut None, OrNone(&NAMES))
+}
+
+/// Keys of Score-SDE's `model` that nothing reads.
+pub(super) fn unread(f: &mut impl Fields) -> Result<()> {
     f.key("attention_type", &mut None, OrNone(&[("ddpm", ())]))?;
     f.key("conv_size", &mut None, OrNone(OneOf([3usize])))?;
     f.key("interpolation", &mut None, OrNone(&[("bilinear", ())]))

@@ -146,14 +146,8 @@ impl Conv2d {
     }
 
     fn with_residual(&self, x: Dual<4>, residual: Option<Dual<4>>) -> Dual<4> {
-        let weight = self.weight();
         let conv = Conv { stride: self.stride, padding: [self.padding; 2], dilation: self.dilation };
-        let (residual, residual_tangent) = residual.map_or((None, None), |r| (Some(r.value), r.tangent));
-        let tangent = match (x.tangent, residual_tangent) {
-            (Some(t), residual) => Some(conv2d(t, weight.clone(), None, residual, conv)),
-            (None, residual) => residual,
-        };
-        Dual { value: conv2d(x.value, weight, self.bias(), residual, conv), tangent }
+        convolved(x, self.weight(), self.bias(), residual, conv)
     }
 
     /// What it does for one image; `side` is that of the input before, and of the output after.
@@ -164,6 +158,22 @@ impl Conv2d {
         let n_pixels = *side * *side;
         Work { multiply_adds: n_out * n_in * kernel * kernel * n_pixels, numbers: n_read + n_out * n_pixels }
     }
+}
+
+/// A convolution of a value and of its tangent, to which the bias is not added, plus `residual`.
+pub(super) fn convolved(
+    x: Dual<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    residual: Option<Dual<4>>,
+    conv: Conv,
+) -> Dual<4> {
+    let (residual, residual_tangent) = residual.map_or((None, None), |r| (Some(r.value), r.tangent));
+    let tangent = match (x.tangent, residual_tangent) {
+        (Some(t), residual) => Some(conv2d(t, weight.clone(), None, residual, conv)),
+        (None, residual) => residual,
+    };
+    Dual { value: conv2d(x.value, weight, bias, residual, conv), tangent }
 }
 
 /// A convolution followed by the mean of each 2×2 cell, which halves the size.

@@ -4,8 +4,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use ncsn_kernels::ops::channels::{scale, shift};
-use ncsn_kernels::ops::conv::{Conv, conv2d};
+use ncsn_kernels::ops::conv::Conv;
 
+use super::super::conv::convolved;
 use super::super::dropout::dropout;
 use super::super::{Activation, Condition, Conv2d, Dual, GroupNorm, Kernel, Linear, Work, fan_average};
 use super::resample::{Scale, Taps};
@@ -98,12 +99,7 @@ impl Nin {
     fn with_residual(&self, x: Dual<4>, residual: Option<Dual<4>>) -> Dual<4> {
         let weight = self.W.val().transpose().unsqueeze_dims::<4>(&[2, 3]);
         let conv = Conv { stride: 1, padding: [0; 2], dilation: 1 };
-        let (residual, residual_tangent) = residual.map_or((None, None), |r| (Some(r.value), r.tangent));
-        let tangent = match (x.tangent, residual_tangent) {
-            (Some(t), residual) => Some(conv2d(t, weight.clone(), None, residual, conv)),
-            (None, residual) => residual,
-        };
-        Dual { value: conv2d(x.value, weight, Some(self.b.val()), residual, conv), tangent }
+        convolved(x, weight, Some(self.b.val()), residual, conv)
     }
 
     fn work(&self, side: usize) -> Work {
