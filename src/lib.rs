@@ -56,7 +56,7 @@
 //! | — algorithm 1, predictors and correctors | [`sample::PredictorCorrector`] |
 //! | — §4.3, the probability flow; Dormand & Prince 1980 | [`sample::ProbabilityFlow`], [`sample::DormandPrince`] |
 //! | — its likelihood (appendix D.2); Skilling 1989; Hutchinson 1990 | [`sample::Likelihood`] |
-//! | — §5 and appendix I, conditions: classes, inpainting, colourisation | [`score::Guided`], [`score::ClassModel`], [`sample::Known`] |
+//! | — §5 and appendix I, conditions: classes, inpainting, colourisation | [`score::Guided`], [`score::ClassGuidance`], [`sample::Known`] |
 //! | Kingma & Ba 2015; Reddi et al. 2018 (AMSGrad) | [`train::Optimizer`] |
 //! | Salimans et al. 2016 (inception score); Heusel et al. 2017 (FID); Bińkowski et al. 2018 (KID) | [`eval`] |
 //! | Salmon et al. 2011 (Philox) | [`noise`] |

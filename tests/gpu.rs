@@ -312,7 +312,7 @@ fn batch(step: u64) -> Batch {
     let shape = [4, channels, height, width];
     let mut x = vec![0.0; shape.iter().product()];
     Noise::new(2).stream("images", step).uniform(&mut x);
-    Batch { x, shape }
+    Batch { x, shape, classes_u8: None }
 }
 
 const ADAM: OptimizerConfig = OptimizerConfig {

@@ -88,8 +88,29 @@ impl Saved {
     /// The model on `device`, for evaluation.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape, or the file holds tensors that the network lacks.
+    /// When a tensor is missing or has another shape, or the file holds tensors that the network lacks; of a classifier.
     pub fn model(&self, which: Which, device: &Device) -> Result<Model<Network>> {
+        if self.config.is_classifier() {
+            return Err(Error::format(self.weights.path(), "found a classifier, expected a network that is a score"));
+        }
+        self.build(which, device)
+    }
+
+    /// The classifier on `device`, which [`Model::towards`] makes guidance of.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape, or the file holds tensors that the network lacks; of anything else than a
+    /// classifier.
+    pub fn classifier(&self, which: Which, device: &Device) -> Result<Model<Network>> {
+        if !self.config.is_classifier() {
+            let found = self.config.model.architecture.name();
+            let message = format!("found {found}, expected a classifier (ncsn train --runner classifier)");
+            return Err(Error::format(self.weights.path(), message));
+        }
+        self.build(which, device)
+    }
+
+    fn build(&self, which: Which, device: &Device) -> Result<Model<Network>> {
         self.config.model(self.weights.build(self.config.network().untold(), which == Which::Averaged, device)?)
     }
 
@@ -124,9 +145,10 @@ impl Saved {
         device: &Device,
     ) -> Trajectory<4, &'a Model<Network>, Streams> {
         let images = Images { numbers, shape: self.config.image_shape(), range: self.config.transform().range };
-        let (sampler, process) = (self.config.sampler(), &model.process);
-        let x = images.begin(&sampler, &**process, noise, device);
-        image_trajectory(&sampler, model, process.clone(), x, &images, noise)
+        let (sampler, process) =
+            (self.config.sampler(), self.config.sampling_process().expect("a process, as when it was read"));
+        let x = images.begin(&sampler, &*process, noise, device);
+        image_trajectory(&sampler, model, process, x, &images, noise)
     }
 
     /// Samples as pictures.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ncsn::config::Data;
+use ncsn::config::{Config, Data};
 use ncsn::data::folder::Folder;
 use ncsn::data::sets::Download;
 use ncsn::data::{Dataset, Labelled, Place, Progress, Request, Source, Split, Work};
@@ -51,6 +51,14 @@ pub fn open_named(
         )));
     }
     open(&Data { dataset, ..trained_on.clone() }, root, split, log)
+}
+
+/// What a run of `config` trains on, or looks at beside: images, with their classes if it is one of a classifier.
+pub fn open_for(config: &Config, root: &Path, split: Split, log: &mut Log) -> Result<Arc<dyn Source>> {
+    match config.is_classifier() {
+        true => Ok(Arc::new(open_labelled(&config.data, root, split, log)?)),
+        false => open(&config.data, root, split, log),
+    }
 }
 
 /// [`open`] with labels, of those data sets that have some.

@@ -28,6 +28,7 @@ use ncsn::sde::Process;
 use ncsn::{Error, Result};
 
 use super::flow::Start;
+use super::guide::{Guide, Settings};
 use super::log::{Log, Verbosity};
 use super::output::{Existing, Kind, Output, Platform, numbers};
 use super::progress::Progress;
@@ -106,6 +107,8 @@ struct Manifest {
     latents: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
+    #[serde(flatten)]
+    guide: Option<Settings>,
     /// Channels, height, width.
     shape: [usize; 3],
     logit_transform: bool,
@@ -218,6 +221,8 @@ pub struct Drawing {
     start: Option<(String, Arc<dyn Source>)>,
     /// Where flows begin, if not at states of the prior.
     pub begin: Option<Start>,
+    /// What leads images to classes, if something does.
+    pub guide: Option<Guide>,
     noise: Noise,
     n: u64,
     /// Images drawn at a time.
@@ -239,7 +244,7 @@ impl Drawing {
         n: u64,
         training_set: impl FnOnce() -> Result<Arc<dyn Source>>,
     ) -> Result<Self> {
-        let (process, sampler) = (config.process()?, config.sampler());
+        let (process, sampler) = (config.sampling_process()?, config.sampler());
         let start = || {
             let name = config.data.dataset.label();
             let path = config.data.dataset.path.as_ref();
@@ -253,6 +258,7 @@ impl Drawing {
             transform: config.transform(),
             start: config.sampling.data_init.then(start).transpose()?,
             begin: None,
+            guide: None,
             noise,
             n,
             batch: n,
@@ -367,6 +373,7 @@ impl Drawing {
             data_init: self.start.as_ref().map(|(name, _)| name.clone()),
             latents: self.begin.as_ref().and_then(|start| Some(start.latents.as_ref()?.sha256.clone())),
             temperature: self.begin.as_ref().and_then(|start| start.temperature),
+            guide: self.guide.as_ref().map(|guide| guide.settings.clone()),
             shape: self.shape,
             logit_transform: self.transform.range == PixelRange::Logit,
             platform: Platform::of(device)?,
@@ -424,7 +431,7 @@ impl Drawing {
     /// share of the way that is done.
     fn draw(
         &self,
-        trajectory: &mut Trajectory<4, &dyn Score<4>, Streams>,
+        trajectory: &mut Trajectory<4, Box<dyn Score<4> + '_>, Streams>,
         numbers: Range<u64>,
         animated: Option<&Animation>,
         output: &Output,
@@ -491,7 +498,7 @@ impl Drawing {
         device: &Device,
         numbers: Range<u64>,
         is_watched: bool,
-    ) -> Result<Trajectory<4, &'a dyn Score<4>, Streams>> {
+    ) -> Result<Trajectory<4, Box<dyn Score<4> + 'a>, Streams>> {
         let images = Images { numbers, shape: self.shape, range: self.transform.range };
         let latents = self.begin.as_ref().and_then(|start| start.latents.as_ref());
         let mut x = match (latents, &self.start) {
@@ -504,6 +511,10 @@ impl Drawing {
         if let Some(temperature) = self.begin.as_ref().and_then(|start| start.temperature) {
             x = tempered(x, temperature);
         }
+        let score: Box<dyn Score<4>> = match &self.guide {
+            Some(guide) => Box::new(guide.score(score, images.numbers.clone())),
+            None => Box::new(score),
+        };
         let trajectory = image_trajectory(&self.sampler, score, self.process.clone(), x, &images, self.noise);
         Ok(if is_watched { trajectory.watched() } else { trajectory })
     }

@@ -8,7 +8,7 @@ use ncsn::Result;
 use ncsn::config::{Config, Method};
 
 use super::latents::Latents;
-use super::sample::positive;
+use super::overrides::positive;
 
 /// Tolerances of the solver.
 #[derive(Clone, Debug, Default, Args)]

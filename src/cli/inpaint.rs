@@ -17,13 +17,14 @@ use ncsn::file;
 use ncsn::image::{grid, read_png, to_u8, write_png};
 use ncsn::noise::Noise;
 use ncsn::sample::{Completions, KnownPart, Sampler, completion_chain};
+use ncsn::score::Model;
 use ncsn::{Error, Result};
 
 use super::drawing::{in_stages, place};
 use super::log::Log;
 use super::output::{Existing, Kind, Output, Platform, numbers};
+use super::overrides::Overrides;
 use super::progress::Progress;
-use super::sample::positive;
 use super::trained::Trained;
 use super::{Common, DEFAULT_SEED, data, memory, stop};
 
@@ -50,12 +51,8 @@ pub struct InpaintArgs {
     /// Seed; completion k of an image is the same whatever --n and --n-per-image are
     #[arg(long, default_value_t = DEFAULT_SEED)]
     seed: u64,
-    /// Langevin steps at each noise level, instead of the run's
-    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    n_steps_each: Option<u64>,
-    /// Step size at the smallest level, instead of the run's
-    #[arg(long, value_name = "ALPHA")]
-    step_lr: Option<f64>,
+    #[command(flatten)]
+    overrides: Overrides,
     /// Enlarge the grid by this factor
     #[arg(long, default_value_t = 2, value_name = "FACTOR", value_parser = clap::value_parser!(u64).range(1..=16))]
     scale: u64,
@@ -286,13 +283,8 @@ pub fn run(args: InpaintArgs) -> Result<ExitCode> {
     stop::listen();
     let mut log = Log::terminal(args.common.verbose);
     let (saved, model) = args.trained.open(&args.common)?;
-    let mut config = saved.config().clone();
-    if let Some(n) = args.n_steps_each {
-        config.sampling.n_steps_each = n as usize;
-    }
-    if let Some(step_lr) = args.step_lr {
-        config.sampling.step_lr = positive("--step-lr", step_lr)?;
-    }
+    let config = args.overrides.of(saved.config())?;
+    let model = Model { process: config.sampling_process()?, ..model };
     let datasets = args.common.run.join("datasets");
     let source = data::open_named(&args.images, &config.data, &datasets, Split::Test, &mut log)?;
     let n_images = args.n.min(source.len() as u64);

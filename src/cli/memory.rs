@@ -3,8 +3,8 @@
 use ncsn::config::Config;
 use ncsn::device::DeviceKind;
 use ncsn::net::{Architecture, NetworkConfig};
-use ncsn::train::TrainingOptions;
 use ncsn::train::memory::{self, Estimate};
+use ncsn::train::{Rule, TrainingOptions};
 use ncsn::{Error, Result};
 
 use super::Common;
@@ -63,6 +63,24 @@ pub fn check_ensemble(config: &Config, n_members: usize, batch: u64, flag: &str,
         let joint = if flag.starts_with("--set") { '=' } else { ' ' };
         format!("{flag}{joint}{batch}")
     })
+}
+
+/// [`check_sampling`] where a classifier guides samples: its gradients are there while those of the score are not.
+///
+/// # Errors
+/// As [`check_sampling`].
+pub fn check_guided(config: &Config, classifier: &Config, batch: u64, flag: &str, common: &Common) -> Result<()> {
+    let Some(available) = memory_of(common) else { return Ok(()) };
+    let batch = usize::try_from(batch).unwrap_or(usize::MAX);
+    let (size, guide) = (config.data.image_size, classifier.network());
+    let estimate = |net: &NetworkConfig| {
+        let (score, weights) = (Estimate::of_sampling(net, size)?, Estimate::of_sampling(&guide, size)?);
+        let gradients =
+            Estimate::of_training(&guide, size, &classifier.training_options(), Rule::Sgd { momentum: 0.0 })?;
+        let per_image = score.per_image.max(gradients.per_image * classifier.training.micro_batches as f64);
+        Ok(Estimate { fixed: score.fixed + weights.fixed, per_image })
+    };
+    check("guided sampling", &config.network(), estimate, batch, available, |batch| format!("{flag} {batch}"))
 }
 
 /// Whether the likelihoods of `batch` images at a time fit into memory. `flag` sets how many they are.

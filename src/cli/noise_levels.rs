@@ -16,9 +16,9 @@ use ncsn::{Error, Result};
 use super::common::{Common, hint, say};
 use super::data;
 use super::log::Log;
+use super::overrides::positive;
 use super::progress::Progress;
 use super::published::DEFAULT_SEED;
-use super::sample::positive;
 use super::stop;
 
 #[derive(Debug, Args)]

@@ -10,9 +10,11 @@ use ncsn::{Error, Result};
 
 use super::drawing::{Drawing, Pictures};
 use super::flow::Decoding;
+use super::guide::GuideArgs;
 use super::latents::Latents;
 use super::log::Log;
 use super::output::Existing;
+use super::overrides::Overrides;
 use super::trained::{Trained, score_of};
 use super::{Common, DEFAULT_SEED, hint, memory, stop};
 
@@ -32,15 +34,10 @@ pub struct SampleArgs {
     /// Seed; image k of a seed is the same whatever --n and --batch are
     #[arg(long, default_value_t = DEFAULT_SEED)]
     seed: u64,
-    /// Another value of a key of `sampling` than the run's, such as sampling.method=ode; may be repeated
-    #[arg(long, value_name = "sampling.KEY=VALUE")]
-    set: Vec<String>,
-    /// Langevin steps at each noise level, instead of the run's
-    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    n_steps_each: Option<u64>,
-    /// Step size at the smallest level, instead of the run's
-    #[arg(long, value_name = "ALPHA")]
-    step_lr: Option<f64>,
+    #[command(flatten)]
+    overrides: Overrides,
+    #[command(flatten)]
+    guide: GuideArgs,
     /// Draw by the mean of the scores of the last N checkpoints, training.snapshot_freq steps apart, up to the one chosen: for runs
     /// without an EMA of their weights
     #[arg(long, value_name = "N", requires = "doc", value_parser = clap::value_parser!(u64).range(1..=100))]
@@ -75,9 +72,8 @@ impl SampleArgs {
             n,
             batch: n,
             seed,
-            set: Vec::new(),
-            n_steps_each: None,
-            step_lr: None,
+            overrides: Overrides::default(),
+            guide: GuideArgs::default(),
             ensemble: None,
             columns: None,
             decoding: Decoding::default(),
@@ -94,13 +90,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     let device = args.common.open_device()?;
     let n_members = args.ensemble.unwrap_or(1) as usize;
     let members = args.trained.members(n_members, &args.common)?;
-    let mut config = members[0].config().with_sampling(&args.set)?;
-    if let Some(n) = args.n_steps_each {
-        config.sampling.n_steps_each = n as usize;
-    }
-    if let Some(step_lr) = args.step_lr {
-        config.sampling.step_lr = positive("--step-lr", step_lr)?;
-    }
+    let mut config = args.overrides.of(members[0].config())?;
     let start = args.decoding.start(&mut config)?;
     let sampling = &config.sampling;
     for (key, is_on, command) in
@@ -126,6 +116,10 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         log.info(format!("the mean of the scores of {}", paths.join(", ")));
     }
     drop(members);
+    let guide = args.guide.open(&config, batch, &device, &args.common)?;
+    if let Some(guide) = &guide {
+        log.info(guide.line());
+    }
     let mut drawing =
         Drawing::new(&config, Noise::new(args.seed), n, || args.common.training_set(&config.data, &mut log))?;
     drawing.batch = batch;
@@ -133,6 +127,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     drawing.existing = Existing::overwrite(args.overwrite);
     drawing.weights = Some(digests);
     drawing.begin = start;
+    drawing.guide = guide;
     let code = drawing.to_folder(&score, &device, &output, &pictures, &mut log)?;
     if code == ExitCode::SUCCESS {
         let gif = if pictures.final_only() { "" } else { ", samples.gif" };
@@ -140,12 +135,4 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         log.info(format!("{n} samples in {}: grid.png{gif}{raw}, images/", output.display()));
     }
     Ok(code)
-}
-
-/// `value`, if a step can be that long.
-pub fn positive(flag: &str, value: f64) -> Result<f64> {
-    if value > 0.0 && value.is_finite() {
-        return Ok(value);
-    }
-    Err(Error::Usage(format!("found {flag} {value}, expected a positive number")))
 }

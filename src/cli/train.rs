@@ -13,13 +13,13 @@ use serde::Serialize;
 use ncsn::board::{EventWriter, JsonLines};
 use ncsn::checkpoint::{Checkpoints, Header, Weights, resume_published};
 use ncsn::config::{Config, Runner, Training};
-use ncsn::data::{Batches, Source, read_batch};
+use ncsn::data::{Batches, Source, Split, read_batch};
 use ncsn::device::{DeviceKind, Precision};
 use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
 use ncsn::image::write_png;
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::train::{OptimizerConfig, Report, Trainer};
+use ncsn::train::{Accuracy, OptimizerConfig, Report, Trainer, accuracy};
 use ncsn::{Error, Result};
 
 use super::data;
@@ -39,7 +39,7 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// AnnealRunner, BaselineRunner or ScoreNetRunner (anneal, baseline, scorenet): the network, where the file leaves it
-    /// open [default: anneal]
+    /// open [default: anneal]; or classifier: one of the file's images and noise, which guides samples (sample --classifier)
     #[arg(long, value_parser = super::parse::<Runner>)]
     pub runner: Option<Runner>,
     /// YAML file: a path, a file in configs/, or a built-in name (quickstart.yml, anneal.yml, cifar10.yml, …)
@@ -114,11 +114,14 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
     };
     let seed = choose_seed(args, &config)?;
     config.training.seed = Some(seed);
-    let train_set = args.common.training_set(&config.data, &mut log)?;
-    let test_set = data::open(&config.data, &args.common.run.join("datasets"), config.data.held_out, &mut log)?;
+    let datasets = args.common.run.join("datasets");
+    let train_set = data::open_for(&config, &datasets, Split::Train, &mut log)?;
+    let test_set = data::open_for(&config, &datasets, config.data.held_out, &mut log)?;
     memory::check_training(&config, &args.common)?;
-    memory::check_sampling(&config, config.snapshot_images(), "--set sampling.snapshot_images", &args.common)?;
-    memory::check_sampling(&config, config.sampling.final_images, "--set sampling.final_images", &args.common)?;
+    if !config.is_classifier() {
+        memory::check_sampling(&config, config.snapshot_images(), "--set sampling.snapshot_images", &args.common)?;
+        memory::check_sampling(&config, config.sampling.final_images, "--set sampling.final_images", &args.common)?;
+    }
     let noise = Noise::new(seed);
     let trainer = new_trainer(&config, noise, &args.common)?;
     let checkpoints = folders.checkpoints();
@@ -155,6 +158,7 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
         Session { args, config, folders, lock, checkpoints, noise, train_set, smoothed, log, is_ours, published_epoch };
     match session.train(&mut trainer, &*test_set)? {
         Outcome::Stopped => Ok(stop::code()),
+        Outcome::Finished if config.is_classifier() => session.say_accuracy(&trainer, &*test_set),
         Outcome::Finished if args.no_sample => Ok(ExitCode::SUCCESS),
         Outcome::Finished => session.draw_samples(&trainer),
     }
@@ -518,6 +522,27 @@ impl Session<'_> {
         let path = self.folders.samples.join(format!("step_{step}.png"));
         write_png(&path, &grid)?;
         report_picture(events, &path, step)
+    }
+
+    /// Says how good a classifier is, of images with more and more noise.
+    fn say_accuracy(&mut self, trainer: &Trainer<Network>, test_set: &dyn Source) -> Result<ExitCode> {
+        /// Images of each time.
+        const N: usize = 1000;
+        let model = trainer.sampling_model();
+        let transform = self.config.transform();
+        let [first, last] = model.process.times();
+        let times = [0.0, 0.25, 0.5, 0.75].map(|part| first + part * (last - first));
+        let found = accuracy(&model, test_set, transform, self.noise, &times, N)?;
+        let said: Vec<String> = found
+            .into_iter()
+            .map(|Accuracy { std, share }| format!("{:.1} % at a noise of {std:.2}", 100.0 * share))
+            .collect();
+        self.log.info(format!(
+            "of {} held-out images are classified rightly: {}",
+            N.min(test_set.len()),
+            said.join(", ")
+        ));
+        Ok(ExitCode::SUCCESS)
     }
 
     fn draw_samples(&mut self, trainer: &Trainer<Network>) -> Result<ExitCode> {

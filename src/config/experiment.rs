@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::published::Runner;
 use super::{Config, Optim, Optimizer, Sde, Training};
-use crate::data::{BatchOptions, Dequantise, Range, Transform};
+use crate::data::{BatchOptions, Dequantise, N_CLASSES, Range, Transform};
 use crate::error::{Error, Result};
 use crate::loss::{Loss, Objective, Reduction, Times, Weight};
-use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig};
+use crate::net::{Architecture, Dimensions, InputRange, MLP_WIDTH, NetworkConfig, RefineNetConfig, WideResNetConfig};
 use crate::sample::{Likelihood, ProbabilityFlow, Probes, Renewal, Sampler};
 use crate::score::{Label, Model, Prediction};
 use crate::sde::{NoiseLevels, Process, SubVp, Ve, Vp};
@@ -40,6 +40,9 @@ impl Config {
                 spec_norm: model.spec_norm && net.levels.is_some(),
                 ..net
             }),
+            NetworkConfig::WideResNet(net) => {
+                NetworkConfig::WideResNet(WideResNetConfig { depth: model.depth, n_classes: N_CLASSES, ..net })
+            }
             NetworkConfig::UNet(net) => {
                 let is_ddpm = model.architecture == Architecture::Ddpm;
                 NetworkConfig::UNet(model.u_net.network(net, is_ddpm, model.nonlinearity))
@@ -55,7 +58,9 @@ impl Config {
     pub fn noise_levels(&self) -> Result<NoiseLevels> {
         let Self { model, training, .. } = self;
         match Runner::of(model.architecture) {
-            Runner::Anneal | Runner::Toy | Runner::NcsnV2 | Runner::ScoreSde => model.noise_levels(),
+            Runner::Anneal | Runner::Toy | Runner::NcsnV2 | Runner::ScoreSde | Runner::Classifier => {
+                model.noise_levels()
+            }
             // The published program's baseline has 0.01, which is sigma_end of its file.
             Runner::Baseline => NoiseLevels::single(model.sigma_end),
             Runner::ScoreNet => NoiseLevels::single(training.noise_std),
@@ -75,7 +80,20 @@ impl Config {
     /// # Errors
     /// As [`Self::noise_levels`].
     pub fn process(&self) -> Result<Arc<dyn Process>> {
-        let super::Model { sigma_begin, sigma_end, beta_min, beta_max, num_classes: n, .. } = self.model;
+        self.process_of(self.model.num_classes)
+    }
+
+    /// The same with as many levels as chains of samples have steps.
+    ///
+    /// # Errors
+    /// As [`Self::noise_levels`].
+    pub fn sampling_process(&self) -> Result<Arc<dyn Process>> {
+        self.process_of(self.sampling.n_steps.unwrap_or(self.model.num_classes))
+    }
+
+    /// How data are perturbed, in `n` levels where that is a choice.
+    fn process_of(&self, n: usize) -> Result<Arc<dyn Process>> {
+        let super::Model { sigma_begin, sigma_end, beta_min, beta_max, .. } = self.model;
         Ok(match self.training.sde {
             None => Arc::new(self.noise_levels()?),
             Some(Sde::Ve) => Arc::new(Ve::new(sigma_end, sigma_begin, n)?),
@@ -87,6 +105,9 @@ impl Config {
     /// What the network's output means.
     fn prediction(&self) -> Prediction {
         let continuous = self.training.continuous;
+        if self.is_classifier() {
+            return Prediction::Classes(Label::Std);
+        }
         let is_scaled = match Runner::of(self.model.architecture) {
             Runner::NcsnV2 => true,
             Runner::ScoreSde => self.model.u_net.scale_by_sigma,
@@ -99,6 +120,11 @@ impl Config {
             Some(Sde::Ve) | None => Label::Level,
         };
         if is_scaled { Prediction::ScaledScore(label) } else { Prediction::Score(label) }
+    }
+
+    /// Whether the network is a classifier: its gradients guide samples, but there are none of it alone.
+    pub fn is_classifier(&self) -> bool {
+        Runner::of(self.model.architecture) == Runner::Classifier
     }
 
     /// Whether the network is trained on many noise levels.
@@ -114,15 +140,19 @@ impl Config {
             true => Weight::Likelihood,
             false => Weight::StdPower(if self.has_levels() { anneal_power } else { 0.0 }),
         };
-        let times = if continuous { Times::Uniform { smallest: SMALLEST_TIME } } else { Times::Levels };
+        // A classifier is told the deviation of the noise, whatever the network that it guides is told.
+        let is_uniform = continuous || self.is_classifier() && self.training.sde.is_some();
+        let times = if is_uniform { Times::Uniform { smallest: SMALLEST_TIME } } else { Times::Levels };
         let reduction = if reduce_mean { Reduction::Mean } else { Reduction::HalfSum };
-        Objective { loss: self.training.loss(), weight, times, reduction }
+        let loss = if self.is_classifier() { Loss::Classification } else { self.training.loss() };
+        Objective { loss, weight, times, reduction }
     }
 
     /// The objective of test batches and its tag. The published AnnealRunner's is the denoising one, whatever it trains on.
     pub fn test_objective(&self) -> (Objective, &'static str) {
         let objective = self.objective();
         match objective.loss {
+            Loss::Classification => (objective, "test_cross_entropy"),
             Loss::Sliced { .. } if !self.has_levels() => (objective, "test_ssm_loss"),
             _ => (Objective { loss: Loss::Denoising, ..objective }, "test_dsm_loss"),
         }
@@ -214,7 +244,7 @@ impl Config {
 
     /// How many samples are drawn at a checkpoint.
     pub fn snapshot_images(&self) -> u64 {
-        if self.training.snapshot_sampling { self.sampling.snapshot_images } else { 0 }
+        if self.training.snapshot_sampling && !self.is_classifier() { self.sampling.snapshot_images } else { 0 }
     }
 
     /// When the known pixels of an image that is completed are perturbed anew.

@@ -25,7 +25,8 @@ use fields::Fields;
 use reader::Reader;
 use writer::{Explainer, Writer};
 
-use crate::error::{Error, Result};
+use crate::data::SETS;
+use crate::error::{Error, Result, one_of};
 use crate::file::read_at_most;
 pub use data::{Data, Dataset};
 pub use evaluation::{Eval, FastFid, Test};
@@ -175,7 +176,7 @@ impl Config {
     /// On anything unknown, of the wrong type or impossible, with its line.
     pub fn parse(text: &str, source: &str, overrides: &[String], runner: Option<Runner>) -> Result<File> {
         let mut reader = Reader::new(text, source, overrides)?;
-        published::translate(&mut reader)?;
+        published::translate(&mut reader, runner)?;
         let file = if published::is_toy(&mut reader)? {
             File::Toy
         } else {
@@ -215,13 +216,26 @@ impl Config {
         })?;
         let message = self.process().err().map(|error| error.to_string());
         f.check("model.num_classes", message.is_none(), || message.unwrap_or_default())?;
-        if of_score_sde {
+        if of_score_sde || self.is_classifier() {
             let message = self.network().check().err().map(|error| error.to_string());
             f.check("model.ngf", message.is_none(), || message.unwrap_or_default())?;
+        }
+        if of_score_sde {
             self.check_label(f)?;
         }
+        f.check("data.dataset", !self.is_classifier() || self.data.dataset.set.has_labels(), || {
+            let labelled = one_of(SETS.iter().filter(|set| set.has_labels()).map(|set| set.name));
+            format!("data.dataset is {}, expected {labelled}, whose classes are known", self.data.dataset.name())
+        })?;
         f.check("sampling.method", self.sampling.method != Method::Ode || self.training.sde.is_some(), || {
             "sampling.method is ode, expected langevin or pc: between noise levels, without training.sde, there is no equation".into()
+        })?;
+        f.check("sampling.n_steps", self.sampling.n_steps.is_none() || self.training.continuous, || {
+            "sampling.n_steps needs training.continuous: the network is told the levels of model.num_classes, one a step".into()
+        })?;
+        let message = self.sampling_process().err().map(|error| error.to_string());
+        f.check("sampling.n_steps", message.is_none(), || {
+            format!("sampling.n_steps is no number of levels of the process: {}", message.unwrap_or_default())
         })?;
         f.check("data.channels", architecture != Architecture::ResScore || channels == 3, || {
             format!("data.channels is {channels}, but ResScore needs 3 channels")
@@ -283,6 +297,13 @@ impl Config {
         let mut writer = Writer::default();
         self.clone().fields(&mut writer).expect("nothing is refused");
         writer.entries
+    }
+
+    /// The value of the key `section.key`, as a file has it; `None` if there is no such key.
+    pub fn value(&self, name: &str) -> Option<String> {
+        let (section, key) = name.rsplit_once('.')?;
+        let is_it = |entry: &writer::Entry| entry.section == section && entry.name == key;
+        Some(self.entries().into_iter().find(is_it)?.value.to_string())
     }
 
     /// The first key in whose value `other` differs, in words; `None` if none does.

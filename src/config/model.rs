@@ -1,6 +1,6 @@
 //! `model:`, the network and its noise levels.
 
-use super::fields::{FRACTION, Fields, Flag, OrNone, POSITIVE, Section};
+use super::fields::{FRACTION, Fields, Flag, OneOf, OrNone, POSITIVE, Section};
 use super::published::{self, Unused};
 use super::unet::UNet;
 use crate::error::Result;
@@ -35,6 +35,8 @@ pub struct Model {
     pub ema_rate: f64,
     /// Channels of the first stage.
     pub ngf: usize,
+    /// Ours: convolutions of a classifier.
+    pub depth: usize,
     /// ScoreNet's encoder channels.
     pub nef: usize,
     /// ScoreNet's decoder channels.
@@ -64,6 +66,7 @@ impl Default for Model {
             ema: false,
             ema_rate: 0.999,
             ngf: 64,
+            depth: 28,
             nef: 32,
             ndf: 32,
             beta_min: 0.1,
@@ -96,6 +99,7 @@ impl Section for Model {
         published::batch_norm(f)?;
         // One channel has no variance over channels, which instance norm++ takes.
         f.key("ngf", &mut self.ngf, 2..=1024)?;
+        f.key("depth", &mut self.depth, DEPTH)?;
         f.key("nef", &mut self.nef, 1..=1024)?;
         f.key("ndf", &mut self.ndf, 1..=1024)?;
         f.key("beta_min", &mut self.beta_min, POSITIVE)?;
@@ -107,6 +111,8 @@ impl Section for Model {
         published::check_widths(self, f)
     }
 }
+
+const DEPTH: OneOf<usize, 16> = OneOf([10, 16, 22, 28, 34, 40, 46, 52, 58, 64, 70, 76, 82, 88, 94, 100]);
 
 /// The spacing of noise levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

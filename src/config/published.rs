@@ -32,15 +32,18 @@ pub enum Runner {
     NcsnV2,
     /// Score-SDE: U-Nets and continuous times, in a program of its own.
     ScoreSde,
+    /// The classifier of images as the process of any file perturbs them.
+    Classifier,
 }
 
-const RUNNERS: [(Runner, [&str; 2]); 6] = [
+const RUNNERS: [(Runner, [&str; 2]); 7] = [
     (Runner::Anneal, ["AnnealRunner", "anneal"]),
     (Runner::Baseline, ["BaselineRunner", "baseline"]),
     (Runner::ScoreNet, ["ScoreNetRunner", "scorenet"]),
     (Runner::Toy, ["ToyRunner", "toy"]),
     (Runner::NcsnV2, ["NCSNRunner", "ncsnv2"]),
     (Runner::ScoreSde, ["ScoreSde", "score_sde"]),
+    (Runner::Classifier, ["Classifier", "classifier"]),
 ];
 
 impl FromStr for Runner {
@@ -68,6 +71,7 @@ impl Runner {
             Architecture::Baseline => Self::Baseline,
             Architecture::NcsnV2 | Architecture::NcsnV2Deeper | Architecture::NcsnV2Deepest => Self::NcsnV2,
             Architecture::Ddpm | Architecture::NcsnPp => Self::ScoreSde,
+            Architecture::WideResNet => Self::Classifier,
             _ => Self::ScoreNet,
         }
     }
@@ -79,6 +83,7 @@ impl Runner {
             Self::ScoreNet => Architecture::ResScore,
             Self::NcsnV2 => Architecture::NcsnV2,
             Self::ScoreSde => Architecture::NcsnPp,
+            Self::Classifier => Architecture::WideResNet,
         }
     }
 
@@ -88,19 +93,19 @@ impl Runner {
             Self::Anneal | Self::Toy => 100,
             Self::Baseline | Self::ScoreNet => 1000,
             Self::NcsnV2 => 5,
-            Self::ScoreSde => 1,
+            Self::ScoreSde | Self::Classifier => 1,
         }
     }
 
     /// What stands before each parameter's name in a checkpoint: a network for several GPUs is wrapped in a module.
     pub fn prefix(self) -> &'static str {
-        if self == Self::ScoreNet { "" } else { "module." }
+        if matches!(self, Self::ScoreNet | Self::Classifier) { "" } else { "module." }
     }
 
     /// Whether the pixels of training images are dequantised. ScoreNet's runner adds Gaussian noise instead, or none: that is its
     /// experiment.
     pub(super) fn dequantises(self) -> bool {
-        !matches!(self, Self::ScoreNet | Self::NcsnV2 | Self::ScoreSde)
+        !matches!(self, Self::ScoreNet | Self::NcsnV2 | Self::ScoreSde | Self::Classifier)
     }
 }
 
@@ -172,7 +177,7 @@ const SCORE_SDE: [[&str; 2]; 10] = [
 const NEGATIVE: Number = Number { expected: "a negative number", valid: |x| x < 0.0 };
 
 /// Brings a file to the names that are known here.
-pub(super) fn translate(file: &mut Reader<'_>) -> Result<()> {
+pub(super) fn translate(file: &mut Reader<'_>, runner: Option<Runner>) -> Result<()> {
     let may_be_off = file.peek("optim.grad_clip", NEGATIVE).is_some();
     SCORE_SDE.into_iter().try_for_each(|[from, to]| file.rename(from, to))?;
     if may_be_off && file.peek("training.grad_clip", NEGATIVE).is_some() {
@@ -181,6 +186,12 @@ pub(super) fn translate(file: &mut Reader<'_>) -> Result<()> {
     if is_of_score_sde(file) && file.peek("model.normalization", &[("GroupNorm", ())]).is_some() {
         // The networks that say it have no other.
         file.take("model.normalization");
+    }
+    if runner == Some(Runner::Classifier) {
+        // It classifies what the file's network is trained on.
+        for key in ["model.architecture", "model.name"] {
+            file.take(key);
+        }
     }
     Ok(())
 }
@@ -200,6 +211,7 @@ fn given_architecture(file: &Reader<'_>) -> Option<Architecture> {
 pub(super) fn defaults(file: &Reader<'_>, runner: Option<Runner>) -> Config {
     let mut config = Config::default();
     let by_program = || match (is_of_score_sde(file), is_of_ncsnv2(file)) {
+        _ if runner == Some(Runner::Classifier) => Architecture::WideResNet,
         (true, _) => Architecture::NcsnPp,
         (false, true) => by_data_set(file),
         (false, false) => runner.unwrap_or(Runner::Anneal).default_architecture(),

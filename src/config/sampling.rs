@@ -29,6 +29,8 @@ pub struct Sampling {
     pub rtol: f64,
     /// Ours: its absolute tolerance.
     pub atol: f64,
+    /// Ours: the steps of a chain, of a network that is told any time; as many as the process has levels if the file does not say it.
+    pub n_steps: Option<usize>,
     /// T, steps at each level.
     pub n_steps_each: usize,
     /// Step size at σ_L.
@@ -71,6 +73,7 @@ impl Default for Sampling {
             batch_mean_norms: false,
             rtol: 1e-5,
             atol: 1e-5,
+            n_steps: None,
             n_steps_each: 100,
             step_lr: 2e-5,
             denoise: false,
@@ -106,6 +109,7 @@ impl Section for Sampling {
         f.key("batch_mean_norms", &mut self.batch_mean_norms, Flag)?;
         f.key("rtol", &mut self.rtol, POSITIVE)?;
         f.key("atol", &mut self.atol, POSITIVE)?;
+        f.key("n_steps", &mut self.n_steps, OrNone(1..=100_000))?;
         f.key("n_steps_each", &mut self.n_steps_each, 1..=1_000_000)?;
         f.key("step_lr", &mut self.step_lr, POSITIVE)?;
         f.key("denoise", &mut self.denoise, Flag)?;

@@ -35,6 +35,8 @@ pub struct Batch {
     pub x: Vec<f32>,
     /// `[batch, channels, height, width]`
     pub shape: [usize; 4],
+    /// The class of each image, if they are known.
+    pub classes_u8: Option<Vec<u8>>,
 }
 
 /// An endless sequence of batches in a random order that depends on (seed, epoch) only.
@@ -128,6 +130,7 @@ pub fn read_batch(source: &dyn Source, options: BatchOptions, noise: Noise, name
     let mut stream = noise.stream(&format!("{name}/dequantise"), index);
     let mut flip = noise.stream(&format!("{name}/flip"), index);
     let order = batch_order(source.len(), n, noise, name, index);
+    let classes_u8 = order.iter().map(|&image| source.class_u8(image)).collect();
     for (image, out) in order.into_iter().zip(x.chunks_mut(image_len)) {
         source.read(image, &mut pixels_u8)?;
         if options.random_flip && flip.below(2) == 1 {
@@ -150,5 +153,5 @@ pub fn read_batch(source: &dyn Source, options: BatchOptions, noise: Noise, name
             out.iter_mut().for_each(|x| *x = range.forward(*x));
         }
     }
-    Ok(Batch { x, shape: [n, channels, height, width] })
+    Ok(Batch { x, shape: [n, channels, height, width], classes_u8 })
 }

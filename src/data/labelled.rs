@@ -45,6 +45,24 @@ impl Labelled {
     }
 }
 
+impl Source for Labelled {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        self.images.shape()
+    }
+
+    fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()> {
+        self.images.read(index, pixels_u8)
+    }
+
+    fn class_u8(&self, index: usize) -> Option<u8> {
+        self.labels_u8.get(index).copied()
+    }
+}
+
 /// Refuses labels that cannot be those of `n_images` images.
 ///
 /// # Errors

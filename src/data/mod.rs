@@ -189,6 +189,11 @@ pub trait Source: Send + Sync {
     /// When a file behind the image cannot be read or decoded.
     fn read(&self, index: usize, pixels_u8: &mut [u8]) -> Result<()>;
 
+    /// The class of image `index`, if it is known: of all images or of none.
+    fn class_u8(&self, _index: usize) -> Option<u8> {
+        None
+    }
+
     /// What a user should know of the files behind the images: how many are left out, say.
     fn warning(&self) -> Option<String> {
         None

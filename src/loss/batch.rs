@@ -13,7 +13,7 @@ pub(super) fn per_example<const D: usize, T: Copy>(given: &[T], f: impl Fn(T) ->
 }
 
 /// x_t = α·x + std·z of each example.
-pub(super) fn perturb<const D: usize>(x: Tensor<D>, z: Tensor<D>, marginals: &[Marginal]) -> Tensor<D> {
+pub(crate) fn perturb<const D: usize>(x: Tensor<D>, z: Tensor<D>, marginals: &[Marginal]) -> Tensor<D> {
     let device = x.device();
     let noise = z * per_example(marginals, |m| m.std, &device);
     match marginals.iter().all(|m| m.alpha == 1.0) {

@@ -2,27 +2,41 @@
 
 use burn::tensor::{Tensor, activation};
 
-use super::{perturb, sum};
-use crate::net::Classifier;
-use crate::score::{ClassModel, of_classes};
+use super::{perturb, sum_each};
+use crate::net::Backbone;
+use crate::score::{Model, of_classes};
+use crate::sde::Process;
 
 /// The cross entropy of a classifier at perturbed data: the mean over the batch of −ln p(y | x_t, t), with x_t = α·x + std·z, which trains
 /// the classifier that [`Guided`](crate::score::Guided) takes its gradients from (Song et al. 2021, appendix I.1).
 ///
 /// # Shapes
-/// `x`, `z`: `[batch, …]`, data and standard normal noise; `t`: `batch` times; `classes_u8`: of as many examples → `[1]`.
+/// `x`, `z`: `[batch, …]`, data and standard normal noise; `t`: `batch` times of the process; `classes_u8`: of as many examples → `[1]`.
 ///
 /// # Panics
 /// If there are not as many classes as examples, or one is not known to the classifier.
-pub fn classification<const D: usize, C: Classifier<D>>(
-    model: &ClassModel<C>,
+pub fn classification<const D: usize, C: Backbone<D>>(
+    model: &Model<C>,
+    process: &dyn Process,
     x: Tensor<D>,
     t: &[f64],
     z: Tensor<D>,
     classes_u8: &[u8],
 ) -> Tensor<1> {
-    let marginals: Vec<_> = t.iter().map(|&t| model.process.marginal(t)).collect();
-    mean_of_classes(model.log_probabilities(perturb(x, z, &marginals), t), classes_u8)
+    super::mean(classification_each(model, process, x, t, z, classes_u8))
+}
+
+/// The same of each example, `[batch]`.
+pub(super) fn classification_each<const D: usize, C: Backbone<D>>(
+    model: &Model<C>,
+    process: &dyn Process,
+    x: Tensor<D>,
+    t: &[f64],
+    z: Tensor<D>,
+    classes_u8: &[u8],
+) -> Tensor<1> {
+    let marginals: Vec<_> = t.iter().map(|&t| process.marginal(t)).collect();
+    -sum_each(of_classes(model.log_probabilities(perturb(x, z, &marginals), t), classes_u8))
 }
 
 /// The mean of −ln p of the right classes.
@@ -30,12 +44,7 @@ pub fn classification<const D: usize, C: Classifier<D>>(
 /// # Shapes
 /// `logits`: `[batch, classes]`, `classes_u8`: of as many examples → `[1]`.
 pub(crate) fn cross_entropy(logits: Tensor<2>, classes_u8: &[u8]) -> Tensor<1> {
-    mean_of_classes(activation::log_softmax(logits, 1), classes_u8)
-}
-
-fn mean_of_classes(log_p: Tensor<2>, classes_u8: &[u8]) -> Tensor<1> {
-    let n = log_p.dims()[0];
-    sum(of_classes(log_p, classes_u8)) * (-1.0 / n as f64)
+    -super::mean(sum_each(of_classes(activation::log_softmax(logits, 1), classes_u8)))
 }
 
 #[cfg(test)]
@@ -48,7 +57,7 @@ mod tests {
     use crate::device::{scalar, upload, values};
     use crate::net::{WideResNet, WideResNetConfig, params};
     use crate::noise::{Noise, Stream};
-    use crate::score::{Guidance, Label};
+    use crate::score::{Guidance, Label, Prediction};
     use crate::sde::Ve;
     use crate::train::{Optimizer, OptimizerConfig};
 
@@ -64,10 +73,10 @@ mod tests {
     #[test]
     fn a_classifier_learns_perturbed_images_and_its_gradients_lead_to_the_class() {
         let (device, noise) = (Device::flex().autodiff(), Noise::new(5));
-        let config = WideResNetConfig { depth: 10, width: 1, n_classes: 2, ..WideResNetConfig::cifar10() };
+        let config = WideResNetConfig { depth: 10, width: 16, n_classes: 2, ..WideResNetConfig::cifar10() };
         let net = WideResNet::new(&config, &mut noise.stream("init", 0), &device).expect("a network");
         let process = Arc::new(Ve::new(0.01, 1.0, 100).expect("valid"));
-        let mut model = ClassModel { net, process, label: Label::Std };
+        let mut model = Model { net, process, prediction: Prediction::Classes(Label::Std) };
         let mut optimizer = Optimizer::new(OptimizerConfig::default());
         let normal = |stream: &mut Stream, n: usize, device: &Device| -> Tensor<4> {
             let mut z = vec![0.0; n * 3 * SIDE * SIDE];
@@ -81,7 +90,7 @@ mod tests {
             stream.uniform(&mut t);
             let t: Vec<f64> = t.into_iter().map(f64::from).collect();
             let z = normal(&mut stream, 16, &device);
-            let loss = classification(&model, halves(&classes_u8, &device), &t, z, &classes_u8);
+            let loss = classification(&model, &*model.process, halves(&classes_u8, &device), &t, z, &classes_u8);
             let gradients = params::gradients(&model.net, &loss.backward());
             losses.push(scalar(loss.inner()).expect("a processor"));
             model.net = optimizer.step(model.net, gradients);
@@ -102,7 +111,7 @@ mod tests {
         };
         let before = log_p(&x);
         for _ in 0..20 {
-            let gradient = towards.gradient(x.clone(), &t);
+            let gradient = towards.gradient(&[0, 1, 2, 3], x.clone(), &t);
             assert!(!gradient.is_autodiff());
             x = x + gradient * 0.5;
         }

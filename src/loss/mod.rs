@@ -5,9 +5,11 @@ mod classification;
 mod denoising;
 mod sliced;
 
+pub(crate) use batch::perturb;
 pub(crate) use batch::{mean, sum};
-use batch::{per_example, perturb, sum_each};
+use batch::{per_example, sum_each};
 pub use classification::classification;
+use classification::classification_each;
 pub(crate) use classification::cross_entropy;
 pub use denoising::denoising;
 use denoising::denoising_each;
@@ -16,8 +18,9 @@ pub use sliced::{Sliced, Slicing, perturbed_ssm_vr, ssm, ssm_vr};
 
 use burn::tensor::{Tensor, TensorData};
 
+use crate::net::Backbone;
 use crate::noise::{self, Distribution, Stream};
-use crate::score::Differentiable;
+use crate::score::Model;
 use crate::sde::{Discrete, Process};
 
 /// What is minimised: the mean of a loss over data, times and noise.
@@ -45,6 +48,8 @@ pub enum Loss {
         /// How their products with the Jacobian are found.
         slicing: Slicing,
     },
+    /// The cross entropy of a classifier; weight and reduction are not those of it.
+    Classification,
 }
 
 /// λ(t), the weight of the squared error of the score at each time.
@@ -138,9 +143,20 @@ pub struct Examples {
     z: Tensor<4>,
     /// Projections of sliced losses, `[n_projections·batch, …]`, all of the first one first.
     v: Option<Tensor<4>>,
+    /// The class of each image, if they are known.
+    classes_u8: Option<Vec<u8>>,
 }
 
 impl Examples {
+    /// The same with the class of each image, if they are known.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn with_classes(self, classes_u8: Option<Vec<u8>>) -> Self {
+        assert!(classes_u8.as_ref().is_none_or(|c| c.len() == self.t.len()), "a class for each image");
+        Self { classes_u8, ..self }
+    }
+
     /// The examples of each level of `process`, with the level's number. Levels that no example has are left out.
     pub fn by_level(&self, process: &dyn Process) -> Vec<(usize, Self)> {
         let rows_at = |t: f64| -> Vec<usize> { (0..self.t.len()).filter(|&row| self.t[row] == t).collect() };
@@ -174,7 +190,8 @@ impl Examples {
             x.clone().select(0, Tensor::from_data(TensorData::new(rows, [n]), &x.device()))
         };
         let t = rows.iter().map(|&row| self.t[row]).collect();
-        Self { x: pick(&self.x), t, z: pick(&self.z), v: self.v.as_ref().map(pick) }
+        let classes_u8 = self.classes_u8.as_ref().map(|classes| rows.iter().map(|&row| classes[row]).collect());
+        Self { x: pick(&self.x), t, z: pick(&self.z), v: self.v.as_ref().map(pick), classes_u8 }
     }
 }
 
@@ -205,7 +222,7 @@ impl Objective {
             streams.into_iter().map(|Streams { z, v, .. }| (z, v)).unzip();
         let z = noise::tensor(Distribution::Normal, &mut of_z, shape, device);
         let v = match self.loss {
-            Loss::Denoising => None,
+            Loss::Denoising | Loss::Classification => None,
             Loss::Sliced { n_projections, .. } => {
                 // The projections of an image beside each other.
                 let shape = [n, n_projections, channels * height * width];
@@ -213,35 +230,43 @@ impl Objective {
                 Some(v.swap_dims(0, 1).reshape([n_projections * n, channels, height, width]))
             }
         };
-        Examples { x, t, z, v }
+        Examples { x, t, z, v, classes_u8: None }
     }
 
     /// The objective on a batch: `[1]`.
-    pub fn value(&self, score: &impl Differentiable<4>, process: &dyn Process, examples: Examples) -> Tensor<1> {
+    ///
+    /// # Panics
+    /// Where a classifier is trained, if the classes of the images are not known.
+    pub fn value<N: Backbone<4>>(&self, model: &Model<N>, examples: Examples) -> Tensor<1> {
         let n_each = examples.n_each();
-        let (Examples { x, t, z, v }, levels) = (examples, Discrete(process));
-        let process = self.perturbing(process, &levels);
+        let (Examples { x, t, z, v, classes_u8 }, levels) = (examples, Discrete(&*model.process));
+        let process = self.perturbing(&*model.process, &levels);
         let half_sum = match (self.loss, v) {
+            (Loss::Classification, _) => return classification(model, process, x, &t, z, &known(classes_u8)),
             (Loss::Sliced { slicing, .. }, Some(v)) => {
-                perturbed_ssm_vr(score, process, x, &t, [z, v], self.weight, slicing)
+                perturbed_ssm_vr(model, process, x, &t, [z, v], self.weight, slicing)
             }
-            _ => denoising(score, process, x, &t, z, self.weight),
+            _ => denoising(model, process, x, &t, z, self.weight),
         };
         self.reduction.of_half_sums(half_sum, n_each)
     }
 
     /// The objective on each image of a batch: `[batch]`. Their mean is [`Self::value`] up to rounding.
-    pub fn of_each(&self, score: &impl Differentiable<4>, process: &dyn Process, examples: Examples) -> Tensor<1> {
+    ///
+    /// # Panics
+    /// As [`Self::value`].
+    pub fn of_each<N: Backbone<4>>(&self, model: &Model<N>, examples: Examples) -> Tensor<1> {
         let n_each = examples.n_each();
-        let (Examples { x, t, z, v }, levels) = (examples, Discrete(process));
-        let process = self.perturbing(process, &levels);
+        let (Examples { x, t, z, v, classes_u8 }, levels) = (examples, Discrete(&*model.process));
+        let process = self.perturbing(&*model.process, &levels);
         let half_sums = match (self.loss, v) {
+            (Loss::Classification, _) => return classification_each(model, process, x, &t, z, &known(classes_u8)),
             (Loss::Sliced { n_projections, slicing }, Some(v)) => {
-                let each = perturbed_each(score, process, x, &t, [z, v], self.weight, slicing);
+                let each = perturbed_each(model, process, x, &t, [z, v], self.weight, slicing);
                 // The projections of an image beside each other.
                 sum_each(each.reshape([n_projections, t.len()]).swap_dims(0, 1)) / n_projections as f64
             }
-            _ => denoising_each(score, process, x, &t, z, self.weight),
+            _ => denoising_each(model, process, x, &t, z, self.weight),
         };
         self.reduction.of_half_sums(half_sums, n_each)
     }
@@ -253,6 +278,10 @@ impl Objective {
             Times::Uniform { .. } => process,
         }
     }
+}
+
+fn known(classes_u8: Option<Vec<u8>>) -> Vec<u8> {
+    classes_u8.expect("a classifier is trained on images whose classes are known")
 }
 
 impl Reduction {
@@ -267,36 +296,38 @@ impl Reduction {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use burn::tensor::Device;
 
     use super::*;
     use crate::device::{scalar, upload};
+    use crate::net::{Condition, Dual};
     use crate::noise::Noise;
-    use crate::score::Score;
+    use crate::score::{Label, Prediction};
     use crate::sde::{SubVp, Ve, Vp};
 
     const T: [f64; 3] = [0.02, 0.4, 0.9];
     const N_EACH: usize = 6;
 
-    /// s(x, t) = −x/(1 + t).
+    /// s(x, t) = −x/(1 + t), by the label 999·t.
     struct Linear;
 
-    impl Score<4> for Linear {
-        fn score(&self, x: Tensor<4>, t: &[f64]) -> Tensor<4> {
-            let factors = per_example(t, |t| -1.0 / (1.0 + t), &x.device());
-            x * factors
-        }
-    }
-
-    impl Differentiable<4> for Linear {
-        fn jvp(&self, x: Tensor<4>, t: &[f64], v: Tensor<4>) -> [Tensor<4>; 2] {
-            [self.score(x, t), self.score(v, t)]
+    impl Backbone<4> for Linear {
+        fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
+            let factors = -(given.label.clone() / 999.0 + 1.0).recip();
+            x * Dual::from(factors.reshape([-1, 1, 1, 1]))
         }
     }
 
     /// A loss of [`Linear`] over three examples, and the mean over the batch of
     /// λ·R[(s + z/std)²] at x = alpha·x_0 + std·z, in f64.
-    fn values(objective: Objective, process: &dyn Process, t: [f64; 3], by_hand: impl Fn(f64) -> [f64; 3]) -> [f64; 2] {
+    fn values(
+        objective: Objective,
+        process: &Arc<dyn Process>,
+        t: [f64; 3],
+        by_hand: impl Fn(f64) -> [f64; 3],
+    ) -> [f64; 2] {
         let draw = |name| {
             let mut values = vec![0.0; 3 * N_EACH];
             Noise::new(3).stream(name, 0).normal(&mut values);
@@ -304,8 +335,10 @@ mod tests {
         };
         let (x, z, device) = (draw("x"), draw("z"), Device::flex());
         let tensor = |values: &[f32]| upload(values.to_vec(), [3, 1, 2, 3], &device);
-        let examples = Examples { x: tensor(&x), t: t.to_vec(), z: tensor(&z), v: None };
-        let found = scalar(objective.value(&Linear, process, examples)).expect("a number");
+        let examples = Examples { x: tensor(&x), t: t.to_vec(), z: tensor(&z), v: None, classes_u8: None };
+        let prediction = Prediction::Score(Label::Time);
+        let model = Model { net: Linear, process: process.clone(), prediction };
+        let found = scalar(objective.value(&model, examples)).expect("a number");
         let r = if objective.reduction == Reduction::Mean { 1.0 / N_EACH as f64 } else { 0.5 };
         let expected = (0..3 * N_EACH).map(|i| {
             let [alpha, std, lambda] = by_hand(t[i / N_EACH]);
@@ -319,8 +352,9 @@ mod tests {
     /// The losses of Song et al. 2021, each by its formula.
     #[test]
     fn losses_are_those_of_the_formulas() {
-        let (vp, sub_vp) = (Vp::new(0.1, 20.0, 100).expect("valid"), SubVp::new(0.1, 20.0, 100).expect("valid"));
-        let ve = Ve::new(0.01, 50.0, 100).expect("valid");
+        let vp: Arc<dyn Process> = Arc::new(Vp::new(0.1, 20.0, 100).expect("valid"));
+        let sub_vp: Arc<dyn Process> = Arc::new(SubVp::new(0.1, 20.0, 100).expect("valid"));
+        let ve: Arc<dyn Process> = Arc::new(Ve::new(0.01, 50.0, 100).expect("valid"));
         let lambda = |t: f64| -0.25 * t * t * 19.9 - 0.5 * t * 0.1;
         let beta = |t: f64| 0.1 + 19.9 * t;
         let sigma = |t: f64| 0.01 * 5000f64.powf(t);
@@ -336,7 +370,7 @@ mod tests {
             [product.sqrt(), (1.0 - product).sqrt(), f64::NAN]
         };
         type ByHand<'a> = &'a dyn Fn(f64) -> [f64; 3];
-        let continuous: [(&dyn Process, ByHand<'_>); 3] = [(&ve, &of_ve), (&vp, &of_vp), (&sub_vp, &of_sub_vp)];
+        let continuous: [(&Arc<dyn Process>, ByHand<'_>); 3] = [(&ve, &of_ve), (&vp, &of_vp), (&sub_vp, &of_sub_vp)];
         for reduction in [Reduction::HalfSum, Reduction::Mean] {
             let mut compared = Vec::new();
             let times = Times::Uniform { smallest: 1e-5 };
@@ -350,7 +384,7 @@ mod tests {
             }
             // At levels: SMLD's and DDPM's losses, both with λ = std².
             let objective = Objective { reduction, ..Objective::default() };
-            let at_levels: [(&dyn Process, ByHand<'_>); 2] = [(&ve, &of_ve), (&vp, &of_ddpm)];
+            let at_levels: [(&Arc<dyn Process>, ByHand<'_>); 2] = [(&ve, &of_ve), (&vp, &of_ddpm)];
             for (process, by_hand) in at_levels {
                 let t = [97, 60, 0].map(|level| process.time(level));
                 compared.push(values(objective, process, t, |t| {

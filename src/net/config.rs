@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::norm::EPSILON;
 use super::recognise::Shapes;
-use super::{Activation, NormKind, Pool, UNetConfig, Untold};
+use super::{Activation, NormKind, Pool, UNetConfig, Untold, WideResNetConfig};
 use crate::error::{Error, Result};
 
 /// Which network, as files of configuration name it.
@@ -41,6 +41,8 @@ pub enum Architecture {
     Ddpm,
     /// NCSN++ and DDPM++, its successors (Song et al. 2021).
     NcsnPp,
+    /// The classifier of perturbed images, by whose gradients samples of a class are drawn (Song et al. 2021, appendix I.1): no score.
+    WideResNet,
 }
 
 /// The stages of a RefineNet: how many there are, and how often they halve the size.
@@ -74,6 +76,7 @@ enum Family {
     RefineNet { form: Form, is_conditional: bool, norm: NormKind, pool: Pool },
     ScoreNet(ScoreNet),
     UNet(fn(usize, usize, usize) -> UNetConfig),
+    WideResNet,
 }
 
 /// An architecture: its name in files of configuration, what it is, the sides of its images ([`Sizes`]), what its width is a multiple
@@ -102,7 +105,7 @@ pub struct Memory {
 }
 
 /// Each halving needs an even size, and linear layers one size.
-const ROWS: [Row; 15] = {
+const ROWS: [Row; 16] = {
     use {Architecture as A, Family as F, Form::*, NormKind::*, Pool::*, ScoreNet as S};
     const fn net(form: Form, is_conditional: bool, norm: NormKind, pool: Pool) -> Family {
         Family::RefineNet { form, is_conditional, norm, pool }
@@ -148,6 +151,8 @@ const ROWS: [Row; 15] = {
         // What the sides are multiples of, and what they keep, follows from their options.
         row(("ddpm", A::Ddpm), F::UNet(UNetConfig::ddpm), [1, 1, MANY], 32, [0.0; 3]),
         row(("ncsnpp", A::NcsnPp), F::UNet(UNetConfig::ncsnpp), [1, 1, MANY], 4, [0.0; 3]),
+        // What it keeps follows from its depth.
+        row(("wide_resnet", A::WideResNet), F::WideResNet, [4, 4, MANY], 16, [0.0; 3]),
     ]
 };
 
@@ -215,7 +220,10 @@ impl Architecture {
 
     /// Whether the network is given the noise level.
     pub fn is_conditional(self) -> bool {
-        matches!(self.row().family, Family::RefineNet { is_conditional: true, .. } | Family::UNet(_))
+        matches!(
+            self.row().family,
+            Family::RefineNet { is_conditional: true, .. } | Family::UNet(_) | Family::WideResNet
+        )
     }
 
     /// The network of these dimensions, with the options that the published one has.
@@ -236,6 +244,9 @@ impl Architecture {
             }),
             Family::ScoreNet(net) => NetworkConfig::ScoreNet(ScoreNetConfig { net, channels, width, size }),
             Family::UNet(published) => NetworkConfig::UNet(published(channels, width, size)),
+            Family::WideResNet => {
+                NetworkConfig::WideResNet(WideResNetConfig { channels, width, ..WideResNetConfig::cifar10() })
+            }
         }
     }
 }
@@ -314,6 +325,8 @@ pub enum NetworkConfig {
     ScoreNet(ScoreNetConfig),
     /// The U-Nets of DDPM and Score-SDE.
     UNet(UNetConfig),
+    /// The classifier of Score-SDE.
+    WideResNet(WideResNetConfig),
 }
 
 impl RefineNetConfig {
@@ -367,7 +380,7 @@ impl RefineNetConfig {
             Family::RefineNet { form, is_conditional, pool, .. } => {
                 (form, is_conditional, pool) == (self.form, self.levels.is_some(), self.pool)
             }
-            Family::ScoreNet(_) | Family::UNet(_) => false,
+            Family::ScoreNet(_) | Family::UNet(_) | Family::WideResNet => false,
         };
         Some(ROWS.iter().find(is_this)?.architecture)
     }
@@ -414,6 +427,8 @@ impl NetworkConfig {
         let (shapes, untold) = (Shapes(&shape), untold.into());
         let config = if let Some(config) = UNetConfig::from_shapes(&shapes, untold.u_net.clone())? {
             Self::UNet(config)
+        } else if let Some(config) = WideResNetConfig::from_shapes(&shapes)? {
+            Self::WideResNet(config)
         } else if let Some(config) = ScoreNetConfig::from_shapes(&shapes)? {
             Self::ScoreNet(config)
         } else {
@@ -437,6 +452,7 @@ impl NetworkConfig {
             Self::RefineNet(config) => config.architecture().expect("a network that was checked"),
             Self::ScoreNet(config) => config.architecture(),
             Self::UNet(config) => config.architecture(),
+            Self::WideResNet(_) => Architecture::WideResNet,
         }
     }
 
@@ -444,6 +460,7 @@ impl NetworkConfig {
     pub fn memory(&self) -> Memory {
         match self {
             Self::UNet(config) => config.memory(),
+            Self::WideResNet(config) => config.memory(),
             other => other.architecture().row().memory,
         }
     }
@@ -454,6 +471,7 @@ impl NetworkConfig {
             Self::RefineNet(config) => config.channels,
             Self::ScoreNet(config) => config.channels,
             Self::UNet(config) => config.channels,
+            Self::WideResNet(config) => config.channels,
         }
     }
 
@@ -463,6 +481,7 @@ impl NetworkConfig {
             Self::RefineNet(config) => config.width,
             Self::ScoreNet(config) => config.width,
             Self::UNet(config) => config.width,
+            Self::WideResNet(config) => config.width,
         }
     }
 
@@ -472,15 +491,17 @@ impl NetworkConfig {
             Self::RefineNet(config) => Self::RefineNet(RefineNetConfig { width, ..config }),
             Self::ScoreNet(config) => Self::ScoreNet(ScoreNetConfig { width, ..config }),
             Self::UNet(config) => Self::UNet(UNetConfig { width, ..config }),
+            Self::WideResNet(config) => Self::WideResNet(WideResNetConfig { width, ..config }),
         }
     }
 
-    /// The same network with another range of its input; those of the sliced-score-matching experiments have one that is fixed.
+    /// The same network with another range of its input; those of the sliced-score-matching experiments have one that is fixed, and to a
+    /// classifier, which standardises images, it is the same.
     pub fn with_input(self, input: InputRange) -> Self {
         match self {
             Self::RefineNet(config) => Self::RefineNet(RefineNetConfig { input, ..config }),
             Self::UNet(config) => Self::UNet(UNetConfig { input, ..config }),
-            Self::ScoreNet(_) => self,
+            Self::ScoreNet(_) | Self::WideResNet(_) => self,
         }
     }
 
@@ -488,7 +509,7 @@ impl NetworkConfig {
     pub fn levels(&self) -> Option<usize> {
         match self {
             Self::RefineNet(config) => config.levels,
-            Self::ScoreNet(_) | Self::UNet(_) => None,
+            Self::ScoreNet(_) | Self::UNet(_) | Self::WideResNet(_) => None,
         }
     }
 
@@ -512,7 +533,7 @@ impl NetworkConfig {
                 Untold { norm: *norm, normalizer_eps: *normalizer_eps, activation: *activation, input: *input, u_net }
             }
             Self::UNet(config) => Untold { u_net: Some(config.clone()), ..Untold::default() },
-            Self::ScoreNet(_) => Untold::default(),
+            Self::ScoreNet(_) | Self::WideResNet(_) => Untold::default(),
         }
     }
 
@@ -526,19 +547,19 @@ impl NetworkConfig {
             (Self::RefineNet(own), Self::RefineNet(other)) => {
                 RefineNetConfig { spec_norm: other.spec_norm, ..own.clone() } == *other
             }
-            (Self::UNet(own), Self::UNet(other)) => own == other,
-            _ => false,
+            _ => self == other,
         }
     }
 
     /// Whether such a network can be built.
     ///
     /// # Errors
-    /// As [`RefineNetConfig::check`], [`ScoreNetConfig::check`] and [`UNetConfig::check`].
+    /// As [`RefineNetConfig::check`], [`ScoreNetConfig::check`], [`UNetConfig::check`] and [`WideResNetConfig::check`].
     pub fn check(&self) -> Result<()> {
         match self {
             Self::RefineNet(config) => config.check(),
             Self::UNet(config) => config.check(),
+            Self::WideResNet(config) => config.check(),
             Self::ScoreNet(config) => config.check(),
         }
     }

@@ -50,8 +50,10 @@ impl Linear {
     ///
     /// # Shapes
     /// As [`Self::forward`].
-    pub fn forward_each(&self, x: Tensor<2>) -> Tensor<2> {
-        linear_each(x, self.weight.val()) + self.bias.val().reshape([1, -1])
+    pub fn forward_each(&self, x: Dual<2>) -> Dual<2> {
+        let weight = self.weight.val();
+        let bias = self.bias.val().reshape([1, -1]);
+        x.linear(|x| linear_each(x, weight.clone())) + Dual::from(bias)
     }
 
     /// What it does for one row.

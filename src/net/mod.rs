@@ -61,29 +61,16 @@ use burn::tensor::Device;
 
 use crate::noise::Stream;
 
-/// A network F, which a [`Model`](crate::score::Model) makes a score.
+/// A network F, which a [`Model`](crate::score::Model) makes a score, or a classifier.
 pub trait Backbone<const D: usize> {
     /// # Shapes
-    /// `x`: `[batch, …]`; result as `x`.
+    /// `x`: `[batch, …]`; result as `x`, or, of a classifier, the logits `[batch, classes, 1, …]`.
     fn forward(&self, x: Dual<D>, given: &Condition) -> Dual<D>;
 }
 
 impl<const D: usize, N: Backbone<D>> Backbone<D> for &N {
     fn forward(&self, x: Dual<D>, given: &Condition) -> Dual<D> {
         (**self).forward(x, given)
-    }
-}
-
-/// A network that classifies perturbed data.
-pub trait Classifier<const D: usize> {
-    /// # Shapes
-    /// `x`: `[batch, …]` → logits `[batch, classes]`.
-    fn logits(&self, x: Dual<D>, given: &Condition) -> Dual<2>;
-}
-
-impl<const D: usize, C: Classifier<D>> Classifier<D> for &C {
-    fn logits(&self, x: Dual<D>, given: &Condition) -> Dual<2> {
-        (**self).logits(x, given)
     }
 }
 
@@ -103,6 +90,7 @@ backbones! {
     Network: 4, |net, x, given| net.forward(x, given);
     RefineNet: 4, |net, x, given| net.forward(x, given);
     UNet: 4, |net, x, given| net.forward(x, given);
+    WideResNet: 4, |net, x, given| net.forward(x, given);
     ResScore: 4, |net, x, _| net.forward(x);
     ResNetScore: 4, |net, x, _| net.forward(x);
     UNetScore: 4, |net, x, _| net.forward(x);

@@ -5,7 +5,7 @@ use burn::tensor::Device;
 
 use super::{
     Condition, DenseScore, Dual, NetworkConfig, RefineNet, ResNetScore, ResScore, ScoreNet, ScoreNetConfig, UNet,
-    UNetScore, Work,
+    UNetScore, WideResNet, Work,
 };
 use crate::error::Result;
 use crate::noise::Stream;
@@ -26,6 +26,8 @@ pub enum Network {
     DenseScore(DenseScore),
     /// The networks of DDPM and Score-SDE.
     UNet(UNet),
+    /// The classifier of Score-SDE.
+    WideResNet(WideResNet),
 }
 
 impl Network {
@@ -38,6 +40,7 @@ impl Network {
         let &ScoreNetConfig { net, channels, width, size } = match config {
             NetworkConfig::RefineNet(config) => return RefineNet::new(config, noise, device).map(Self::RefineNet),
             NetworkConfig::UNet(config) => return UNet::new(config, noise, device).map(Self::UNet),
+            NetworkConfig::WideResNet(config) => return WideResNet::new(config, noise, device).map(Self::WideResNet),
             NetworkConfig::ScoreNet(config) => config,
         };
         Ok(match net {
@@ -55,7 +58,7 @@ impl Network {
 
     /// # Shapes
     /// `x`: `[batch, channels, height, width]`; given the noise levels, which unconditional networks ignore →
-    /// the network's output, as `x`: the score, or of NCSNv2 the score times σ.
+    /// the network's output, as `x`: the score, or of NCSNv2 the score times σ. Of a classifier it is the logits, `[batch, classes, 1, 1]`.
     pub fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
         match self {
             Self::RefineNet(net) => net.forward(x, given),
@@ -64,6 +67,7 @@ impl Network {
             Self::UNetScore(net) => net.forward(x),
             Self::DenseScore(net) => net.forward(x),
             Self::UNet(net) => net.forward(x, given),
+            Self::WideResNet(net) => net.forward(x, given),
         }
     }
 
@@ -76,6 +80,7 @@ impl Network {
             Self::UNetScore(net) => net.work(side),
             Self::DenseScore(net) => net.work(side),
             Self::UNet(net) => net.work(side),
+            Self::WideResNet(net) => net.work(side),
         }
     }
 }

@@ -5,8 +5,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use ncsn_kernels::ops::pixels::channels_last;
 
+use super::recognise::Shapes;
 use super::{
-    Activation, Classifier, Condition, Conv2d, Dual, FourierFeatures, GroupNorm, Groups, Kernel, Linear, Scale, Taps,
+    Activation, Condition, Conv2d, Dual, FourierFeatures, GroupNorm, Groups, Kernel, Linear, Memory, Scale, Taps, Work,
 };
 use crate::device::upload;
 use crate::error::{Error, Result};
@@ -20,32 +21,28 @@ const N_GROUPS: usize = 3;
 const N_FREQUENCIES: usize = 128;
 const FREQUENCY_SCALE: f64 = 16.0;
 const N_TIME: usize = 512;
+/// Means and standard deviations of the pixels of CIFAR-10, in [0, 1], which the published classifier takes away from channels, and
+/// what stands for them where there are not three. Of images of one channel they change nothing: these are standardised.
+const PIXELS: [[f64; 2]; 3] = [[0.49139968, 0.24703223], [0.48215841, 0.24348513], [0.44653091, 0.26158784]];
+const ANY_PIXELS: [f64; 2] = [0.5, 0.25];
 
 /// What a [`WideResNet`] is built from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WideResNetConfig {
+    /// Channels of the images.
+    pub channels: usize,
     /// Convolutions on the way through, without those around: 6·n + 4 for n blocks in each group; 28 for CIFAR-10.
     pub depth: usize,
-    /// The factor of the channels of all groups; 10 for CIFAR-10.
+    /// Channels of the first group of blocks, 16 times the widening factor: 160 for CIFAR-10. Each further group has twice as many.
     pub width: usize,
     /// Classes; 10 for CIFAR-10.
     pub n_classes: usize,
-    /// The mean of each channel of the pixels, in [0, 1]: as many as the images have channels.
-    pub means: Vec<f64>,
-    /// Their standard deviations.
-    pub stds: Vec<f64>,
 }
 
 impl WideResNetConfig {
     /// WideResNet-28-10 for CIFAR-10.
     pub fn cifar10() -> Self {
-        Self {
-            depth: 28,
-            width: 10,
-            n_classes: 10,
-            means: vec![0.49139968, 0.48215841, 0.44653091],
-            stds: vec![0.24703223, 0.24348513, 0.26158784],
-        }
+        Self { channels: 3, depth: 28, width: 160, n_classes: 10 }
     }
 
     /// Blocks of each group.
@@ -56,29 +53,60 @@ impl WideResNetConfig {
     /// Whether such a network can be built.
     ///
     /// # Errors
-    /// On a depth other than 10, 16, 22, …; a width or a number of classes of 0; channels that do not go into groups; not as many
-    /// standard deviations as means, or none, or one that is not positive.
+    /// On a depth other than 10, 16, 22, …; no channels or classes; a width that does not go into groups of channels.
     pub fn check(&self) -> Result<()> {
-        let Self { depth, width, n_classes, means, stds } = self;
+        let Self { channels, depth, width, n_classes } = self;
         if *depth < 10 || depth % 6 != 4 {
             return Err(Error::value("the depth of a WideResNet", depth, "10, 16, 22, … (6·n + 4)"));
         }
-        if *n_classes == 0 {
-            return Err(Error::value("the number of classes", n_classes, "at least 1"));
+        for (what, n) in [("channels of a WideResNet's images", channels), ("classes", n_classes)] {
+            if *n == 0 {
+                return Err(Error::value(format!("the number of {what}"), n, "at least 1"));
+            }
         }
-        let fits = |n: usize| n > 0 && n.is_multiple_of(Groups::Quarter.of(n).max(1));
-        if !(0..N_GROUPS).all(|group| fits((N_FIRST * width) << group)) {
-            let expected = "a number whose 16-fold is a multiple of 32, or below 9";
-            return Err(Error::value("the width of a WideResNet", width, expected));
-        }
-        let is_positive = |std: &f64| std.is_finite() && *std > 0.0;
-        if means.is_empty() || means.len() != stds.len() || !stds.iter().all(is_positive) {
-            return Err(Error::unexpected(
-                format!("means {means:?} and standard deviations {stds:?} of pixels"),
-                "one of each for each channel, the latter positive",
-            ));
+        // Groups of four channels, or 32 groups.
+        if *width == 0 || !width.is_multiple_of(N_FIRST) || *width > 128 && !width.is_multiple_of(32) {
+            return Err(Error::value("the width of a WideResNet", width, "a multiple of 16, above 128 one of 32"));
         }
         Ok(())
+    }
+
+    /// Reads the configuration off the shapes of a network's parameters; `None` if it is another network.
+    ///
+    /// # Errors
+    /// When a parameter that tells it is missing or has an impossible shape.
+    pub(super) fn from_shapes(shapes: &Shapes<'_>) -> Result<Option<Self>> {
+        if !shapes.has("blocks.0.norm_0.weight") {
+            return Ok(None);
+        }
+        let [_, channels, ..] = shapes.of::<4>("first.weight")?;
+        let [width, ..] = shapes.of::<4>("blocks.0.conv_0.weight")?;
+        let [n_classes, _] = shapes.of::<2>("head.weight")?;
+        let n_blocks = (0..).take_while(|block| shapes.has(&format!("blocks.{block}.norm_0.weight"))).count();
+        let config = Self { channels, depth: n_blocks / N_GROUPS * 6 + 4, width, n_classes };
+        config.check()?;
+        // The largest of each block, so that what a file holds bounds what its network will take.
+        for (block, [_, n_out]) in config.blocks().enumerate() {
+            shapes.expect(&format!("blocks.{block}.conv_1.weight"), &[n_out, n_out, 3, 3])?;
+        }
+        Ok(Some(config))
+    }
+
+    /// What it keeps of an image.
+    pub(super) fn memory(&self) -> Memory {
+        // Measured as those of other networks, at 10 and 28 convolutions.
+        let kept = 12.8 + 6.2 * self.n_blocks() as f64;
+        Memory { denoising: kept, sliced: 4.0 * kept, sampling: 9.0 }
+    }
+
+    /// Channels that each block takes and gives.
+    fn blocks(&self) -> impl Iterator<Item = [usize; 2]> {
+        let (n_blocks, width) = (self.n_blocks(), self.width);
+        let outputs = move |block: usize| width << (block / n_blocks);
+        (0..N_GROUPS * n_blocks).map(move |block| match block {
+            0 => [N_FIRST, width],
+            _ => [outputs(block - 1), outputs(block)],
+        })
     }
 }
 
@@ -136,7 +164,7 @@ impl WideBlock {
         };
         let h = if self.halves { h.linear(|x| x.pad((0, 1, 0, 1), 0.0)) } else { h };
         let [n_in, n_out] = self.channels;
-        let time = self.dense.forward(time.clone());
+        let time = self.dense.forward_each(time.clone());
         let n = time.dims()[0];
         let h = self.conv_0.forward(h) + time.reshape([n, n_out, 1, 1]);
         let h = self.norm_1.forward_then(relu, h);
@@ -150,6 +178,11 @@ impl WideBlock {
             }
         };
         self.conv_1.forward_plus(h, around)
+    }
+
+    fn work(&self, side: &mut usize) -> Work {
+        *side += usize::from(self.halves);
+        self.dense.work() + self.conv_0.work(side) + self.conv_1.work(side)
     }
 }
 
@@ -181,15 +214,14 @@ impl WideResNet {
         let frequencies = FourierFeatures::new(N_FREQUENCIES, FREQUENCY_SCALE, noise, device);
         let time_0 = Linear::new(2 * N_FREQUENCIES, N_TIME, noise, device);
         let time_1 = Linear::new(N_TIME, N_TIME, noise, device);
-        let first = Conv2d::without_bias([config.means.len(), N_FIRST], SAME, noise, device);
-        let (mut n, mut blocks) = (N_FIRST, Vec::new());
-        for group in 0..N_GROUPS {
-            let n_out = (N_FIRST * config.width) << group;
-            for block in 0..config.n_blocks() {
-                blocks.push(WideBlock::new([n, n_out], group > 0 && block == 0, blocks.is_empty(), noise, device));
-                n = n_out;
-            }
-        }
+        let first = Conv2d::without_bias([config.channels, N_FIRST], SAME, noise, device);
+        let blocks = config.blocks().enumerate().map(|(block, channels)| {
+            // Each group but the first begins with half the size.
+            let halves = block > 0 && block.is_multiple_of(config.n_blocks());
+            WideBlock::new(channels, halves, block == 0, noise, device)
+        });
+        let blocks: Vec<_> = blocks.collect();
+        let n = config.width << (N_GROUPS - 1);
         let (norm, head) = (norm(n, device), Linear::new(n, config.n_classes, noise, device));
         Ok(Self { frequencies, time_0, time_1, first, blocks, norm, head, config: config.clone() })
     }
@@ -204,13 +236,13 @@ impl WideResNet {
     fn standardised(&self, x: Dual<4>) -> Dual<4> {
         let shape @ [n, channels, height, width] = x.dims();
         let n_each = channels * height * width;
-        let by_channel = |values: &dyn Fn(usize) -> f64| -> Tensor<4> {
-            let values = (0..channels).map(|c| values(c) as f32).collect();
+        let by_channel = |value: fn([f64; 2]) -> f64| -> Tensor<4> {
+            let values = (0..channels).map(|c| value(if channels == PIXELS.len() { PIXELS[c] } else { ANY_PIXELS }));
+            let values = values.map(|value| value as f32).collect();
             upload(values, [1, channels, 1, 1], &x.value.device()).cast(x.value.dtype())
         };
-        let WideResNetConfig { means, stds, .. } = &self.config;
-        let scale = by_channel(&|c| 1.0 / stds[c]);
-        let shift = by_channel(&|c| -means[c] / stds[c]);
+        let scale = by_channel(|[_, std]| 1.0 / std);
+        let shift = by_channel(|[mean, std]| -mean / std);
         let x = (x.linear(|x| x * scale.clone()) + Dual::from(shift)).reshape([n, n_each]);
         let [centred, again] = (x.clone() - x.mean_dim(1)).twice();
         let least = 1.0 / n_each as f64;
@@ -222,23 +254,23 @@ impl WideResNet {
     /// # Shapes
     /// `x`: `[batch, channels, height, width]`, sides multiples of 4; given the standard deviations of the noise → logits
     /// `[batch, classes]`.
-    pub fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<2> {
+    pub fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
         let swish = Activation::Swish;
         let x = self.standardised(x).linear(channels_last);
         let label = given.label.clone().cast(x.value.dtype());
-        let time = swish.forward(self.time_0.forward(self.frequencies.forward(label).into()));
-        let time = swish.forward(self.time_1.forward(time));
+        let time = swish.forward(self.time_0.forward_each(self.frequencies.forward(label).into()));
+        let time = swish.forward(self.time_1.forward_each(time));
         let h = self.blocks.iter().fold(self.first.forward(x), |h, block| block.forward(h, &time));
         let h = self.norm.forward_then(Activation::Relu, h);
         let [n, channels, height, width] = h.dims();
         let mean = h.reshape([n, channels, height * width]).mean_dim(2).reshape([n, channels]);
-        self.head.forward(mean)
+        self.head.forward_each(mean).reshape([n, self.config.n_classes, 1, 1])
     }
-}
 
-impl Classifier<4> for WideResNet {
-    fn logits(&self, x: Dual<4>, given: &Condition) -> Dual<2> {
-        self.forward(x, given)
+    /// What its convolutions and linear layers do for one image of `side` × `side` pixels.
+    pub fn work(&self, mut side: usize) -> Work {
+        let ends = self.time_0.work() + self.time_1.work() + self.head.work() + self.first.work(&mut side);
+        self.blocks.iter().fold(ends, |work, block| work + block.work(&mut side))
     }
 }
 
@@ -259,13 +291,13 @@ mod tests {
     use crate::noise::Noise;
 
     fn small() -> WideResNetConfig {
-        WideResNetConfig { depth: 10, width: 1, n_classes: 3, ..WideResNetConfig::cifar10() }
+        WideResNetConfig { depth: 10, width: 16, n_classes: 3, ..WideResNetConfig::cifar10() }
     }
 
-    fn images(n: usize, side: usize, dtype: DType, device: &Device) -> Tensor<4> {
-        let mut x = vec![0.0; n * 3 * side * side];
+    fn images(shape: [usize; 4], dtype: DType, device: &Device) -> Tensor<4> {
+        let mut x = vec![0.0; shape.iter().product()];
         Noise::new(3).stream("x", 0).uniform(&mut x);
-        Tensor::from_data(TensorData::new(x, [n, 3, side, side]), (device, dtype))
+        Tensor::from_data(TensorData::new(x, shape), (device, dtype))
     }
 
     #[test]
@@ -280,6 +312,10 @@ mod tests {
         assert_eq!(params::count(&net), 257 * 512 + 513 * 512 + 9 * 3 * 16 + groups + 2 * 640 + 641 * 10);
         assert_eq!(params::buffers(&net), ["frequencies.W"]);
         assert_eq!(net.blocks.len(), 12);
+        let mut shapes = Vec::new();
+        params::visit(&net, |name, shape, _| shapes.push((name.to_string(), shape.to_vec())));
+        let shape = |name: &str| shapes.iter().find(|(other, _)| other == name).map(|(_, shape)| shape.clone());
+        assert_eq!(WideResNetConfig::from_shapes(&Shapes(&shape)).expect("its own"), Some(config));
     }
 
     #[test]
@@ -288,11 +324,11 @@ mod tests {
         good.check().expect("a small network");
         for (config, part) in [
             (WideResNetConfig { depth: 12, ..good.clone() }, "6·n + 4"),
-            (WideResNetConfig { width: 0, ..good.clone() }, "16-fold"),
-            (WideResNetConfig { width: 9, ..good.clone() }, "16-fold"),
+            (WideResNetConfig { width: 0, ..good.clone() }, "multiple of 16"),
+            (WideResNetConfig { width: 24, ..good.clone() }, "multiple of 16"),
+            (WideResNetConfig { width: 144, ..good.clone() }, "one of 32"),
             (WideResNetConfig { n_classes: 0, ..good.clone() }, "at least 1"),
-            (WideResNetConfig { stds: vec![1.0, 0.0, 1.0], ..good.clone() }, "positive"),
-            (WideResNetConfig { means: vec![0.5], ..good.clone() }, "one of each"),
+            (WideResNetConfig { channels: 0, ..good.clone() }, "at least 1"),
         ] {
             let message = config.check().expect_err(part).to_string();
             assert!(message.contains(part), "{message}");
@@ -303,27 +339,24 @@ mod tests {
     fn an_image_is_classified_by_itself_whatever_its_brightness_and_contrast() {
         let device = Device::flex();
         let noise = Noise::new(1);
-        let config = WideResNetConfig { means: vec![0.5; 3], stds: vec![0.25; 3], ..small() };
+        let config = WideResNetConfig { channels: 1, ..small() };
         let net = WideResNet::new(&config, &mut noise.stream("init", 0), &device).expect("a network");
         let logits = |x: Tensor<4>, sigmas: &[f32]| {
             let given = Condition::new(Tensor::from_floats(sigmas, &device));
             values(net.forward(x.into(), &given).value).expect("a processor")
         };
-        let x = images(2, 8, DType::F32, &device);
+        let x = images([2, 1, 8, 8], DType::F32, &device);
         let both = logits(x.clone(), &[0.1, 3.0]);
         assert_eq!(both.len(), 6);
-        let last = x.clone().slice([1..2, 0..3, 0..8, 0..8]);
-        for (a, b) in both[3..].iter().zip(logits(last.clone(), &[3.0])) {
-            // A product of one row is summed in another order than one of two.
-            assert!((a - b).abs() <= 1e-6, "{a} and {b}");
-        }
+        let last = x.clone().slice([1..2, 0..1, 0..8, 0..8]);
+        assert_eq!(both[3..], logits(last.clone(), &[3.0]));
         assert_ne!(both[3..], logits(last.clone(), &[0.1]), "the noise is told");
         for (a, b) in both[3..].iter().zip(logits(last * 0.5 + 0.25, &[3.0])) {
             // Rounding in f32 through ten convolutions.
             assert!((a - b).abs() <= 1e-4, "{a} and {b}");
         }
         // An image of one colour is standardised to zeros.
-        let flat = logits(Tensor::ones([1, 3, 8, 8], &device), &[0.1]);
+        let flat = logits(Tensor::ones([1, 1, 8, 8], &device), &[0.1]);
         assert!(flat.iter().all(|logit| logit.is_finite()));
     }
 
@@ -338,13 +371,14 @@ mod tests {
         let (plain, device) = (Device::flex(), Device::flex().autodiff());
         let net = WideResNet::new(&small(), &mut Noise::new(2).stream("init", 0), &device).expect("a network");
         let net = params::replace_buffers(params::replace(net, ToF64).0, ToF64).0;
-        let x = images(2, 8, DType::F64, &plain);
-        let v = images(2, 8, DType::F64, &plain).flip([0, 2]) - 0.5;
+        let x = images([2, 3, 8, 8], DType::F64, &plain);
+        let v = images([2, 3, 8, 8], DType::F64, &plain).flip([0, 2]) - 0.5;
         let up = |x: &Tensor<4>| Tensor::<4>::from_inner(x.clone());
         let given = Condition::new(Tensor::<1>::from_floats([0.3, 2.0], &device));
         let scalar = |x: Tensor<1>| x.into_scalar::<f64>();
         // Different weights of the logits.
         let weights = Tensor::<2>::from_floats([[1.0, -2.0, 0.5], [0.3, 0.7, -1.0]], &device).cast(DType::F64);
+        let weights = weights.reshape([2, 3, 1, 1]);
         let of = |x: Tensor<4>| (net.forward(x.into(), &given).value * weights.clone()).sum();
         let [_, tangent] = net.forward(Dual::along(up(&x), up(&v)), &given).parts();
         let forwards = scalar((tangent * weights.clone()).sum());

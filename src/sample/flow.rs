@@ -204,7 +204,7 @@ fn derivative<const D: usize>(
     device: &Device,
     Points { examples, t, y }: Points,
 ) -> Result<Vec<f64>> {
-    let s = values(score.score(upload_rows(&y, examples.len(), shape, device), &t))?;
+    let s = values(score.score_of(&examples, upload_rows(&y, examples.len(), shape, device), &t))?;
     let n_each = y.len() / examples.len();
     let rows = y.chunks(n_each).zip(s.chunks(n_each)).zip(&t);
     Ok(rows.flat_map(|((y, s), &t)| drift(process, t, y, s)).collect())

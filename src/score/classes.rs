@@ -1,72 +1,60 @@
 //! Guidance by a classifier that is told how data are perturbed.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Tensor, activation};
 
-use super::{Guidance, Label};
+use super::{Guidance, Model};
 use crate::device::upload;
-use crate::net::{Classifier, Condition, Dual};
-use crate::sde::Process;
+use crate::net::{Backbone, Condition};
 
-/// p(y | x, t) of data that a process perturbs, by a network that is told the noise.
-#[derive(Clone, Debug)]
-pub struct ClassModel<C> {
-    /// The network.
-    pub net: C,
-    /// How data are perturbed.
-    pub process: Arc<dyn Process>,
-    /// What tells the network the time; the standard deviation in Song et al. 2021.
-    pub label: Label,
-}
-
-impl<C> ClassModel<C> {
+/// Of a network that classifies perturbed data, whose output are logits: see [`Prediction::Classes`](super::Prediction::Classes).
+impl<C> Model<C> {
     /// ln p(y | x, t) for all classes y.
     ///
     /// # Shapes
     /// `x`: `[batch, …]`; `t`: `batch` times → `[batch, classes]`
     pub fn log_probabilities<const D: usize>(&self, x: Tensor<D>, t: &[f64]) -> Tensor<2>
     where
-        C: Classifier<D>,
+        C: Backbone<D>,
     {
-        let labels = t.iter().map(|&t| self.label.at(&*self.process, t) as f32).collect();
+        let labels = t.iter().map(|&t| self.prediction.label(&*self.process, t) as f32).collect();
         let given = Condition::new(upload(labels, [t.len()], &x.device()));
-        activation::log_softmax(self.net.logits(Dual::from(x), &given).value, 1)
+        let logits = self.net.forward(x.into(), &given).value;
+        activation::log_softmax(logits.reshape([t.len() as isize, -1]), 1)
     }
 }
 
-impl<C: Module> ClassModel<C> {
-    /// The gradients for these classes: one for each example of a batch, or one for all.
+impl<C: Module> Model<C> {
+    /// The gradients of a classifier for these classes: one for each example of a batch, or one for all.
     ///
     /// # Panics
     /// If there are no classes.
     pub fn towards(&self, classes_u8: &[u8]) -> ClassGuidance<C> {
         assert!(!classes_u8.is_empty(), "found no classes, expected one for each example, or one for all");
-        let Self { net, process, label } = self;
         // Its weights are constants, on a device that has gradients.
-        let net = net.valid().train().no_grad();
-        let model = ClassModel { net, process: process.clone(), label: *label };
-        ClassGuidance { model, classes_u8: classes_u8.to_vec() }
+        let net = self.net.valid().train().no_grad();
+        ClassGuidance { model: self.with_net(net), classes_u8: classes_u8.to_vec() }
     }
 }
 
 /// ∇ₓ ln p(y | x, t) of the classes y that a batch is to be of (Song et al. 2021, §5 and appendix I.1).
 #[derive(Clone, Debug)]
 pub struct ClassGuidance<C> {
-    model: ClassModel<C>,
+    model: Model<C>,
     classes_u8: Vec<u8>,
 }
 
-impl<const D: usize, C: Classifier<D>> Guidance<D> for ClassGuidance<C> {
+impl<const D: usize, C: Backbone<D>> Guidance<D> for ClassGuidance<C> {
     /// # Panics
-    /// If there are several classes, but not one for each example.
-    fn gradient(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
-        let classes_u8 = match self.classes_u8[..] {
-            [class] => vec![class; t.len()],
-            _ => self.classes_u8.clone(),
+    /// If there are several classes, but not one for each example; if a class is unknown to the classifier.
+    fn gradient(&self, examples: &[usize], x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        let class = |&example: &usize| match self.classes_u8[..] {
+            [class] => class,
+            _ => self.classes_u8[example],
         };
+        let classes_u8: Vec<u8> = examples.iter().map(class).collect();
         let is_autodiff = x.is_autodiff();
         let x = Tensor::from_inner(x.without_autodiff()).require_grad();
         let log_p = of_classes(self.model.log_probabilities(x.clone(), t), &classes_u8);
@@ -95,12 +83,15 @@ pub(crate) fn of_classes(log_p: Tensor<2>, classes_u8: &[u8]) -> Tensor<2> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use burn::module::Param;
     use burn::tensor::Device;
 
     use super::*;
     use crate::device::values;
-    use crate::score::{GaussianMixture, Guided, Score};
+    use crate::net::Dual;
+    use crate::score::{GaussianMixture, Guided, Label, Prediction, Score};
     use crate::sde::{Marginal, Ve};
 
     const MEANS: [[f64; 2]; 2] = [[1.0, 0.5], [-0.8, 0.2]];
@@ -112,8 +103,8 @@ mod tests {
         log_weights: Param<Tensor<1>>,
     }
 
-    impl Classifier<2> for Bayes {
-        fn logits(&self, x: Dual<2>, given: &Condition) -> Dual<2> {
+    impl Backbone<2> for Bayes {
+        fn forward(&self, x: Dual<2>, given: &Condition) -> Dual<2> {
             let variance = (given.label.clone().square() + STD * STD).unsqueeze_dim::<2>(1);
             let squares = MEANS.into_iter().map(|mean| {
                 let mean = Tensor::<2>::from_floats([mean.map(|x| x as f32)], &x.value.device());
@@ -131,7 +122,7 @@ mod tests {
         let components = MEANS.map(|mean| GaussianMixture::new(&[(1.0, &mean)], STD, ve.clone()));
         let log_weights = Tensor::from_floats([0.3_f32.ln(), 0.7_f32.ln()], &Device::flex());
         let net = Bayes { log_weights: Param::from_tensor(log_weights) };
-        let model = ClassModel { net, process: Arc::new(ve), label: Label::Std };
+        let model = Model { net, process: Arc::new(ve), prediction: Prediction::Classes(Label::Std) };
         let x = || upload::<2>(vec![0.3, -1.0, 0.1, 2.5, -0.8, 0.2, 0.0, 0.3], [4, 2], &Device::flex());
         let t = [0.05, 0.3, 0.6, 0.9];
         let by = |classes_u8: &[u8]| {
@@ -151,6 +142,10 @@ mod tests {
         for (i, class) in [0, 1, 1, 0].into_iter().enumerate() {
             close(&each[2 * i..2 * i + 2], &expected[class][2 * i..2 * i + 2]);
         }
+        // Of the last two alone, whose classes they keep.
+        let guided = Guided { score: &mixture, guidance: model.towards(&[0, 1, 1, 0]), scale: 1.0 };
+        let last = guided.score_of(&[2, 3], x().slice([2..4, 0..2]), &t[2..]);
+        close(&values(last).expect("a processor"), &each[4..]);
         let log_p = values(model.log_probabilities(x(), &t)).expect("a processor");
         for row in log_p.chunks(2) {
             // Probabilities, in f32.

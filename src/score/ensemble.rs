@@ -47,6 +47,11 @@ impl<const D: usize, S: Score<D>> Score<D> for Ensemble<S> {
         let [score] = self.mean(|member| [member.score(x.clone(), t)]);
         score
     }
+
+    fn score_of(&self, examples: &[usize], x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        let [score] = self.mean(|member| [member.score_of(examples, x.clone(), t)]);
+        score
+    }
 }
 
 impl<const D: usize, S: Differentiable<D>> Differentiable<D> for Ensemble<S> {

@@ -7,12 +7,13 @@ use super::Score;
 /// The gradient ∇ₓ ln p(y | x, t) of a condition y on data that are perturbed to time t: a classifier's, say.
 pub trait Guidance<const D: usize> {
     /// # Shapes
-    /// `x`: `[batch, …]`; `t`: the time of each example, `batch` of them; result as `x`.
-    fn gradient(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D>;
+    /// `x`: `[batch, …]`; `t`: the time of each example, `batch` of them; `examples`: their numbers in the batch that sampling began
+    /// with, see [`Score::score_of`], for a condition that is another for each example; result as `x`.
+    fn gradient(&self, examples: &[usize], x: Tensor<D>, t: &[f64]) -> Tensor<D>;
 }
 
 impl<const D: usize, F: Fn(Tensor<D>, &[f64]) -> Tensor<D>> Guidance<D> for F {
-    fn gradient(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+    fn gradient(&self, _examples: &[usize], x: Tensor<D>, t: &[f64]) -> Tensor<D> {
         self(x, t)
     }
 }
@@ -34,10 +35,14 @@ pub struct Guided<S, G> {
 
 impl<const D: usize, S: Score<D>, G: Guidance<D>> Score<D> for Guided<S, G> {
     fn score(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
-        let score = self.score.score(x.clone(), t);
+        self.score_of(&(0..t.len()).collect::<Vec<_>>(), x, t)
+    }
+
+    fn score_of(&self, examples: &[usize], x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        let score = self.score.score_of(examples, x.clone(), t);
         match self.scale {
             0.0 => score,
-            scale => score + self.guidance.gradient(x, t) * scale,
+            scale => score + self.guidance.gradient(examples, x, t) * scale,
         }
     }
 }

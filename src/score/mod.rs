@@ -7,8 +7,8 @@ mod mixture;
 mod model;
 mod prediction;
 
+pub use classes::ClassGuidance;
 pub(crate) use classes::of_classes;
-pub use classes::{ClassGuidance, ClassModel};
 pub use ensemble::Ensemble;
 pub use guided::{Guidance, Guided};
 pub use mixture::GaussianMixture;
@@ -22,13 +22,32 @@ pub trait Score<const D: usize> {
     /// # Shapes
     /// `x`: `[batch, …]`; `t`: the time of each example, `batch` of them; result as `x`.
     fn score(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D>;
-}
 
-impl<const D: usize, S: Score<D> + ?Sized> Score<D> for &S {
-    fn score(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
-        (**self).score(x, t)
+    /// The same of some examples of the batch that a sampler began with, which have these numbers in it: samplers whose steps are each
+    /// example's own ask for those that are not at the end yet. It matters to a score that is another for each example.
+    ///
+    /// # Shapes
+    /// As [`Self::score`], of as many examples as numbers.
+    fn score_of(&self, _examples: &[usize], x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        self.score(x, t)
     }
 }
+
+macro_rules! forward_score {
+    ($($pointer:ty),*) => {$(
+        impl<const D: usize, S: Score<D> + ?Sized> Score<D> for $pointer {
+            fn score(&self, x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+                (**self).score(x, t)
+            }
+
+            fn score_of(&self, examples: &[usize], x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+                (**self).score_of(examples, x, t)
+            }
+        }
+    )*};
+}
+
+forward_score! { &S, Box<S> }
 
 /// A score whose product with a direction is known exactly.
 pub trait Differentiable<const D: usize>: Score<D> {

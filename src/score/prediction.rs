@@ -14,6 +14,10 @@ pub enum Prediction {
     ScaledScore(Label),
     /// The noise z of x_t = alpha·x_0 + std·z: s = −F/std (VP and sub-VP; Ho et al. 2020).
     Noise(Label),
+    /// ln p(y | x, t) of classes y, up to what is the same for all of them, and no score: see [`Model::log_probabilities`].
+    ///
+    /// [`Model::log_probabilities`]: super::Model::log_probabilities
+    Classes(Label),
 }
 
 /// What tells the network the time.
@@ -45,7 +49,7 @@ impl Prediction {
     /// The factors at time `t` of a process.
     pub fn factors(self, process: &dyn Process, t: f64) -> Factors {
         let scale = match self {
-            Self::Score(_) => 1.0,
+            Self::Score(_) | Self::Classes(_) => 1.0,
             Self::ScaledScore(label) => 1.0 / label.marginal(process, t).std,
             Self::Noise(label) => -1.0 / label.marginal(process, t).std,
         };
@@ -59,7 +63,7 @@ impl Prediction {
 
     /// What kind of label tells the network the time.
     pub fn told(self) -> Label {
-        let (Self::Score(label) | Self::ScaledScore(label) | Self::Noise(label)) = self;
+        let (Self::Score(label) | Self::ScaledScore(label) | Self::Noise(label) | Self::Classes(label)) = self;
         label
     }
 }

@@ -37,7 +37,7 @@ impl Estimate {
         let per_parameter = 2.0 + n_parts.log2() + rule.state_names().len() as f64 + n_ema;
         let memory = net.memory();
         let factor = match options.objective.loss {
-            Loss::Denoising => memory.denoising,
+            Loss::Denoising | Loss::Classification => memory.denoising,
             Loss::Sliced { n_projections, slicing: Slicing::Exact } => memory.sliced * n_projections as f64,
             Loss::Sliced { n_projections, slicing: Slicing::FiniteDifference } => {
                 2.0 * memory.denoising * n_projections as f64

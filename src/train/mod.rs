@@ -1,5 +1,6 @@
 //! Training: one step, and the run as an iterator of reports. The caller logs, saves and stops.
 
+mod accuracy;
 mod ema;
 pub mod memory;
 mod optimizer;
@@ -8,6 +9,7 @@ mod schedule;
 mod test_loss;
 mod tree;
 
+pub use accuracy::{Accuracy, accuracy};
 pub use ema::{Ema, EmaRate};
 pub use optimizer::{Optimizer, OptimizerConfig, Rule};
 pub use run::{Report, Trainer, TrainerState, TrainingOptions};

@@ -202,6 +202,9 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// # Errors
     /// [`Error::NotFinite`] when the loss or a gradient is not finite; the network is then as before the step, and on a device
     /// other than the processor stays so.
+    ///
+    /// # Panics
+    /// As [`Objective::value`].
     pub fn step(&mut self, batch: Batch) -> Result<Report> {
         let step = self.step + 1;
         let device = self.device();
@@ -216,7 +219,7 @@ impl<N: Module + Backbone<4>> Trainer<N> {
             let number = |image| step.wrapping_mul(MAX_BATCH).wrapping_add(image as u64);
             let dropout = images.map(|image| self.noise.stream(DROPOUT, number(image))).collect();
             let model = self.model.with_net(InTraining { net: self.net(), record: record.clone(), dropout });
-            let loss = objective.value(&model, &*model.process, part);
+            let loss = objective.value(&model, part);
             // Of a power of two, which rounds nothing.
             let loss = if micro_batches == 1 { loss } else { loss / micro_batches as f64 };
             let gradients = params::gradients(self.net(), &loss.backward());
@@ -281,7 +284,7 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// [`Error::Device`] if it could not be computed.
     pub fn test_loss(&self, batch: Batch, objective: &Objective) -> Result<f64> {
         let (model, examples) = (self.valid_model(), self.examples(batch, objective, TEST, self.step));
-        device::scalar(objective.value(&model, &*model.process, examples))
+        device::scalar(objective.value(&model, examples))
     }
 
     /// The same for the images of each noise level that [`Self::test_loss`] draws, with the level's number; of levels that are drawn.
@@ -290,8 +293,7 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     /// As [`Self::test_loss`].
     pub fn test_loss_by_level(&self, batch: Batch, objective: &Objective) -> Result<Vec<(usize, f64)>> {
         let (model, examples) = (self.valid_model(), self.examples(batch, objective, TEST, self.step));
-        let of_level =
-            |(level, examples)| Ok((level, device::scalar(objective.value(&model, &*model.process, examples))?));
+        let of_level = |(level, examples)| Ok((level, device::scalar(objective.value(&model, examples))?));
         examples.by_level(&*model.process).into_iter().map(of_level).collect()
     }
 
@@ -304,7 +306,7 @@ impl<N: Module + Backbone<4>> Trainer<N> {
     fn examples(&self, batch: Batch, objective: &Objective, streams: [&str; 3], index: u64) -> Examples {
         let [times, z, v] = streams.map(|name| self.noise.stream(name, index));
         let x = device::upload(batch.x, batch.shape, &self.device());
-        objective.draw(&*self.model.process, x, Streams { times, z, v })
+        objective.draw(&*self.model.process, x, Streams { times, z, v }).with_classes(batch.classes_u8)
     }
 
     fn device(&self) -> Device {

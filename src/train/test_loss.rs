@@ -38,11 +38,12 @@ impl TestLoss {
         numbers: Range<u64>,
     ) -> Result<Vec<f64>> {
         let options = BatchOptions { batch_size: 1, random_flip: false, transform: self.transform };
-        let (mut x, mut shape) = (Vec::new(), [0; 4]);
+        let (mut x, mut shape, mut classes_u8) = (Vec::new(), [0; 4], Some(Vec::new()));
         for k in numbers.clone() {
             let image = read_batch(source, options, self.noise, "evaluate", k)?;
             shape = image.shape;
             x.extend(image.x);
+            classes_u8 = classes_u8.zip(image.classes_u8).map(|(all, of_image)| [all, of_image].concat());
         }
         if x.is_empty() {
             return Ok(Vec::new());
@@ -54,7 +55,8 @@ impl TestLoss {
         });
         let device = model.net.devices().into_iter().next().expect("a network lives somewhere");
         let examples = self.objective.draw_from(&*model.process, upload(x, shape, &device), streams.collect());
-        let losses = values(self.objective.of_each(model, &*model.process, examples))?;
+        let examples = examples.with_classes(classes_u8);
+        let losses = values(self.objective.of_each(model, examples))?;
         Ok(losses.into_iter().map(f64::from).collect())
     }
 }
@@ -96,7 +98,7 @@ mod tests {
                 (0..7).flat_map(|k| read_batch(&digits, options, noise, "evaluate", k).expect("an image").x).collect();
             let x = upload(x, [7, 1, 8, 8], &device);
             let examples = objective.draw_from(&*model.process, x, (0..7).map(streams).collect());
-            let value = values(objective.value(&model, &*model.process, examples)).expect("a loss")[0];
+            let value = values(objective.value(&model, examples)).expect("a loss")[0];
             let mean = whole.iter().sum::<f64>() / 7.0;
             // f32 sums of some hundred terms of either sign.
             assert!((mean - f64::from(value)).abs() < 1e-5 * mean.abs(), "{loss:?}: {mean} and {value}");

@@ -111,6 +111,11 @@ fn a_small_network_compares_runs_statistics_and_checkpoints() {
     assert_eq!((&first[0]["checkpoint"], &first[0]["reference"]["n"]), (&24.into(), &10_000.into()));
     assert_eq!(first[0]["warnings"][0], "n <= 128: covariance singular");
 
+    // Drawn in another way they are others, in a folder of their own.
+    let denoised = of_run(&["--set", "sampling.denoise=true"]);
+    assert!(denoised[0]["denoise"] == true && denoised[0]["value"] != first[0]["value"], "{}", denoised[0]);
+    assert!(at.join("run/evaluation/d/step_24_n12_seed1234_denoise=true/images/000011.png").is_file());
+
     // The same from a file of statistics, and samples from their folder.
     succeeds(at, &["evaluate", "stats", "digits", "--size", "8", "--extractor", "small", "-o", "digits.npz"]);
     let samples = "run/evaluation/d/step_24_n12_seed1234";

@@ -276,3 +276,37 @@ fn rows_go_from_latent_to_latent_and_their_ends_are_the_images_of_these() {
         assert!(message.contains(needle) && !at.join("x").exists(), "{needle} in {message}");
     }
 }
+
+#[test]
+fn chains_have_as_many_steps_as_are_asked_for() {
+    let folder = trained();
+    let at = folder.path();
+    // Chains of a network that is told any time may have any number of steps.
+    let sample = ["sample", "--doc", "sde", "-o", "out", "--n", "2", "--final-only"];
+    let said = succeeds(at, &[&sample[..], &["--set", "sampling.n_steps=27"]].concat());
+    assert!(said.contains("27 evaluations of the score for each image"), "{said}");
+
+    let half = ["--set", "sampling.n_steps=25", "--set", "sampling.corrector=langevin"];
+    let inpaint =
+        ["inpaint", "--doc", "sde", "--images", "DIGITS", "--n", "1", "--n-per-image", "2", "-o", "completed"];
+    succeeds(at, &[&inpaint[..], &half].concat());
+    let manifest = json(&at.join("completed/completions.json"));
+    assert_eq!(manifest["sigmas"].as_array().unwrap().len(), 25, "{manifest}");
+
+    for (args, needle) in [
+        (&["evaluate", "out", "--set", "sampling.n_steps=25"][..], "without --doc"),
+        (&["evaluate", "--doc", "sde", "--set", "model.ngf=5"], "the rest is that of the run"),
+        (
+            &["sample", "--doc", "sde", "-o", "new", "--set", "sampling.n_steps=9"],
+            "expected a number above beta_max, 20",
+        ),
+        (&["sample", "--doc", "sde", "-o", "new", "--set", "sampling.n_steps=0"], "expected a whole number from 1"),
+    ] {
+        let message = fails(at, args);
+        assert!(message.contains(needle), "{needle} in {message}");
+    }
+    // Between levels there are none.
+    succeeds(at, &TRAIN);
+    let message = fails(at, &["sample", "--doc", "d", "-o", "new", "--set", "sampling.n_steps=25"]);
+    assert!(message.contains("sampling.n_steps needs training.continuous"), "{message}");
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod classifier;
 mod cpu;
 mod data;
 mod evaluate;

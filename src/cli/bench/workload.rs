@@ -276,7 +276,7 @@ impl Workload {
                 let shape = [batch as usize, config.channels(), size, size];
                 let mut x = vec![0.0; shape.iter().product()];
                 noise.stream("bench/x", 0).uniform(&mut x);
-                let images = Batch { x, shape };
+                let images = Batch { x, shape, classes_u8: None };
                 let steps =
                     counted_steps(n_steps, || trainer.step(images.clone()).and_then(|_| device::wait(&device)))?;
                 // The gradient of a convolution is two more: to its input, and to its weights.

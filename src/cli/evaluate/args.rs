@@ -9,13 +9,24 @@ use ncsn::Result;
 use ncsn::eval::{ByteRule, NpzContent, ReadOptions, ResizeRule};
 
 use super::super::common::{Common, parse};
+use super::super::overrides::Overrides;
 use super::super::published::DEFAULT_SEED;
 use super::bits::BitsArgs;
 use super::images::Images;
 
 /// What the loss and the likelihood of images have no use for.
-pub const UNUSED: [&str; 9] =
-    ["reference", "metrics", "splits", "extractor", "weights", "n_steps_each", "step_lr", "ensemble", "draw_batch"];
+pub const UNUSED: [&str; 10] = [
+    "reference",
+    "metrics",
+    "splits",
+    "extractor",
+    "weights",
+    "set",
+    "n_steps_each",
+    "step_lr",
+    "ensemble",
+    "draw_batch",
+];
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -54,12 +65,8 @@ pub struct EvaluateArgs {
     /// Last step of the checkpoints [default: the run's fast_fid.end_ckpt, or test.end_ckpt for --test-loss; else the last]
     #[arg(long, value_name = "STEP", requires = "table")]
     pub to: Option<u64>,
-    /// Langevin steps at each noise level, instead of the run's
-    #[arg(long, value_name = "STEPS", requires = "doc", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub n_steps_each: Option<u64>,
-    /// Step size at the smallest level, instead of the run's
-    #[arg(long, value_name = "ALPHA", requires = "doc")]
-    pub step_lr: Option<f64>,
+    #[command(flatten)]
+    pub overrides: Overrides,
     /// Draw by the mean of the scores of the last N checkpoints, training.snapshot_freq steps apart, up to each: for runs without an EMA
     /// of their weights [default: 5 in a sweep if the run's fast_fid.ensemble is true, else 1]
     #[arg(long, value_name = "N", requires = "doc", value_parser = clap::value_parser!(u64).range(1..=100))]
@@ -207,8 +214,7 @@ impl EvaluateArgs {
             test_loss,
             from: None,
             to: None,
-            n_steps_each: None,
-            step_lr: None,
+            overrides: Overrides::default(),
             ensemble: None,
             draw_batch: None,
             reference: None,

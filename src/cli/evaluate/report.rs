@@ -57,6 +57,9 @@ pub struct Drawn {
     pub ensemble: Vec<u64>,
     #[serde(flatten)]
     pub how: How,
+    /// Steps of the chains, where they are not as many as the process has levels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_steps: Option<usize>,
 }
 
 /// The sampler and its settings.
@@ -171,7 +174,8 @@ impl Number {
         if let Some(drawn) = &all.drawn {
             let ema = if drawn.ema { " ema" } else { "" };
             let Drawn { seed, checkpoint, how, .. } = drawn;
-            add(format_args!("  {how}  seed {seed}  checkpoint {checkpoint}{ema}"));
+            let n_steps = drawn.n_steps.map_or_else(String::new, |n| format!(" in {n} steps"));
+            add(format_args!("  {how}{n_steps}  seed {seed}  checkpoint {checkpoint}{ema}"));
             if !drawn.ensemble.is_empty() {
                 let steps: Vec<String> = drawn.ensemble.iter().map(u64::to_string).collect();
                 add(format_args!("  ensemble {}", steps.join("+")));
@@ -235,6 +239,7 @@ mod tests {
                 ema: true,
                 ensemble: Vec::new(),
                 how: Sampler::AnnealedLangevin(AnnealedLangevin::default()).into(),
+                n_steps: None,
             }),
         }
     }
@@ -254,9 +259,13 @@ mod tests {
             (drawn.ema, drawn.ensemble) = (false, vec![200_000, 195_000]);
             let denoised = AnnealedLangevin { denoise: true, ..AnnealedLangevin::default() };
             drawn.how = Sampler::AnnealedLangevin(denoised).into();
+            drawn.n_steps = Some(50);
         }
         let line = number("FID", true).line(&of_ensemble);
-        assert!(line.ends_with("x0.00002 denoised  seed 1234  checkpoint 200000  ensemble 200000+195000"), "{line}");
+        assert!(
+            line.ends_with("x0.00002 denoised in 50 steps  seed 1234  checkpoint 200000  ensemble 200000+195000"),
+            "{line}"
+        );
         assert_eq!(
             number("FID", true).line(&circumstances()),
             "FID 25.320  n=50000 vs 50000 (cifar10-train)  inception-2015-12-05/2048  resize=tf1  u8=round  \

@@ -17,7 +17,6 @@ use ncsn::{Error, Result};
 use super::super::drawing::{Drawing, Pictures};
 use super::super::log::Log;
 use super::super::output::Existing;
-use super::super::sample::positive;
 use super::super::trained::{members, score_of};
 use super::super::{RunFolders, memory};
 use super::Samples;
@@ -69,7 +68,7 @@ impl<'a> Run<'a> {
         let batch = if fast_fid == FastFid::default() { BATCH } else { fast_fid.batch_size };
         let batch = args.draw_batch.unwrap_or(batch).min(n);
         let n_members = args.ensemble.map_or(fast_fid.n_members(), |n| n as usize);
-        args.step_lr.map(|step_lr| positive("--step-lr", step_lr)).transpose()?;
+        args.overrides.of(&config)?;
         if n_members > 1 {
             config.check_ensemble()?;
         }
@@ -134,21 +133,20 @@ impl<'a> Run<'a> {
             precision if precision == Precision::default() => String::new(),
             other => format!("_{other}"),
         };
-        let Sampling { n_steps_each, step_lr, .. } = self.sampling(own);
-        let steps = match self.sampling(own) == own.sampling {
+        let config = self.drawn_from(own)?;
+        let Sampling { n_steps_each, step_lr, .. } = config.sampling;
+        let steps = match (n_steps_each, step_lr) == (own.sampling.n_steps_each, own.sampling.step_lr) {
             true => String::new(),
             false => format!("_{n_steps_each}x{step_lr}"),
         };
+        let steps = steps + &self.args.overrides.named(&config);
         let ensemble = if self.n_members > 1 { format!("_ensemble{}", self.n_members) } else { String::new() };
         Ok(self.folder.join(format!("step_{step}_n{n}_seed{seed}{precision}{steps}{ensemble}")))
     }
 
-    /// How samples are drawn of a checkpoint that was configured so.
-    fn sampling(&self, own: &Config) -> Sampling {
-        let mut sampling = self.fast_fid.sampling(&own.sampling);
-        sampling.step_lr = self.args.step_lr.unwrap_or(sampling.step_lr);
-        sampling.n_steps_each = self.args.n_steps_each.map_or(sampling.n_steps_each, |n| n as usize);
-        sampling
+    /// What samples are drawn by, of a checkpoint that was configured so.
+    fn drawn_from(&self, own: &Config) -> Result<Config> {
+        self.args.overrides.of(&Config { sampling: self.fast_fid.sampling(&own.sampling), ..own.clone() })
     }
 
     /// Draws samples of the checkpoint at `step`, or finds those that were drawn before; `None` if the user asked to stop.
@@ -165,7 +163,7 @@ impl<'a> Run<'a> {
             n => ensemble_steps(&self.all, step, n, own.training.snapshot_freq),
         };
         drop(members);
-        let config = Config { sampling: self.sampling(&own), ..own };
+        let config = self.drawn_from(&own)?;
         let (n, seed) = (self.n, self.args.seed);
         let mut drawing = Drawing::new(&config, Noise::new(seed), n, || common.training_set(&config.data, log))?;
         drawing.batch = self.batch;
@@ -177,7 +175,14 @@ impl<'a> Run<'a> {
             return Ok(None);
         }
         let images = ImageSet::open(&folder, &self.args.how.read_options())?;
-        let drawn = Drawn { seed, checkpoint: step, ema, ensemble, how: config.sampler().into() };
+        let drawn = Drawn {
+            seed,
+            checkpoint: step,
+            ema,
+            ensemble,
+            how: config.sampler().into(),
+            n_steps: config.sampling.n_steps,
+        };
         Ok(Some(Samples { images, drawn: Some(drawn), shuffle: None }))
     }
 
@@ -190,9 +195,10 @@ impl<'a> Run<'a> {
         let digests: Vec<String> = members.iter().map(|member| member.weights().digest()).collect();
         let mut key = self.args.key(&digests.join("+"), self.n);
         // Of our own files the weights' digest is that of the configuration, too.
-        let sampling = self.sampling(&own);
-        if sampling != own.sampling || !has_header {
-            key += &format!(" sampler={:?}", Config { sampling, ..own }.sampler());
+        let config = self.drawn_from(&own)?;
+        if config.sampling != own.sampling || !has_header {
+            key += &format!(" sampler={:?}", config.sampler());
+            key += &config.sampling.n_steps.map_or_else(String::new, |n| format!(" steps={n}"));
         }
         if self.n_members > 1 {
             key += " ensemble";

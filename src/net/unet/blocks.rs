@@ -187,7 +187,7 @@ impl TimeBlock {
         let h = match time {
             None => h,
             Some(time) => {
-                let by = self.Dense_0.forward_each(time.clone());
+                let by = self.Dense_0.forward_each(time.clone().into()).value;
                 // No tangent goes through the time.
                 Dual { value: shift(h.value, by), tangent: h.tangent }
             }

@@ -253,8 +253,8 @@ impl UNet {
             match (step, parts) {
                 (Step::Fourier, [Part::Fourier(features)]) => time = Some(features.forward(label.clone())),
                 (Step::Time(_), [Part::Linear(linear)]) => {
-                    let features = linear.forward_each(time.expect("features of the label"));
-                    time = Some(activation.forward(features.into()).value);
+                    let features = linear.forward_each(time.expect("features of the label").into());
+                    time = Some(activation.forward(features).value);
                 }
                 (Step::Save, []) => {
                     let [first, again] = h.twice();
