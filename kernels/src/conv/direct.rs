@@ -3,7 +3,7 @@
 use super::ConvShape;
 use super::gemm::{MAX_VECTORS, Out, Panel, Rows, balanced, max_rows, multiply, panels};
 use super::layout::{Frame, Weights, padded, write_rows};
-use crate::buffer::{Aligned, Scratch};
+use crate::buffer::{LINE, Scratch};
 use crate::cpu::{Isa, kernel};
 use crate::parallel;
 
@@ -92,6 +92,19 @@ impl Plan {
     }
 }
 
+/// Pixels of a row of an image that is cut anew, at the most: what is read of so many fits into the L1 cache.
+const ROW: usize = 256;
+
+/// The same with longer rows, where each output looks at one pixel: rows are then cut into groups of equal size.
+fn with_long_rows(shape: &ConvShape) -> ConvShape {
+    let ConvShape { kernel, stride, padding, size: [height, width], .. } = *shape;
+    if (kernel, stride, padding) != ([1, 1], 1, [0, 0]) {
+        return *shape;
+    }
+    let joined = (1..=height).rev().find(|n| height.is_multiple_of(*n) && n * width <= ROW).unwrap_or(1);
+    ConvShape { size: [height / joined, joined * width], dilation: 1, ..*shape }
+}
+
 /// The output of a convolution: `x` `[n, h, w, c_in]` → `out` `[n, h_out, w_out, c_out]`.
 pub fn forward(
     isa: Isa,
@@ -102,6 +115,7 @@ pub fn forward(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    let shape = &with_long_rows(shape);
     let weights = Weights::forward(weights, shape);
     run(isa, &Plan::forward(shape), x, [shape.c_in, shape.c_out], shape.size, weights, bias, residual, out);
 }
@@ -109,6 +123,7 @@ pub fn forward(
 /// The gradient of its input from that of its output, which also is the transposed convolution: `grad`
 /// `[n, h_out, w_out, c_out]` → `out` `[n, h, w, c_in]`.
 pub fn transposed(isa: Isa, shape: &ConvShape, grad: &[f32], weights: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+    let shape = &with_long_rows(shape);
     let weights = Weights::exchanged(weights, shape);
     let plan = Plan::transposed(shape);
     run(isa, &plan, grad, [shape.c_out, shape.c_in], shape.out_size(), weights, bias, None, out);
@@ -126,31 +141,52 @@ fn run(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    let panels = pack_weights(isa, weights, c_in, c_out);
+    let lens = [vectors(isa, c_out) * c_in * weights.n_taps()];
+    let mut scratch = Scratch::take(lens);
+    let [panels] = scratch.pieces(lens);
+    let parts = cut(panels, panels_of(isa, c_out), c_in * weights.n_taps());
+    parallel::for_each_of(parts, |(channels, panel)| pack_panel(weights, channels, [c_in, c_out], panel));
+    let panels = &*panels;
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * plan.out_size[0] * plan.out_size[1]);
     parallel::for_each_part(out, out_len, |i, out| {
         let residual = residual.map(|r| &r[i * out_len..][..out_len]);
-        image(isa, plan, &x[i * in_len..][..in_len], [c_in, c_out], weights.n_taps(), &panels, bias, residual, out);
+        image(isa, plan, &x[i * in_len..][..in_len], [c_in, c_out], weights.n_taps(), panels, bias, residual, out);
     });
 }
 
 kernel! {
-    /// Weights in panels of output channels: `[panel][tap][c_in][width]`.
-    fn pack_weights<'a>(s; weights: Weights<'a>, c_in: usize, c_out: usize) -> Aligned {
+    /// The first output channel and the width of each panel.
+    fn panels_of<'a>(s; c_out: usize) -> Vec<[usize; 2]> {
         let _ = s;
-        let n_vectors = padded::<S>(c_out) / S::LANES;
-        let mut out = Aligned::zeros(n_vectors * S::LANES * c_in * weights.n_taps());
-        for (first_vector, n) in panels(n_vectors) {
-            let (first, width) = (first_vector * S::LANES, n * S::LANES);
-            let panel = &mut out[first * c_in * weights.n_taps()..][..width * c_in * weights.n_taps()];
-            for (row, values) in panel.chunks_exact_mut(width).enumerate() {
-                let (tap, input) = (row / c_in, row % c_in);
-                for (value, channel) in values.iter_mut().zip(first..c_out.min(first + width)) {
-                    *value = weights.get(channel, input, tap);
-                }
-            }
+        panels(padded::<S>(c_out) / S::LANES).map(|(first, n)| [first * S::LANES, n * S::LANES]).collect()
+    }
+}
+
+/// `values` in pieces of `len` numbers for each channel of the panels.
+fn cut(mut values: &mut [f32], panels: Vec<[usize; 2]>, len: usize) -> Vec<([usize; 2], &mut [f32])> {
+    let mut piece = |channels: [usize; 2]| {
+        let (piece, rest) = std::mem::take(&mut values).split_at_mut(channels[1] * len);
+        values = rest;
+        (channels, piece)
+    };
+    panels.into_iter().map(&mut piece).collect()
+}
+
+/// The weights of a panel, `width` output channels from `first`: `[tap][c_in][width]`, zeros for channels that do not exist.
+fn pack_panel(weights: Weights<'_>, [first, width]: [usize; 2], [c_in, c_out]: [usize; 2], panel: &mut [f32]) {
+    let n = width.min(c_out - first);
+    if n < width {
+        panel.fill(0.0);
+    }
+    let mut pack = |column: usize, input: usize| {
+        for (tap, &value) in weights.taps(first + column, input).iter().enumerate() {
+            panel[(tap * c_in + input) * width + column] = value;
         }
-        out
+    };
+    // In the order in which they lie in memory.
+    match weights.is_exchanged() {
+        false => (0..n).for_each(|column| (0..c_in).for_each(|input| pack(column, input))),
+        true => (0..c_in).for_each(|input| (0..n).for_each(|column| pack(column, input))),
     }
 }
 
@@ -198,6 +234,7 @@ const N_GROUPS: usize = 16;
 
 /// The gradient of the weights `[c_out, c_in, k, k]` of a convolution of `x` whose output has the gradient `grad`.
 pub fn weight_gradient(isa: Isa, shape: &ConvShape, x: &[f32], grad: &[f32], out: &mut [f32]) {
+    let shape = &with_long_rows(shape);
     // The operand whose channels are the columns is the one with more of them: vectors are then full.
     let exchange = shape.c_in > shape.c_out;
     let plan = Plan::forward(shape);
@@ -208,22 +245,47 @@ pub fn weight_gradient(isa: Isa, shape: &ConvShape, x: &[f32], grad: &[f32], out
     let (rows, columns) = if exchange { (shape.c_out, shape.c_in) } else { (shape.c_in, shape.c_out) };
     let row_len = vectors(isa, columns);
     let len = n_taps * rows * row_len;
-    let mut sums = vec![0.0; shape.n.div_ceil(per_group) * len];
-    parallel::for_each_part(&mut sums, len, |group, sum| {
+    let lens = [shape.n.div_ceil(per_group) * len];
+    let mut scratch = Scratch::take(lens);
+    let [sums] = scratch.pieces(lens);
+    parallel::for_each_part(sums, len, |group, sum| {
+        sum.fill(0.0);
         for i in group * per_group..shape.n.min((group + 1) * per_group) {
             let (x, grad) = (&x[i * x_len..][..x_len], &grad[i * grad_len..][..grad_len]);
             image_gradient(isa, &plan, x, grad, [shape.c_in, shape.c_out], exchange, sum);
         }
     });
-    for tap in 0..n_taps {
-        for row in 0..rows {
-            for column in 0..columns {
-                let at = (tap * rows + row) * row_len + column;
-                let total = sums.iter().skip(at).step_by(len).fold(0.0, |total, part| total + part);
-                let (input, output) = if exchange { (column, row) } else { (row, column) };
+    let sums = Sums { values: sums, len, rows, row_len };
+    // Neighbours in memory of the sums, or of the weights, are done together.
+    let n_outputs = if exchange { 1 } else { LINE };
+    parallel::for_each_part(out, n_outputs * shape.c_in * n_taps, |part, out| {
+        let (first, n) = (part * n_outputs, out.len() / (shape.c_in * n_taps));
+        for (tap, input) in (0..n_taps).flat_map(|tap| (0..shape.c_in).map(move |input| (tap, input))) {
+            for output in 0..n {
+                let total = match exchange {
+                    true => sums.total(tap, first + output, input),
+                    false => sums.total(tap, input, first + output),
+                };
                 out[(output * shape.c_in + input) * n_taps + tap] = total;
             }
         }
+    });
+}
+
+/// Sums of groups of images, `[tap][row][column]` each.
+#[derive(Clone, Copy)]
+struct Sums<'a> {
+    values: &'a [f32],
+    len: usize,
+    rows: usize,
+    row_len: usize,
+}
+
+impl Sums<'_> {
+    /// That of all groups, in their order.
+    fn total(&self, tap: usize, row: usize, column: usize) -> f32 {
+        let at = (tap * self.rows + row) * self.row_len + column;
+        self.values.iter().skip(at).step_by(self.len).fold(0.0, |total, part| total + part)
     }
 }
 
@@ -246,39 +308,57 @@ kernel! {
         let out_frame = Frame::new(plan.out_size, [0, 0], plan.out_size);
         let [height, width] = plan.out_size;
         let taps = &plan.phases[0].taps;
-        let lens = [plan.frame.n_pixels() * c, out_frame.n_pixels() * k];
+        // So many rows of the output at a time that a panel of the columns stays in the L1 cache for all rows of the product.
+        let at_once = (ROW / width).clamp(1, height);
+        let lens = [plan.frame.n_pixels() * c, out_frame.n_pixels() * k, at_once * width * MAX_VECTORS * S::LANES];
         let mut scratch = Scratch::take(lens);
-        let [copy, pixels] = scratch.pieces(lens);
+        let [copy, pixels, packed] = scratch.pieces(lens);
         let padded_x = plan.frame.pack(x, c_in, c, copy);
         let pixels = out_frame.pack(grad, c_out, k, pixels);
         let (n_rows, n_columns) = if exchange { (c_out, c) } else { (c_in, k) };
-        for &(offset, tap) in taps {
-            // Of row y of the output: its pixels in the padded image and in the gradient.
-            let segments: Vec<[usize; 2]> = (0..height)
-                .map(|y| {
-                    let (x_at, grad_at) = ((y * plan.stride * plan.frame.size[1] + offset) * c, y * width * k);
-                    if exchange { [grad_at, x_at] } else { [x_at, grad_at] }
-                })
-                .collect();
+        let (x_step, grad_step) = (plan.stride * c, k);
+        for first_y in (0..height).step_by(at_once) {
+            let n_y = at_once.min(height - first_y);
             for (first_vector, n) in panels(n_columns / S::LANES) {
-                let first = first_vector * S::LANES;
-                for (row, rows) in balanced(n_rows, max_rows::<S>(n)) {
-                    let (x_step, grad_step) = (plan.stride * c, k);
-                    let (a, b, step) = match exchange {
-                        true => (&pixels[row..], &padded_x[first..], [grad_step, x_step]),
-                        false => (&padded_x[row..], &pixels[first..], [x_step, grad_step]),
-                    };
-                    for &[a_at, b_at] in &segments[height - 1..] {
-                        assert!(a.len() >= a_at + (width - 1) * step[0] + rows);
-                        assert!(b.len() >= b_at + (width - 1) * step[1] + n * S::LANES);
+                let (first, panel) = (first_vector * S::LANES, n * S::LANES);
+                for (i, &(offset, tap)) in taps.iter().enumerate() {
+                    let x_at = |y: usize| (y * plan.stride * plan.frame.size[1] + offset) * c;
+                    let grad_at = |y: usize| y * width * k;
+                    // The gradient is the same for all taps.
+                    if exchange || i == 0 {
+                        for y in 0..n_y {
+                            let (from, step) = match exchange {
+                                true => (&padded_x[x_at(first_y + y) + first..], x_step),
+                                false => (&pixels[grad_at(first_y + y) + first..], grad_step),
+                            };
+                            let to = &mut packed[y * width * panel..][..width * panel];
+                            for (pixel, to) in to.chunks_exact_mut(panel).enumerate() {
+                                for vector in (0..panel).step_by(S::LANES) {
+                                    s.store(&mut to[vector..], s.load(&from[pixel * step + vector..]));
+                                }
+                            }
+                        }
                     }
-                    let to = &mut sum[(tap * n_rows + row) * n_columns + first..];
-                    assert!(to.len() >= (rows - 1) * n_columns + n * S::LANES);
-                    let a = Rows { at: a.as_ptr(), row: 1, step: step[0] };
-                    let b = Panel { at: b.as_ptr(), step: step[1] };
-                    let to = Out { at: to.as_mut_ptr(), row: n_columns, add: true };
-                    // SAFETY: the last row's places are inside, as asserted, and those of the others come before.
-                    unsafe { multiply(s, [rows, n], a, b, &segments, width, to) };
+                    let (a, step) = if exchange { (pixels, grad_step) } else { (padded_x, x_step) };
+                    let segments: Vec<[usize; 2]> = (0..n_y)
+                        .map(|y| {
+                            let a_at = if exchange { grad_at(first_y + y) } else { x_at(first_y + y) };
+                            [a_at, y * width * panel]
+                        })
+                        .collect();
+                    let last = segments[n_y - 1][0];
+                    for (row, rows) in balanced(n_rows, max_rows::<S>(n)) {
+                        let a = &a[row..];
+                        assert!(a.len() >= last + (width - 1) * step + rows);
+                        let to = &mut sum[(tap * n_rows + row) * n_columns + first..];
+                        assert!(to.len() >= (rows - 1) * n_columns + panel);
+                        let a = Rows { at: a.as_ptr(), row: 1, step };
+                        let b = Panel { at: packed.as_ptr(), step: panel };
+                        let to = Out { at: to.as_mut_ptr(), row: n_columns, add: true };
+                        // SAFETY: the last row's places are inside, as asserted, and those of the others come before; `packed` has
+                        // all pixels of the rows.
+                        unsafe { multiply(s, [rows, n], a, b, &segments, width, to) };
+                    }
                 }
             }
         }

@@ -149,11 +149,15 @@ impl<'a> Weights<'a> {
         self.n_taps
     }
 
-    /// One number.
+    /// Whether the output channels of an input channel follow each other in memory, not the other way round.
+    pub fn is_exchanged(&self) -> bool {
+        self.strides[0] < self.strides[1]
+    }
+
+    /// The taps between two channels, in the order of memory.
     #[inline(always)]
-    pub fn get(&self, out: usize, input: usize, tap: usize) -> f32 {
-        let tap = if self.flipped { self.n_taps - 1 - tap } else { tap };
-        self.values[out * self.strides[0] + input * self.strides[1] + tap]
+    pub fn taps(&self, out: usize, input: usize) -> &'a [f32] {
+        &self.values[out * self.strides[0] + input * self.strides[1]..][..self.n_taps]
     }
 
     /// The nine taps of a 3×3 kernel from `input` to the `n_out` channels from `first_out`, as vectors of these channels; other

@@ -49,6 +49,10 @@ pub struct ConvShape {
     pub dilation: usize,
 }
 
+/// Outputs on a side, and pairs of channels, from which on tiles are worth their size.
+const FEW_PIXELS: usize = 8;
+const MANY_WEIGHTS: usize = 128 * 128;
+
 impl ConvShape {
     /// Height and width of the output; `None` if there is no such convolution: a stride, a dilation or a side of the kernel
     /// is 0, the dilated kernel is larger than the padded input, or one of the arrays or of the padded sides does not fit into
@@ -157,6 +161,8 @@ impl ConvShape {
             _ if !fits || side < 2 => None,
             Precision::Highest => Some(Tile::Two),
             _ if side < 3 => Some(Tile::Two),
+            // Of few tiles the weights' transforms take longer than the products, and larger tiles have larger ones.
+            _ if self.dilation * side <= FEW_PIXELS && self.c_in * self.c_out >= MANY_WEIGHTS => Some(Tile::Two),
             _ => Some(Tile::Four),
         }
     }

@@ -56,7 +56,8 @@ impl Tile {
     }
 }
 
-/// Tiles whose transforms are kept at a time: enough to use each weight often, few enough for the L2 cache.
+/// Tiles whose transforms are kept at a time: enough to use each weight often, few enough for the L2 cache. Images that have fewer are
+/// done together.
 const TILES_AT_ONCE: usize = 32;
 
 /// Numbers from the matrix of one place to that of the next, for `n_rows` rows of `n`: a line more than they take, so that the
@@ -90,28 +91,32 @@ pub fn convolve(
     transform_weights(isa, tile, weights, channels, transformed);
     let transformed = &*transformed;
     let (in_len, out_len) = (c_in * size[0] * size[1], c_out * out_size[0] * out_size[1]);
-    parallel::for_each_part(out, out_len, |i, out| {
-        let residual = residual.map(|r| &r[i * out_len..][..out_len]);
-        image(isa, tile, &plan, &x[i * in_len..][..in_len], channels, transformed, bias, residual, out);
+    let n = out.len() / out_len;
+    // Every tile has sums of its own: images are the same in groups of any number.
+    let at_once = (TILES_AT_ONCE / plan.spots.len()).clamp(1, n.div_ceil(rayon::current_num_threads()));
+    parallel::for_each_part(out, at_once * out_len, |i, out| {
+        let n = out.len() / out_len;
+        let residual = residual.map(|r| &r[i * at_once * out_len..][..n * out_len]);
+        images(isa, tile, &plan, &x[i * at_once * in_len..][..n * in_len], channels, transformed, bias, residual, out);
     });
 }
 
 kernel! {
-    /// One image.
-    fn image<'a>(
+    /// Some images.
+    fn images<'a>(
         s; tile: Tile, plan: &'a Plan, x: &'a [f32], channels: [usize; 2], weights: &'a [f32], bias: Option<&'a [f32]>,
         residual: Option<&'a [f32]>, out: &'a mut [f32],
     ) {
         match tile {
-            Tile::Two => convolve_image::<S, Two>(s, plan, x, channels, weights, bias, residual, out),
-            Tile::Four => convolve_image::<S, Four>(s, plan, x, channels, weights, bias, residual, out),
+            Tile::Two => convolve_images::<S, Two>(s, plan, x, channels, weights, bias, residual, out),
+            Tile::Four => convolve_images::<S, Four>(s, plan, x, channels, weights, bias, residual, out),
         }
     }
 }
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "a kernel")]
-fn convolve_image<S: Simd, T: Transform>(
+fn convolve_images<S: Simd, T: Transform>(
     s: S,
     plan: &Plan,
     x: &[f32],
@@ -124,14 +129,15 @@ fn convolve_image<S: Simd, T: Transform>(
     let n_places = T::N_IN * T::N_IN;
     let (c, n_vectors) = (c_in.next_multiple_of(BLOCK), padded::<S>(c_out) / S::LANES);
     let widest = panels(n_vectors).map(|(_, n)| n * S::LANES).max().unwrap_or(0);
-    let most = plan.spots.len().min(TILES_AT_ONCE);
+    let (in_len, out_len) = (plan.n_pixels * c_in, plan.out_size[0] * plan.out_size[1] * c_out);
+    let n_tiles_in_all = out.len() / out_len * plan.spots.len();
+    let most = n_tiles_in_all.min(TILES_AT_ONCE);
     let lens = [n_places * pitch(most, c), n_places * pitch(most, widest)];
     let mut scratch = Scratch::take(lens);
     let [v, m] = scratch.pieces(lens);
-    let (inputs, outputs) = (Ahead::new(plan, x), Ahead::new(plan, out));
-    let residuals = residual.map(|residual| Ahead::new(plan, residual));
-    for (first, n_tiles) in balanced(plan.spots.len(), TILES_AT_ONCE) {
-        let spots = &plan.spots[first..first + n_tiles];
+    let (inputs, outputs) = (Ahead::new(plan, in_len, x), Ahead::new(plan, out_len, out));
+    let residuals = residual.map(|residual| Ahead::new(plan, out_len, residual));
+    for (first, n_tiles) in balanced(n_tiles_in_all, TILES_AT_ONCE) {
         transform_inputs::<S, T>(s, plan, [first, n_tiles], x, inputs, [c_in, c], v);
         for (first_vector, n) in panels(n_vectors) {
             let (first_channel, width) = (first_vector * S::LANES, n * S::LANES);
@@ -139,7 +145,10 @@ fn convolve_image<S: Simd, T: Transform>(
             let before = first_channel / (MAX_VECTORS * S::LANES) * (c / BLOCK) * n_places;
             let panel = &weights[before * place_pitch(MAX_VECTORS * S::LANES)..];
             multiply_places::<S, T>(s, plan, [first, n_tiles], [c, n], v, panel, m);
-            for (t, spot) in spots.iter().enumerate() {
+            for t in 0..n_tiles {
+                let (image, spot) = plan.tile(first + t);
+                let (residual, out) =
+                    (residual.map(|residual| &residual[image * out_len..]), &mut out[image * out_len..]);
                 if first_vector == 0 {
                     outputs.ask(s, first + t);
                     if let Some(residuals) = residuals {
@@ -213,25 +222,33 @@ fn multiply_places<S: Simd, T: Transform>(
     let segments: Vec<[usize; 2]> =
         (0..c / BLOCK).map(|block| [block * BLOCK, block * n_places * place_pitch(width)]).collect();
     for place in 0..n_places {
+        let b = &panel[place * place_pitch(width)..];
+        assert!(b.len() >= (c / BLOCK - 1) * n_places * place_pitch(width) + BLOCK * width);
+        // Of one image after the other, unless all tiles have the place.
         let having = plan.having(place / T::N_IN, place % T::N_IN);
-        let begin = having.start.clamp(first, first + n_tiles) - first;
-        let end = having.end.clamp(first, first + n_tiles) - first;
-        for (row, n_rows) in balanced(end.saturating_sub(begin), max_rows::<S>(n)) {
-            let row = begin + row;
-            let a = &v[place * v_pitch + row * c..][..n_rows * c];
-            let b = &panel[place * place_pitch(width)..];
-            assert!(b.len() >= (c / BLOCK - 1) * n_places * place_pitch(width) + BLOCK * width);
-            let to = &mut m[place * m_pitch + row * width..][..n_rows * width];
-            let a = Rows { at: a.as_ptr(), row: c, step: 1 };
-            let b = Panel { at: b.as_ptr(), step: width };
-            let to = Out { at: to.as_mut_ptr(), row: width, add: false };
-            // SAFETY: the three slices have the lengths that are read and written.
-            unsafe { multiply(s, [n_rows, n], a, b, &segments, BLOCK, to) };
+        let n_each = plan.spots.len();
+        let (images, having) = match having.len() == n_each {
+            true => (0..1, first..first + n_tiles),
+            false => (first / n_each..(first + n_tiles).div_ceil(n_each), having),
+        };
+        for image in images {
+            let begin = (image * n_each + having.start).clamp(first, first + n_tiles) - first;
+            let end = (image * n_each + having.end).clamp(first, first + n_tiles) - first;
+            for (row, n_rows) in balanced(end.saturating_sub(begin), max_rows::<S>(n)) {
+                let row = begin + row;
+                let a = &v[place * v_pitch + row * c..][..n_rows * c];
+                let to = &mut m[place * m_pitch + row * width..][..n_rows * width];
+                let a = Rows { at: a.as_ptr(), row: c, step: 1 };
+                let b = Panel { at: b.as_ptr(), step: width };
+                let to = Out { at: to.as_mut_ptr(), row: width, add: false };
+                // SAFETY: the three slices have the lengths that are read and written.
+                unsafe { multiply(s, [n_rows, n], a, b, &segments, BLOCK, to) };
+            }
         }
     }
 }
 
-/// Bᵀ x B of the tiles `first`, …: `v` `[place][tile][channel]`, zeros for the channels from `c_in` to `c`.
+/// Bᵀ x B of the tiles `first`, … of some images: `v` `[place][tile][channel]`, zeros for the channels from `c_in` to `c`.
 #[inline(always)]
 fn transform_inputs<S: Simd, T: Transform>(
     s: S,
@@ -249,8 +266,9 @@ fn transform_inputs<S: Simd, T: Transform>(
     zeros.fill(0.0);
     let whole = c_in / S::LANES * S::LANES;
     let mut part = [0.0; MOST_INPUTS * MOST_LANES];
-    assert!(x.len() >= plan.n_pixels * c_in);
-    for (t, spot) in plan.spots[first..first + n_tiles].iter().enumerate() {
+    for t in 0..n_tiles {
+        let (image, spot) = plan.tile(first + t);
+        let x = &x[image * plan.n_pixels * c_in..][..plan.n_pixels * c_in];
         ahead.ask(s, first + t);
         let mut from = [zeros.as_ptr(); MOST_INPUTS];
         for (from, &pixel) in from.iter_mut().zip(&spot.inputs) {

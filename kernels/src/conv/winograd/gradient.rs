@@ -119,7 +119,7 @@ fn transform_tiles<S: Simd, T: Transform>(
     channels: usize,
     out: &mut [f32],
 ) {
-    let (ahead, channels) = (Ahead::new(plan, values), [channels, padded::<S>(channels)]);
+    let (ahead, channels) = (Ahead::new(plan, values.len(), values), [channels, padded::<S>(channels)]);
     match operand {
         Operand::Input => transform_inputs::<S, T>(s, plan, [0, plan.spots.len()], values, ahead, channels, out),
         Operand::Gradient => transform_gradients::<S, T>(s, plan, values, ahead, channels, out),

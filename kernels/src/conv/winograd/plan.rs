@@ -120,6 +120,12 @@ impl Plan {
         Self { dilation, out_size, n_pixels: size[0] * size[1], in_a_row: columns.len(), spots, kinds }
     }
 
+    /// Tile `number` of all those of some images, one image after the other: the image's number, and the tile.
+    #[inline(always)]
+    pub fn tile(&self, number: usize) -> (usize, &Spot) {
+        (number / self.spots.len(), &self.spots[number % self.spots.len()])
+    }
+
     /// The tiles that have the place (`row`, `column`): all but those that skip it.
     pub fn having(&self, row: usize, column: usize) -> Range<usize> {
         let [full_short, full_full, short_full, short_short] = &self.kinds;
@@ -143,10 +149,10 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Of an image that is read or written tile by tile.
-    pub fn new(plan: &Plan, image: &[f32]) -> Self {
-        let share = image.len().div_ceil(plan.spots.len().max(1)).next_multiple_of(LINE);
-        Self { image: image.as_ptr(), len: image.len(), share, in_a_row: plan.in_a_row }
+    /// Of images of `len` numbers each that are read or written tile by tile.
+    pub fn new(plan: &Plan, len: usize, images: &[f32]) -> Self {
+        let share = len.div_ceil(plan.spots.len().max(1)).next_multiple_of(LINE);
+        Self { image: images.as_ptr(), len: images.len(), share, in_a_row: plan.in_a_row }
     }
 
     /// To be called as tile `i` begins.
