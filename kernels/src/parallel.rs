@@ -1,4 +1,4 @@
-//! Work over all cores, cut into parts by the shapes alone, never by the number of threads.
+//! Work over all cores, cut into parts by the shapes alone, or so that no sum depends on how it is cut.
 
 pub mod count;
 

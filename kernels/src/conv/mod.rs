@@ -13,9 +13,9 @@
 
 mod begin;
 mod direct;
-mod gemm;
+pub(crate) mod gemm;
 pub mod half;
-mod layout;
+pub(crate) mod layout;
 pub mod reference;
 mod tiles;
 mod winograd;

@@ -1,6 +1,6 @@
 //! The same operations made of Burn's own: for what the kernels are not for, which is anything but f32.
 
-use burn::tensor::activation::{leaky_relu, relu, silu};
+use burn::tensor::activation::{leaky_relu, relu, silu, softmax};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, Device, Tensor, TensorData, module};
 
@@ -55,6 +55,16 @@ pub(super) fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> 
         Activation::LeakyRelu => leaky_relu(x, LeakyRelu::SLOPE),
         Activation::Swish => silu(x),
     }
+}
+
+/// With the weights of all pairs of pixels in memory.
+pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, heads: usize) -> Tensor<4> {
+    let [n, c, h, w] = q.dims();
+    let width = c / heads;
+    let rows = |x: Tensor<4>| -> Tensor<4> { x.reshape([n, heads, width, h * w]).swap_dims(2, 3) };
+    let [q, k, v] = [q, k, v].map(rows);
+    let weights = softmax((q * (width as f64).sqrt().recip()).matmul(k.swap_dims(2, 3)), 3);
+    weights.matmul(v).swap_dims(2, 3).reshape([n, c, h, w])
 }
 
 /// By two constant matrices.

@@ -1,6 +1,7 @@
 //! The kernels as operations on Burn tensors, with their gradients.
 
 mod again;
+pub mod attention;
 pub mod batch_norm;
 pub mod channels;
 mod composed;

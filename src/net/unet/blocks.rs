@@ -3,6 +3,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use ncsn_kernels::ops::attention::attention;
 use ncsn_kernels::ops::channels::{scale, shift};
 use ncsn_kernels::ops::conv::Conv;
 
@@ -243,12 +244,17 @@ impl Attention {
     pub fn forward(&self, x: Dual<4>) -> Dual<4> {
         let [n, c, height, width] = x.dims();
         let (h, x) = self.GroupNorm_0.forward_keeping(None, x);
-        // Pixels are rows, as they lie in memory.
-        let rows =
-            |nin: &Nin, h: Dual<4>| nin.forward(h).linear(|x| x.permute([0, 2, 3, 1]).reshape([n, height * width, c]));
-        let [q, k, v] = [&self.NIN_0, &self.NIN_1, &self.NIN_2].map(|nin| rows(nin, h.clone()));
-        let weights = (q * (c as f64).sqrt().recip()).matmul(k.linear(|k| k.swap_dims(1, 2))).softmax(2);
-        let h = weights.matmul(v).linear(|x| x.reshape([n, height, width, c]).permute([0, 3, 1, 2]));
+        let [q, k, v] = [&self.NIN_0, &self.NIN_1, &self.NIN_2].map(|nin| nin.forward(h.clone()));
+        let h = match h.tangent {
+            None => attention(q.value, k.value, v.value, 1).into(),
+            Some(_) => {
+                // Pixels are rows, as they lie in memory.
+                let rows = |x: Dual<4>| x.linear(|x| x.permute([0, 2, 3, 1]).reshape([n, height * width, c]));
+                let [q, k, v] = [q, k, v].map(rows);
+                let weights = (q * (c as f64).sqrt().recip()).matmul(k.linear(|k| k.swap_dims(1, 2))).softmax(2);
+                weights.matmul(v).linear(|x| x.reshape([n, height, width, c]).permute([0, 3, 1, 2]))
+            }
+        };
         self.style.rescaled(self.NIN_3.with_residual(h, Some(x)))
     }
 
