@@ -136,11 +136,22 @@ pub fn dropout(isa: Isa, x: &[f32], at: &[Position], rate: f32, out: &mut [f32])
         for (k, (x, out)) in x[i * image..][..image].chunks(AT_ONCE).zip(out.chunks_mut(AT_ONCE)).enumerate() {
             let uniform = &mut uniform[..x.len()];
             random::fill_uniform(isa, at[i].after((k * AT_ONCE / 4) as u64), uniform);
-            for ((out, x), u) in out.iter_mut().zip(x).zip(uniform) {
-                *out = if *u >= rate { x * factor } else { 0.0 };
-            }
+            keep(isa, x, uniform, [rate, factor], out);
         }
     });
+}
+
+kernel! {
+    /// out ← factor·x where `uniform` is not below the rate, else 0.
+    fn keep<'a>(s; x: &'a [f32], uniform: &'a [f32], numbers: [f32; 2], out: &'a mut [f32]) {
+        let [rate, factor] = numbers.map(|number| s.splat(number));
+        let (zero, n) = (s.splat(0.0), out.len());
+        for at in (0..n).step_by(S::LANES) {
+            let end = n.min(at + S::LANES);
+            let (x, u) = (s.load_some(&x[at..end]), s.load_some(&uniform[at..end]));
+            s.store_some(&mut out[at..end], s.if_positive(s.sub(rate, u), zero, s.mul(x, factor)));
+        }
+    }
 }
 
 #[cfg(test)]
