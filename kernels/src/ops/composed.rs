@@ -61,10 +61,11 @@ pub(super) fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> 
 pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, heads: usize) -> Tensor<4> {
     let [n, c, h, w] = q.dims();
     let width = c / heads;
-    let rows = |x: Tensor<4>| -> Tensor<4> { x.reshape([n, heads, width, h * w]).swap_dims(2, 3) };
+    let rows =
+        |x: Tensor<4>| -> Tensor<4> { x.permute([0, 2, 3, 1]).reshape([n, h * w, heads, width]).swap_dims(1, 2) };
     let [q, k, v] = [q, k, v].map(rows);
     let weights = softmax((q * (width as f64).sqrt().recip()).matmul(k.swap_dims(2, 3)), 3);
-    weights.matmul(v).swap_dims(2, 3).reshape([n, c, h, w])
+    weights.matmul(v).swap_dims(1, 2).reshape([n, h, w, c]).permute([0, 3, 1, 2])
 }
 
 /// By two constant matrices.
