@@ -98,6 +98,8 @@ built_in![
     "baseline.yml",
     "scorenet.yml",
     "toy.yml",
+    "mnist_ddpmpp.yml",
+    "mnist_ncsnpp.yml",
     "ncsnv2/cifar10.yml",
     "ncsnv2/celeba.yml",
     "ncsnv2/church.yml",

@@ -9,6 +9,7 @@ mod colour;
 mod corrector;
 mod draws;
 mod flow;
+mod grid;
 mod images;
 mod interpolate;
 mod known;
@@ -18,6 +19,7 @@ mod likelihood;
 mod ode;
 mod predictor;
 mod predictor_corrector;
+mod solver;
 mod trajectory;
 
 pub use bits_per_dim::{BitsPerDim, ImageBits, MeanBits};
@@ -26,6 +28,7 @@ pub use colour::{from_colour_basis, to_colour_basis};
 pub use corrector::{Corrector, Norms};
 pub use draws::{Draws, Streams};
 pub use flow::{Flow, Flowed, ProbabilityFlow};
+pub use grid::Grid;
 pub use images::{Completions, Images, KnownPart, completion_chain, image_chain, image_trajectory};
 pub use interpolate::{Interpolation, interpolation_chain, latent_ends};
 pub use known::{Known, Renewal};
@@ -35,6 +38,7 @@ pub use likelihood::{Likelihood, Likelihoods, Probes, bits_per_dim};
 pub use ode::{DormandPrince, ErrorNorm, Points, Solution, Solving};
 pub use predictor::Predictor;
 pub use predictor_corrector::PredictorCorrector;
+pub use solver::{Churn, Form, Solver, SolverRule, SolverSteps};
 pub use trajectory::Trajectory;
 
 use std::fmt;
@@ -60,6 +64,9 @@ pub enum Sampler {
     /// The probability flow.
     #[serde(rename = "probability flow")]
     ProbabilityFlow(ProbabilityFlow),
+    /// A fast solver.
+    #[serde(rename = "solver")]
+    Solver(Solver),
 }
 
 impl fmt::Display for Sampler {
@@ -69,6 +76,7 @@ impl fmt::Display for Sampler {
             Self::AnnealedLangevin(langevin) => langevin.fmt(f),
             Self::PredictorCorrector(pc) => pc.fmt(f),
             Self::ProbabilityFlow(flow) => flow.fmt(f),
+            Self::Solver(solver) => solver.fmt(f),
         }
     }
 }
@@ -85,6 +93,7 @@ impl Sampler {
             Self::AnnealedLangevin(langevin) => Box::new(*langevin),
             Self::PredictorCorrector(pc) => Box::new(*pc),
             Self::ProbabilityFlow(flow) => return Way::Flow(*flow),
+            Self::Solver(solver) => Box::new(solver.clone().steps()),
         })
     }
 
@@ -133,7 +142,7 @@ impl Sampler {
     pub fn last_update<const D: usize>(&self, process: &dyn Process, state: &State<D>) -> Result<Option<Update>> {
         match self {
             Self::AnnealedLangevin(langevin) => langevin.last_update(process, state),
-            Self::PredictorCorrector(_) | Self::ProbabilityFlow(_) => Ok(None),
+            Self::PredictorCorrector(_) | Self::ProbabilityFlow(_) | Self::Solver(_) => Ok(None),
         }
     }
 }

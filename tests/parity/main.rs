@@ -6,6 +6,7 @@
 
 mod blocks;
 mod checkpoints;
+mod edm_solvers;
 mod fixture;
 mod inception;
 mod langevin;
@@ -61,6 +62,7 @@ fn cases() -> Vec<Case> {
         fixture::cases(),
         blocks::cases(),
         checkpoints::cases(),
+        edm_solvers::cases(),
         inception::cases(),
         network::cases(),
         langevin::cases(),
