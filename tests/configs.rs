@@ -163,7 +163,7 @@ fn every_file_in_the_folder_of_configurations_loads_and_is_built_in() {
         assert!(message.contains(name), "{name} is not built in: {message}");
         n += 1;
     }
-    assert_eq!(n, 51);
+    assert_eq!(n, 53);
 }
 
 #[test]

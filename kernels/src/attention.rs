@@ -55,6 +55,7 @@ impl AttentionShape {
     }
 
     fn check(&self, tensors: &[&[f32]], logs: usize) {
+        assert!(self.scale.is_finite() && self.scale > 0.0, "a scale of {}, expected a positive number", self.scale);
         let len = self.len();
         for tensor in tensors {
             assert_eq!(tensor.len(), len, "numbers of {self:?}");
@@ -227,6 +228,18 @@ fn largest<S: Simd>(s: S, row: &[f32]) -> f32 {
     lanes[..S::LANES].iter().fold(f32::NEG_INFINITY, |most, &x| most.max(x))
 }
 
+/// Whether all numbers of a row are: an exponential of what is not would be a number again.
+#[inline(always)]
+fn are_finite<S: Simd>(s: S, row: &[f32]) -> bool {
+    let mut sum = s.splat(0.0);
+    for at in (0..row.len()).step_by(S::LANES) {
+        // 0 of a finite number, else not a number.
+        let x = s.load(&row[at..]);
+        sum = s.add(sum, s.sub(x, x));
+    }
+    total(s, sum) == 0.0
+}
+
 /// x ← exp(scale·x − log) of a row; their sum.
 #[inline(always)]
 fn exponentials<S: Simd>(s: S, row: &mut [f32], scale: f32, log: f32) -> f32 {
@@ -277,6 +290,11 @@ kernel! {
             let q = Factor { at: &q[head * width..], row: c, step: 1 };
             product(s, q, keys, [n_rows, width, row_len / S::LANES], weights, row_len, false);
             for (row, weights) in weights.chunks_exact_mut(row_len).enumerate() {
+                if !are_finite(s, weights) {
+                    weights.fill(f32::NAN);
+                    (logs[row * heads + head], factors[row]) = (f32::NAN, 1.0);
+                    continue;
+                }
                 weights[pixels..].fill(NONE);
                 let most = scale * largest(s, weights);
                 let sum = exponentials(s, weights, scale, most);
@@ -325,8 +343,12 @@ kernel! {
                 product(s, grads, &v_columns[of_columns], shapes, changes, row_len, false);
                 let bands = weights.chunks_exact_mut(row_len).zip(changes.chunks_exact_mut(row_len)).take(n_rows);
                 for (row, (weights, changes)) in bands.enumerate() {
+                    let log = logs[(first + row) * heads + head];
                     weights[pixels..].fill(NONE);
-                    exponentials(s, weights, scale, logs[(first + row) * heads + head]);
+                    match log.is_nan() {
+                        true => weights.fill(f32::NAN),
+                        false => drop(exponentials(s, weights, scale, log)),
+                    }
                     differentiate(s, weights, changes, scale);
                 }
                 // The gradients of values and keys, of which each band gives a part.
@@ -459,6 +481,29 @@ mod tests {
             let (one, len) = (AttentionShape { n: 1, ..shape }, shape.len() / 3);
             let last = results(isa, &one, inputs.map(|x| &x[2 * len..]));
             assert!(last.iter().zip(&all).all(|(last, all)| last[..] == all[2 * len..]), "{isa:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_with_a_product_that_is_no_number_is_none_and_others_are_what_they_were() {
+        let shape = AttentionShape { n: 1, pixels: 20, heads: 1, width: 4, scale: 0.5 };
+        let inputs = [37, 101, 53, 71].map(|factor| values(shape.len(), factor));
+        for isa in Isa::available() {
+            let expected = results(isa, &shape, inputs.each_ref().map(Vec::as_slice));
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut damaged = inputs.clone();
+                damaged[0][5 * 4 + 1] = bad;
+                let [out, of_q, ..] = results(isa, &shape, damaged.each_ref().map(Vec::as_slice));
+                for (found, expected) in [(&out, &expected[0]), (&of_q, &expected[1])] {
+                    assert!(found[20..24].iter().all(|x| x.is_nan()), "{isa:?}: {found:?}");
+                    assert!(found[..20] == expected[..20] && found[24..] == expected[24..], "{isa:?}");
+                }
+                // A key is of all rows.
+                let mut damaged = inputs.clone();
+                damaged[1][3] = bad;
+                let [out, ..] = results(isa, &shape, damaged.each_ref().map(Vec::as_slice));
+                assert!(out.iter().all(|x| x.is_nan()), "{isa:?}");
+            }
         }
     }
 

@@ -88,7 +88,7 @@ impl Saved {
     /// The model on `device`, for evaluation.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape, or the file holds tensors that the network lacks; of a classifier.
+    /// When a tensor is missing or has another shape, or the file holds tensors that the network lacks, or when it is a classifier.
     pub fn model(&self, which: Which, device: &Device) -> Result<Model<Network>> {
         if self.config.is_classifier() {
             return Err(Error::format(self.weights.path(), "found a classifier, expected a network that is a score"));
@@ -99,7 +99,7 @@ impl Saved {
     /// The classifier on `device`, which [`Model::towards`] makes guidance of.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape, or the file holds tensors that the network lacks; of anything else than a
+    /// When a tensor is missing or has another shape, or the file holds tensors that the network lacks, or when it is no
     /// classifier.
     pub fn classifier(&self, which: Which, device: &Device) -> Result<Model<Network>> {
         if !self.config.is_classifier() {

@@ -48,7 +48,7 @@ const SHUFFLE_SEED: u32 = 2020;
 pub fn run(mut args: EvaluateArgs) -> Result<ExitCode> {
     stop::listen();
     if args.doc.is_none() && !args.overrides.is_empty() {
-        let found = "--set, --n-steps-each or --step-lr without --doc";
+        let found = "another sampler (--solver, --steps, --set, --n-steps-each, --step-lr) without --doc";
         return Err(Error::unexpected(found, "the run that samples are drawn from"));
     }
     if args.metrics.is_empty() {

@@ -16,7 +16,7 @@ use ncsn::score::{ClassGuidance, Guided, Model, Score};
 use ncsn::{Error, Result};
 
 use super::overrides::positive;
-use super::{Common, RunFolders, memory};
+use super::{Common, RunFolders, hint, memory};
 
 /// Which classes are drawn.
 #[derive(Clone, Debug, Default, Args)]
@@ -78,22 +78,37 @@ pub struct Settings {
 
 impl GuideArgs {
     /// The guide of samples of `config`, `batch` of them at a time, if one is asked for.
-    pub fn open(&self, config: &Config, batch: u64, device: &Device, common: &Common) -> Result<Option<Guide>> {
+    pub fn open(
+        &self,
+        config: &Config,
+        n_members: usize,
+        batch: u64,
+        device: &Device,
+        common: &Common,
+    ) -> Result<Option<Guide>> {
         let Some(name) = &self.classifier else { return Ok(None) };
         let weights = match Path::new(name) {
             path if path.is_file() => Weights::open(path)?,
             _ => newest(&RunFolders::new(&common.run, name)?.logs)?,
         };
         let saved = Saved::of(weights, None)?;
-        let model = saved.classifier(Which::Averaged, device)?;
-        expect_same_images(config, saved.config())?;
+        let path = saved.weights().path();
+        if !saved.config().is_classifier() {
+            saved.classifier(Which::Averaged, device)?;
+        }
+        expect_same_images(config, saved.config()).map_err(|message| Error::format(path, message))?;
+        let sets = [config, saved.config()].map(|config| config.data.dataset.label());
+        if sets[0] != sets[1] {
+            hint(format!("the classifier {name} is of the classes of {}, not of {}", sets[1], sets[0]));
+        }
         let n_classes = ncsn::data::N_CLASSES;
         let classes = self.class.clone().unwrap_or_else(|| Classes((0..n_classes as u8).collect()));
         if let Some(class) = classes.0.iter().find(|class| usize::from(**class) >= n_classes) {
             return Err(Error::Usage(format!("found --class {class}, expected 0 to {}", n_classes - 1)));
         }
         let guidance = self.guidance.map_or(Ok(1.0), |scale| positive("--guidance", scale))?;
-        memory::check_guided(config, saved.config(), batch, "--batch", common)?;
+        memory::check_guided([config, saved.config()], n_members, batch, "--batch", common)?;
+        let model = saved.classifier(Which::Averaged, device)?;
         // It is told how much noise there is; how that grows with the time is the process that is run back.
         let model = Model { process: config.sampling_process()?, ..model };
         let settings = Settings { classifier: saved.weights().digest(), classes: classes.0.clone(), guidance };
@@ -101,18 +116,29 @@ impl GuideArgs {
     }
 }
 
-/// Refuses a classifier of other images, or of images that are perturbed in another way, than those of `config`.
-fn expect_same_images(config: &Config, of_classifier: &Config) -> Result<()> {
-    let shapes = [config, of_classifier].map(Config::image_shape);
-    let ranges = [config, of_classifier].map(|config| config.transform().range);
-    let sdes = [config, of_classifier].map(|config| config.training.sde);
-    let what = match () {
-        () if shapes[0] != shapes[1] => format!("images of {:?}, expected {:?}", shapes[1], shapes[0]),
-        () if ranges[0] != ranges[1] => format!("pixels in the range {:?}, expected {:?}", ranges[1], ranges[0]),
-        () if sdes[0] != sdes[1] => format!("training.sde {:?}, expected {:?}", sdes[1], sdes[0]),
-        () => return Ok(()),
+/// Refuses, in words, a classifier of other images, or of images that are perturbed in another way, than those of `config`.
+fn expect_same_images(config: &Config, of_classifier: &Config) -> Result<(), String> {
+    let both = [config, of_classifier];
+    // What pixels and noise are like, as a file says it.
+    for key in ["data.image_size", "data.channels", "data.rescaled", "data.logit_transform", "training.sde"] {
+        let [expected, found] = both.map(|config| config.value(key).unwrap_or_default());
+        if found != expected {
+            return Err(format!(
+                "{key} is {found}, expected {expected}, as of the network that the classifier is to guide"
+            ));
+        }
+    }
+    let range = |config: &Config| -> Result<[f64; 2], String> {
+        let stds = config.process().map_err(|error| error.to_string())?.stds();
+        Ok([stds.iter().copied().fold(f64::INFINITY, f64::min), stds.iter().copied().fold(0.0, f64::max)])
     };
-    Err(Error::Usage(format!("found a classifier of {what}, as the network that it is to guide")))
+    let ([min, max], [known_min, known_max]) = (range(config)?, range(of_classifier)?);
+    if min < known_min * 0.99 || max > known_max * 1.01 {
+        return Err(format!(
+            "found a classifier of noise from {known_min} to {known_max}, expected one that knows the network's, from {min} to {max}"
+        ));
+    }
+    Ok(())
 }
 
 impl Guide {
@@ -129,7 +155,7 @@ impl Guide {
 
     /// What the log says of it.
     pub fn line(&self) -> String {
-        format!("guided to the classes {}, times {}", self.classes, self.settings.guidance)
+        format!("guided to classes {}, guidance scale {}", self.classes, self.settings.guidance)
     }
 }
 

@@ -69,16 +69,24 @@ pub fn check_ensemble(config: &Config, n_members: usize, batch: u64, flag: &str,
 ///
 /// # Errors
 /// As [`check_sampling`].
-pub fn check_guided(config: &Config, classifier: &Config, batch: u64, flag: &str, common: &Common) -> Result<()> {
+pub fn check_guided(
+    [config, classifier]: [&Config; 2],
+    n_members: usize,
+    batch: u64,
+    flag: &str,
+    common: &Common,
+) -> Result<()> {
     let Some(available) = memory_of(common) else { return Ok(()) };
     let batch = usize::try_from(batch).unwrap_or(usize::MAX);
     let (size, guide) = (config.data.image_size, classifier.network());
     let estimate = |net: &NetworkConfig| {
-        let (score, weights) = (Estimate::of_sampling(net, size)?, Estimate::of_sampling(&guide, size)?);
+        let score = Estimate::of_sampling(net, size)?.of_networks(n_members);
+        let weights = Estimate::of_sampling(&guide, size)?;
         let gradients =
             Estimate::of_training(&guide, size, &classifier.training_options(), Rule::Sgd { momentum: 0.0 })?;
         let per_image = score.per_image.max(gradients.per_image * classifier.training.micro_batches as f64);
-        Ok(Estimate { fixed: score.fixed + weights.fixed, per_image })
+        // The program is there once.
+        Ok(Estimate { fixed: score.fixed + weights.fixed - weights.of_networks(0).fixed, per_image })
     };
     check("guided sampling", &config.network(), estimate, batch, available, |batch| format!("{flag} {batch}"))
 }

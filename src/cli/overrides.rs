@@ -11,6 +11,13 @@ pub struct Overrides {
     /// Another value of a key of `sampling` than the run's, such as sampling.method=ode; may be repeated
     #[arg(long, value_name = "sampling.KEY=VALUE")]
     set: Vec<String>,
+    /// Draw by a fast solver: heun, ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, …; short for --set sampling.method=solver and
+    /// --set sampling.solver=NAME
+    #[arg(long, value_name = "NAME")]
+    solver: Option<String>,
+    /// Steps of the solver [default: 18], or of a chain of a network that is told any time; short for --set sampling.n_steps=N
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
     /// Langevin steps at each noise level, instead of the run's
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     n_steps_each: Option<u64>,
@@ -27,19 +34,31 @@ impl Overrides {
 
     /// `config` with these values.
     pub fn of(&self, config: &Config) -> Result<Config> {
-        let mut config = config.with_sampling(&self.set)?;
+        let mut config = config.with_sampling(&self.sets())?;
         let Sampling { n_steps_each, step_lr, .. } = &mut config.sampling;
         *n_steps_each = self.n_steps_each.map_or(*n_steps_each, |n| n as usize);
         *step_lr = self.step_lr.map_or(Ok(*step_lr), |step_lr| positive("--step-lr", step_lr))?;
         Ok(config)
     }
 
+    /// All that are keys with values.
+    fn sets(&self) -> Vec<String> {
+        let solver = self
+            .solver
+            .iter()
+            .flat_map(|name| ["sampling.method=solver".to_string(), format!("sampling.solver={name}")]);
+        let steps = self.steps.map(|n| format!("sampling.n_steps={n}"));
+        solver.chain(steps).chain(self.set.iter().cloned()).collect()
+    }
+
     /// The keys of `--set` with their values in `config`, for the name of a folder: `_KEY=VALUE` of each.
     pub fn named(&self, config: &Config) -> String {
-        let mut names: Vec<&str> =
-            self.set.iter().filter_map(|text| text.split_once('=').map(|(key, _)| key)).collect();
+        let sets = self.sets();
+        let mut names: Vec<&str> = sets.iter().filter_map(|text| text.split_once('=').map(|(key, _)| key)).collect();
         names.sort_unstable();
         names.dedup();
+        // Flags of their own name these.
+        names.retain(|name| !["sampling.n_steps_each", "sampling.step_lr"].contains(name));
         let named = |name: &str| Some(format!("_{}={}", name.strip_prefix("sampling.")?, config.value(name)?));
         names.into_iter().filter_map(named).collect()
     }

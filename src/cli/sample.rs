@@ -110,16 +110,16 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     let pictures = args.pictures.or(sampling);
     let output = args.trained.folder(args.output, &args.common)?;
     memory::check_ensemble(&config, members.len(), batch, "--batch", &args.common)?;
+    let guide = args.guide.open(&config, members.len(), batch, &device, &args.common)?;
+    if let Some(guide) = &guide {
+        log.info(guide.line());
+    }
     let (score, digests) = score_of(&members, n_members > 1, &device)?;
     if n_members > 1 {
         let paths: Vec<String> = members.iter().map(|member| member.weights().path().display().to_string()).collect();
         log.info(format!("the mean of the scores of {}", paths.join(", ")));
     }
     drop(members);
-    let guide = args.guide.open(&config, batch, &device, &args.common)?;
-    if let Some(guide) = &guide {
-        log.info(guide.line());
-    }
     let mut drawing =
         Drawing::new(&config, Noise::new(args.seed), n, || args.common.training_set(&config.data, &mut log))?;
     drawing.batch = batch;

@@ -19,7 +19,7 @@ use ncsn::file::{open_regular, remove, remove_leftovers, sync_folder};
 use ncsn::image::write_png;
 use ncsn::net::Network;
 use ncsn::noise::Noise;
-use ncsn::train::{Accuracy, OptimizerConfig, Report, Trainer, accuracy};
+use ncsn::train::{OptimizerConfig, Report, Trainer, accuracy};
 use ncsn::{Error, Result};
 
 use super::data;
@@ -39,7 +39,7 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// AnnealRunner, BaselineRunner or ScoreNetRunner (anneal, baseline, scorenet): the network, where the file leaves it
-    /// open [default: anneal]; or classifier: one of the file's images and noise, which guides samples (sample --classifier)
+    /// open [default: anneal]; classifier trains a classifier of the file's perturbed images, for sample --classifier
     #[arg(long, value_parser = super::parse::<Runner>)]
     pub runner: Option<Runner>,
     /// YAML file: a path, a file in configs/, or a built-in name (quickstart.yml, anneal.yml, cifar10.yml, …)
@@ -158,8 +158,8 @@ fn run_locked(args: &TrainArgs, folders: &RunFolders, lock: &Lock, given: Option
         Session { args, config, folders, lock, checkpoints, noise, train_set, smoothed, log, is_ours, published_epoch };
     match session.train(&mut trainer, &*test_set)? {
         Outcome::Stopped => Ok(stop::code()),
-        Outcome::Finished if config.is_classifier() => session.say_accuracy(&trainer, &*test_set),
         Outcome::Finished if args.no_sample => Ok(ExitCode::SUCCESS),
+        Outcome::Finished if config.is_classifier() => session.say_accuracy(&trainer, &*test_set),
         Outcome::Finished => session.draw_samples(&trainer),
     }
 }
@@ -528,20 +528,21 @@ impl Session<'_> {
     fn say_accuracy(&mut self, trainer: &Trainer<Network>, test_set: &dyn Source) -> Result<ExitCode> {
         /// Images of each time.
         const N: usize = 1000;
-        let model = trainer.sampling_model();
-        let transform = self.config.transform();
+        let (model, transform) = (trainer.sampling_model(), self.config.transform());
+        let n = N.min(test_set.len());
         let [first, last] = model.process.times();
-        let times = [0.0, 0.25, 0.5, 0.75].map(|part| first + part * (last - first));
-        let found = accuracy(&model, test_set, transform, self.noise, &times, N)?;
-        let said: Vec<String> = found
-            .into_iter()
-            .map(|Accuracy { std, share }| format!("{:.1} % at a noise of {std:.2}", 100.0 * share))
-            .collect();
-        self.log.info(format!(
-            "of {} held-out images are classified rightly: {}",
-            N.min(test_set.len()),
-            said.join(", ")
-        ));
+        for part in [0.0, 0.25, 0.5, 0.75] {
+            if stop::asked() {
+                return Ok(stop::code());
+            }
+            let t = first + part * (last - first);
+            let share = accuracy(&model, test_set, transform, self.noise, t, n)?;
+            let std = model.process.marginal(t).std;
+            self.log.info(format!(
+                "of {n} held-out images {:.1} % are classified correctly at a noise of {std:.2}",
+                100.0 * share
+            ));
+        }
         Ok(ExitCode::SUCCESS)
     }
 

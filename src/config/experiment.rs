@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::published::Runner;
-use super::{Config, Optim, Optimizer, Sde, Training};
+use super::{Config, Method, Optim, Optimizer, Sde, Training};
 use crate::data::{BatchOptions, Dequantise, N_CLASSES, Range, Transform};
 use crate::error::{Error, Result};
 use crate::loss::{Loss, Objective, Reduction, Times, Weight};
@@ -88,7 +88,10 @@ impl Config {
     /// # Errors
     /// As [`Self::noise_levels`].
     pub fn sampling_process(&self) -> Result<Arc<dyn Process>> {
-        self.process_of(self.sampling.n_steps.unwrap_or(self.model.num_classes))
+        match self.sampling.n_steps {
+            Some(n) if self.sampling.method != Method::Solver => self.process_of(n),
+            _ => self.process(),
+        }
     }
 
     /// How data are perturbed, in `n` levels where that is a choice.
@@ -217,7 +220,7 @@ impl Config {
 
     /// How samples are drawn.
     pub fn sampler(&self) -> Sampler {
-        self.sampling.sampler()
+        self.sampling.sampler(matches!(self.prediction().told(), Label::Level | Label::Index))
     }
 
     /// The probability flow of the run's process, whatever its samples are drawn by: it leads from data to latents and back.
@@ -250,6 +253,8 @@ impl Config {
     /// When the known pixels of an image that is completed are perturbed anew.
     pub fn renewal(&self) -> Renewal {
         match Runner::of(self.model.architecture) {
+            // Their steps are so long that what is known must have the noise of their beginning.
+            _ if self.sampling.method == Method::Solver => Renewal::BeforeEachStage,
             Runner::NcsnV2 => Renewal::BeforeEachStage,
             Runner::ScoreSde => Renewal::AfterEachStage,
             _ => Renewal::OncePerTime,
@@ -357,7 +362,7 @@ mod tests {
         config.training.sde = Some(Sde::Vp);
         let Likelihood { solver, probes, n_repeats, .. } = config.likelihood(Probes::Gaussian).expect("a process");
         assert_eq!((solver.rtol, solver.atol, probes, n_repeats), (1e-3, 1e-4, Probes::Gaussian, 1));
-        config.sampling.method = crate::config::Method::Ode;
+        config.sampling.method = Method::Ode;
         assert_eq!(config.sampler(), Sampler::ProbabilityFlow(config.probability_flow().expect("a process")));
     }
 

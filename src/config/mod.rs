@@ -33,7 +33,7 @@ pub use evaluation::{Eval, FastFid, Test};
 pub use model::{Architecture, Model};
 pub use optim::{Optim, Optimizer};
 pub use published::{Program, Runner, Unused};
-pub use sampling::{CorrectorName, Method, PredictorName, Sampling};
+pub use sampling::{CorrectorName, GridName, Method, PredictorName, SOLVERS, Sampling, SolverName};
 pub use training::{Algo, Sde, Slicing, Training};
 pub use unet::{EmbeddingType, UNet};
 pub use writer::Key;
@@ -232,12 +232,16 @@ impl Config {
         f.check("sampling.method", self.sampling.method != Method::Ode || self.training.sde.is_some(), || {
             "sampling.method is ode, expected langevin or pc: between noise levels, without training.sde, there is no equation".into()
         })?;
-        f.check("sampling.n_steps", self.sampling.n_steps.is_none() || self.training.continuous, || {
-            "sampling.n_steps needs training.continuous: the network is told the levels of model.num_classes, one a step".into()
+        let may_differ = self.training.continuous || self.sampling.method == Method::Solver;
+        f.check("sampling.n_steps", self.sampling.n_steps.is_none() || may_differ, || {
+            "sampling.n_steps needs training.continuous or sampling.method solver: the network is told the levels of \
+             model.num_classes, one a step"
+                .into()
         })?;
         let message = self.sampling_process().err().map(|error| error.to_string());
         f.check("sampling.n_steps", message.is_none(), || {
-            format!("sampling.n_steps is no number of levels of the process: {}", message.unwrap_or_default())
+            let n = self.sampling.n_steps.unwrap_or_default();
+            format!("sampling.n_steps is {n}, as which {}", message.unwrap_or_default())
         })?;
         f.check("data.channels", architecture != Architecture::ResScore || channels == 3, || {
             format!("data.channels is {channels}, but ResScore needs 3 channels")

@@ -1,10 +1,10 @@
 //! `sampling:` (ours), Langevin dynamics.
 
-use super::fields::{Fields, Flag, OrNone, POSITIVE, Section};
+use super::fields::{Fields, Flag, NOT_NEGATIVE, OrNone, POSITIVE, Section};
 use crate::error::Result;
 use crate::sample::{
-    AnnealedLangevin, Corrector, DormandPrince, ErrorNorm, Norms, Predictor, PredictorCorrector, ProbabilityFlow,
-    Sampler,
+    AnnealedLangevin, Churn, Corrector, DormandPrince, ErrorNorm, Form, Grid, Norms, Predictor, PredictorCorrector,
+    ProbabilityFlow, Sampler, Solver, SolverRule,
 };
 use crate::sde::Reverse;
 
@@ -29,7 +29,24 @@ pub struct Sampling {
     pub rtol: f64,
     /// Ours: its absolute tolerance.
     pub atol: f64,
-    /// Ours: the steps of a chain, of a network that is told any time; as many as the process has levels if the file does not say it.
+    /// Ours: the fast solver of `method: solver`.
+    pub solver: SolverName,
+    /// Ours: how its noise levels lie.
+    pub grid: GridName,
+    /// Ours: ρ of the grid; its own default if the file does not say it.
+    pub rho: Option<f64>,
+    /// Ours: the share of the noise that ancestral and SDE solvers add; their own default if the file does not say it.
+    pub eta: Option<f64>,
+    /// EDM: S_churn of Heun's method.
+    pub s_churn: f64,
+    /// EDM: S_tmin.
+    pub s_tmin: f64,
+    /// EDM: S_tmax; without a bound if the file does not say it.
+    pub s_tmax: Option<f64>,
+    /// EDM: S_noise, the factor of what solvers add.
+    pub s_noise: f64,
+    /// Ours: the steps of a solver, or of a chain of a network that is told any time; 18, or as many as the process has levels, if the file
+    /// does not say it.
     pub n_steps: Option<usize>,
     /// T, steps at each level.
     pub n_steps_each: usize,
@@ -73,6 +90,14 @@ impl Default for Sampling {
             batch_mean_norms: false,
             rtol: 1e-5,
             atol: 1e-5,
+            solver: SolverName::Heun,
+            grid: GridName::Karras,
+            rho: None,
+            eta: None,
+            s_churn: 0.0,
+            s_tmin: 0.0,
+            s_tmax: None,
+            s_noise: 1.0,
             n_steps: None,
             n_steps_each: 100,
             step_lr: 2e-5,
@@ -109,6 +134,14 @@ impl Section for Sampling {
         f.key("batch_mean_norms", &mut self.batch_mean_norms, Flag)?;
         f.key("rtol", &mut self.rtol, POSITIVE)?;
         f.key("atol", &mut self.atol, POSITIVE)?;
+        f.key("solver", &mut self.solver, &SOLVERS)?;
+        f.key("grid", &mut self.grid, &GRIDS)?;
+        f.key("rho", &mut self.rho, OrNone(POSITIVE))?;
+        f.key("eta", &mut self.eta, OrNone(NOT_NEGATIVE))?;
+        f.key("s_churn", &mut self.s_churn, NOT_NEGATIVE)?;
+        f.key("s_tmin", &mut self.s_tmin, NOT_NEGATIVE)?;
+        f.key("s_tmax", &mut self.s_tmax, OrNone(POSITIVE))?;
+        f.key("s_noise", &mut self.s_noise, POSITIVE)?;
         f.key("n_steps", &mut self.n_steps, OrNone(1..=100_000))?;
         f.key("n_steps_each", &mut self.n_steps_each, 1..=1_000_000)?;
         f.key("step_lr", &mut self.step_lr, POSITIVE)?;
@@ -127,6 +160,9 @@ impl Section for Sampling {
     }
 }
 
+/// Steps of a solver, if a file does not say it: those of EDM on CIFAR-10.
+const N_STEPS: usize = 18;
+
 /// A way to draw samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -136,10 +172,59 @@ pub enum Method {
     PredictorCorrector,
     /// The probability flow.
     Ode,
+    /// A fast solver.
+    Solver,
 }
 
-const METHODS: [(&str, Method); 3] =
-    [("langevin", Method::Langevin), ("pc", Method::PredictorCorrector), ("ode", Method::Ode)];
+const METHODS: [(&str, Method); 4] = [
+    ("langevin", Method::Langevin),
+    ("pc", Method::PredictorCorrector),
+    ("ode", Method::Ode),
+    ("solver", Method::Solver),
+];
+
+/// A fast solver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see SolverRule, which has the same names")]
+pub enum SolverName {
+    Ddim,
+    Heun,
+    Dpm2M,
+    Dpm2MSde,
+    Dpm2MSdeHeun,
+    Dpm3MSde,
+    Dpm3MSdeCorrected,
+}
+
+/// The solvers by their names in files.
+pub const SOLVERS: [(&str, SolverName); 7] = [
+    ("ddim", SolverName::Ddim),
+    ("heun", SolverName::Heun),
+    ("dpmpp_2m", SolverName::Dpm2M),
+    ("dpmpp_2m_sde", SolverName::Dpm2MSde),
+    ("dpmpp_2m_sde_heun", SolverName::Dpm2MSdeHeun),
+    ("dpmpp_3m_sde", SolverName::Dpm3MSde),
+    ("dpmpp_3m_sde_corrected", SolverName::Dpm3MSdeCorrected),
+];
+
+/// How the noise levels of a solver lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see Grid, which has the same names")]
+pub enum GridName {
+    Karras,
+    Exponential,
+    Polyexponential,
+    Vp,
+    Uniform,
+}
+
+const GRIDS: [(&str, GridName); 5] = [
+    ("karras", GridName::Karras),
+    ("exponential", GridName::Exponential),
+    ("polyexponential", GridName::Polyexponential),
+    ("vp", GridName::Vp),
+    ("uniform", GridName::Uniform),
+];
 
 /// A predictor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,8 +256,8 @@ const CORRECTORS: [(&str, CorrectorName); 3] =
     [("langevin", CorrectorName::Langevin), ("ald", CorrectorName::Ald), ("none", CorrectorName::None)];
 
 impl Sampling {
-    /// How samples are drawn.
-    pub(super) fn sampler(&self) -> Sampler {
+    /// How samples are drawn, from a network that is told any time or, with `at_levels`, those of its levels.
+    pub(super) fn sampler(&self, at_levels: bool) -> Sampler {
         let Self { step_lr, n_steps_each, denoise, noise_removal, snr, .. } = *self;
         match self.method {
             Method::Langevin => Sampler::AnnealedLangevin(AnnealedLangevin { step_lr, n_steps_each, denoise }),
@@ -181,6 +266,41 @@ impl Sampling {
                 Sampler::PredictorCorrector(PredictorCorrector { predictor, corrector, n_steps_each, noise_removal })
             }
             Method::Ode => Sampler::ProbabilityFlow(self.flow()),
+            Method::Solver => Sampler::Solver(Solver {
+                rule: self.rule(),
+                grid: self.levels(),
+                n_steps: self.n_steps.unwrap_or(N_STEPS),
+                at_levels,
+            }),
+        }
+    }
+
+    fn rule(&self) -> SolverRule {
+        let Self { s_churn, s_tmin, s_tmax, s_noise, .. } = *self;
+        let eta = |default: f64| self.eta.unwrap_or(default);
+        let two = |form| SolverRule::Dpm2MSde { eta: eta(1.0), s_noise, form };
+        let three = |corrected| SolverRule::Dpm3MSde { eta: eta(1.0), s_noise, corrected };
+        match self.solver {
+            SolverName::Ddim => SolverRule::Ddim { eta: eta(0.0) },
+            SolverName::Heun => {
+                let s_max = s_tmax.unwrap_or(f64::INFINITY);
+                SolverRule::Heun(Churn { s_churn, s_min: s_tmin, s_max, s_noise })
+            }
+            SolverName::Dpm2M => SolverRule::Dpm2M,
+            SolverName::Dpm2MSde => two(Form::Midpoint),
+            SolverName::Dpm2MSdeHeun => two(Form::Heun),
+            SolverName::Dpm3MSde => three(false),
+            SolverName::Dpm3MSdeCorrected => three(true),
+        }
+    }
+
+    fn levels(&self) -> Grid {
+        match self.grid {
+            GridName::Karras => Grid::Karras { rho: self.rho.unwrap_or(7.0) },
+            GridName::Exponential => Grid::Exponential,
+            GridName::Polyexponential => Grid::Polyexponential { rho: self.rho.unwrap_or(1.0) },
+            GridName::Vp => Grid::Vp,
+            GridName::Uniform => Grid::Uniform,
         }
     }
 

@@ -61,6 +61,10 @@ impl Source for Labelled {
     fn class_u8(&self, index: usize) -> Option<u8> {
         self.labels_u8.get(index).copied()
     }
+
+    fn warning(&self) -> Option<String> {
+        self.images.warning()
+    }
 }
 
 /// Refuses labels that cannot be those of `n_images` images.

@@ -129,6 +129,12 @@ impl<const D: usize> Score<D> for Remembered<'_, D> {
         self.last.replace(Some(Evaluation { x, score: score.clone() }));
         score
     }
+
+    fn score_of(&self, examples: &[usize], x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        let score = self.score.score_of(examples, x.clone(), t);
+        self.last.replace(Some(Evaluation { x, score: score.clone() }));
+        score
+    }
 }
 
 /// A chain of a method's stages, as an iterator of the states after each. The last state is the sample.

@@ -362,3 +362,104 @@ fn with_noise<const D: usize>(y: Tensor<D>, factor: f64, draws: &mut dyn Draws<D
 fn scaled<const D: usize>(x: Tensor<D>, factor: f64) -> Tensor<D> {
     if factor == 1.0 { x } else { x * factor }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use burn::tensor::{DType, Device, TensorData};
+
+    use super::*;
+    use crate::sample::Chain;
+    use crate::sde::{NoiseLevels, Vp};
+
+    /// The noise is added, and its deviation is the time.
+    #[derive(Debug)]
+    struct Plain;
+
+    impl Process for Plain {
+        fn marginal(&self, t: f64) -> Marginal {
+            Marginal { alpha: 1.0, std: t }
+        }
+
+        fn times(&self) -> [f64; 2] {
+            [0.05, 20.0]
+        }
+
+        fn n_levels(&self) -> usize {
+            100
+        }
+    }
+
+    const MEAN: f64 = 0.7;
+    const STD: f64 = 0.5;
+
+    /// The score of N(0.7, 0.5²) under a process.
+    struct Gaussian(Arc<dyn Process>);
+
+    impl Score<2> for Gaussian {
+        fn score(&self, x: Tensor<2>, t: &[f64]) -> Tensor<2> {
+            let Marginal { alpha, std } = self.0.marginal(t[0]);
+            (x - alpha * MEAN) * (-1.0 / ((alpha * STD).powi(2) + std * std))
+        }
+    }
+
+    fn numbers(values: &[f64]) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(values.to_vec(), [values.len(), 1]), (&Device::flex(), DType::F64))
+    }
+
+    fn drawn(solver: Solver, process: Arc<dyn Process>, start: &[f64]) -> Vec<f64> {
+        let draws = || -> Tensor<2> { unreachable!("no noise is asked for") };
+        let chain = Chain::new(Gaussian(process.clone()), process, solver.steps(), numbers(start), draws);
+        chain.finish().try_into_vec_as().expect("f64")
+    }
+
+    #[test]
+    fn errors_fall_with_the_order_of_each_solver() {
+        let rules = [
+            (SolverRule::Ddim { eta: 0.0 }, 0.9..1.1),
+            (SolverRule::Heun(Churn::default()), 1.8..2.2),
+            (SolverRule::Dpm2M, 1.8..2.2),
+            (SolverRule::Dpm2MSde { eta: 0.0, s_noise: 1.0, form: Form::Heun }, 1.8..2.2),
+            (SolverRule::Dpm3MSde { eta: 0.0, s_noise: 1.0, corrected: false }, 1.7..2.4),
+            (SolverRule::Dpm3MSde { eta: 0.0, s_noise: 1.0, corrected: true }, 2.8..5.0),
+        ];
+        let (from, to) = (20.0f64, 0.05f64);
+        let exact = MEAN + (15.0 - MEAN) * ((STD * STD + to * to) / (STD * STD + from * from)).sqrt();
+        for (rule, order) in rules {
+            let error = |n: usize| {
+                let level = |i: usize| from * (to / from).powf(i as f64 / n as f64);
+                let levels = (0..=n).map(level).collect();
+                let solver = Solver { rule, grid: Grid::Given { levels }, n_steps: n, at_levels: false };
+                (drawn(solver, Arc::new(Plain), &[15.0])[0] - exact).abs()
+            };
+            let found = (error(64) / error(128)).log2();
+            // Of third order, errors of either sign cancel in part.
+            assert!(order.contains(&found), "{rule}: order {found}");
+        }
+    }
+
+    #[test]
+    fn the_flow_of_a_process_that_shrinks_data_is_that_of_one_that_does_not() {
+        let vp: Arc<dyn Process> = Arc::new(Vp::new(0.1, 20.0, 1000).expect("valid"));
+        let solver = Solver { n_steps: 200, ..Solver::default() };
+        let sigmas = solver.sigmas(&*vp);
+        assert_eq!(sigmas.len(), 201);
+        let Marginal { alpha, std } = vp.marginal(1.0);
+        assert!((sigmas[0] / (std / alpha) - 1.0).abs() < 1e-12 && sigmas[200] == 0.0);
+        let start = [1.3, -0.4];
+        let found = drawn(solver.clone(), vp.clone(), &start);
+        for (found, start) in found.iter().zip(start) {
+            let sigma = std / alpha;
+            let exact = MEAN + (start / alpha - MEAN) * (STD * STD / (STD * STD + sigma * sigma)).sqrt();
+            assert!((found - exact).abs() < 3e-3, "{found}, expected {exact}");
+        }
+        // A network that is told levels is asked at these alone.
+        let levels = NoiseLevels::geometric(10.0, 0.1, 5).expect("valid");
+        let at_levels = Solver { at_levels: true, ..solver };
+        let found = at_levels.sigmas(&levels);
+        assert_eq!(found, [levels.sigmas(), &[0.0]].concat());
+        let discrete = at_levels.sigmas(&*vp);
+        assert!(discrete.windows(2).all(|pair| pair[0] > pair[1]), "{discrete:?}");
+    }
+}

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use burn::module::Module;
 use burn::tensor::{Tensor, activation};
 
-use super::{Guidance, Model};
+use super::{Guidance, Model, Prediction};
 use crate::device::upload;
 use crate::net::{Backbone, Condition};
 
@@ -15,10 +15,15 @@ impl<C> Model<C> {
     ///
     /// # Shapes
     /// `x`: `[batch, …]`; `t`: `batch` times → `[batch, classes]`
+    ///
+    /// # Panics
+    /// If the model is a score.
     pub fn log_probabilities<const D: usize>(&self, x: Tensor<D>, t: &[f64]) -> Tensor<2>
     where
         C: Backbone<D>,
     {
+        let is_classifier = matches!(self.prediction, Prediction::Classes(_));
+        assert!(is_classifier, "found {:?}, expected a classifier", self.prediction);
         let labels = t.iter().map(|&t| self.prediction.label(&*self.process, t) as f32).collect();
         let given = Condition::new(upload(labels, [t.len()], &x.device()));
         let logits = self.net.forward(x.into(), &given).value;
@@ -48,8 +53,9 @@ pub struct ClassGuidance<C> {
 
 impl<const D: usize, C: Backbone<D>> Guidance<D> for ClassGuidance<C> {
     /// # Panics
-    /// If there are several classes, but not one for each example; if a class is unknown to the classifier.
+    /// If there are several classes, but none for an example; if a class is unknown to the classifier.
     fn gradient(&self, examples: &[usize], x: Tensor<D>, t: &[f64]) -> Tensor<D> {
+        assert_eq!(examples.len(), t.len(), "a time for each example");
         let class = |&example: &usize| match self.classes_u8[..] {
             [class] => class,
             _ => self.classes_u8[example],
@@ -91,7 +97,7 @@ mod tests {
     use super::*;
     use crate::device::values;
     use crate::net::Dual;
-    use crate::score::{GaussianMixture, Guided, Label, Prediction, Score};
+    use crate::score::{GaussianMixture, Guided, Label, Score};
     use crate::sde::{Marginal, Ve};
 
     const MEANS: [[f64; 2]; 2] = [[1.0, 0.5], [-0.8, 0.2]];

@@ -9,7 +9,7 @@ use crate::device::upload;
 use crate::net::{Backbone, Condition, Dual};
 use crate::sde::{NoiseLevels, Process};
 
-/// A score model: s(x, t) = skip(t)·x + scale(t)·F(input(t)·x, label(t)) with a network F, see [`Prediction`].
+/// A score model, or of [`Prediction::Classes`] a classifier, which is no score and panics where one is asked for: s(x, t) = skip(t)·x + scale(t)·F(input(t)·x, label(t)) with a network F, see [`Prediction`].
 #[derive(Clone, Debug)]
 pub struct Model<N> {
     /// F, which knows neither the process nor the loss.
@@ -62,6 +62,7 @@ impl<N> Model<N> {
     where
         N: Backbone<D>,
     {
+        assert!(!matches!(self.prediction, Prediction::Classes(_)), "found a classifier, expected a score");
         let device = x.value.device();
         let given = Condition::new(upload(labels.iter().map(|&l| l as f32).collect(), [t.len()], &device));
         let factors: Vec<Factors> = t.iter().map(|&t| self.prediction.factors(&*self.process, t)).collect();

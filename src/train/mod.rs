@@ -9,7 +9,7 @@ mod schedule;
 mod test_loss;
 mod tree;
 
-pub use accuracy::{Accuracy, accuracy};
+pub use accuracy::accuracy;
 pub use ema::{Ema, EmaRate};
 pub use optimizer::{Optimizer, OptimizerConfig, Rule};
 pub use run::{Report, Trainer, TrainerState, TrainingOptions};

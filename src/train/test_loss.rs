@@ -38,12 +38,12 @@ impl TestLoss {
         numbers: Range<u64>,
     ) -> Result<Vec<f64>> {
         let options = BatchOptions { batch_size: 1, random_flip: false, transform: self.transform };
-        let (mut x, mut shape, mut classes_u8) = (Vec::new(), [0; 4], Some(Vec::new()));
+        let (mut x, mut shape, mut classes_u8) = (Vec::new(), [0; 4], Vec::new());
         for k in numbers.clone() {
             let image = read_batch(source, options, self.noise, "evaluate", k)?;
             shape = image.shape;
             x.extend(image.x);
-            classes_u8 = classes_u8.zip(image.classes_u8).map(|(all, of_image)| [all, of_image].concat());
+            classes_u8.extend(image.classes_u8.into_iter().flatten());
         }
         if x.is_empty() {
             return Ok(Vec::new());
@@ -55,7 +55,7 @@ impl TestLoss {
         });
         let device = model.net.devices().into_iter().next().expect("a network lives somewhere");
         let examples = self.objective.draw_from(&*model.process, upload(x, shape, &device), streams.collect());
-        let examples = examples.with_classes(classes_u8);
+        let examples = examples.with_classes(Some(classes_u8).filter(|classes| !classes.is_empty()));
         let losses = values(self.objective.of_each(model, examples))?;
         Ok(losses.into_iter().map(f64::from).collect())
     }

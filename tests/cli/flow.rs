@@ -310,3 +310,43 @@ fn chains_have_as_many_steps_as_are_asked_for() {
     let message = fails(at, &["sample", "--doc", "d", "-o", "new", "--set", "sampling.n_steps=25"]);
     assert!(message.contains("sampling.n_steps needs training.continuous"), "{message}");
 }
+
+#[test]
+fn fast_solvers_draw_from_any_run_in_as_many_evaluations_as_they_say() {
+    let folder = trained();
+    let at = folder.path();
+    succeeds(at, &TRAIN);
+    let images = |name: &str| -> Vec<Vec<u8>> {
+        (0..3).map(|k| fs::read(at.join(name).join(format!("images/{k:06}.png"))).unwrap()).collect()
+    };
+    for (doc, solver, steps, evaluations) in [
+        ("sde", "heun", "6", 11),
+        ("sde", "ddim", "6", 6),
+        ("sde", "dpmpp_2m", "6", 6),
+        ("sde", "dpmpp_2m_sde", "6", 6),
+        ("sde", "dpmpp_3m_sde_corrected", "6", 6),
+        // Of three levels there are no more than three steps.
+        ("d", "heun", "18", 5),
+        ("d", "dpmpp_2m", "2", 2),
+    ] {
+        let args = ["sample", "--doc", doc, "--solver", solver, "--steps", steps, "--n", "3", "--final-only"];
+        let said = succeeds(at, &[&args[..], &["-o", "whole", "--overwrite"]].concat());
+        assert!(said.contains(&format!("{evaluations} evaluations of the score for each image")), "{solver}: {said}");
+        succeeds(at, &[&args[..], &["-o", "parts", "--overwrite", "--batch", "2"]].concat());
+        assert!(images("whole") == images("parts"), "{doc} {solver}");
+    }
+    assert_eq!(json(&at.join("whole/samples.json"))["solver"], "dpmpp_2m");
+    let inpaint =
+        ["inpaint", "--doc", "sde", "--images", "DIGITS", "--n", "1", "--n-per-image", "2", "-o", "completed"];
+    succeeds(at, &[&inpaint[..], &["--solver", "dpmpp_2m_sde", "--steps", "5"]].concat());
+    let sample = ["sample", "--doc", "sde", "-o", "new"];
+    for (more, needle) in [
+        (&["--solver", "euler"][..], "sampling.solver is euler, expected one of ddim, heun"),
+        (&["--solver", "heun", "--steps", "0"], "expected a whole number from 1 to 100000"),
+        (&["--set", "sampling.grid=cosine"], "expected one of karras"),
+    ] {
+        let message = fails(at, &[&sample[..], more].concat());
+        assert!(message.contains(needle), "{needle} in {message}");
+        assert!(!at.join("new").exists());
+    }
+}

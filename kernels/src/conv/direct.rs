@@ -101,7 +101,8 @@ fn with_long_rows(shape: &ConvShape) -> ConvShape {
     if (kernel, stride, padding) != ([1, 1], 1, [0, 0]) {
         return *shape;
     }
-    let joined = (1..=height).rev().find(|n| height.is_multiple_of(*n) && n * width <= ROW).unwrap_or(1);
+    let most = (ROW / width).clamp(1, height);
+    let joined = (1..=most).rev().find(|n| height.is_multiple_of(*n)).expect("1 divides all");
     ConvShape { size: [height / joined, joined * width], dilation: 1, ..*shape }
 }
 

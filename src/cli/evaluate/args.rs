@@ -15,13 +15,15 @@ use super::bits::BitsArgs;
 use super::images::Images;
 
 /// What the loss and the likelihood of images have no use for.
-pub const UNUSED: [&str; 10] = [
+pub const UNUSED: [&str; 12] = [
     "reference",
     "metrics",
     "splits",
     "extractor",
     "weights",
     "set",
+    "solver",
+    "steps",
     "n_steps_each",
     "step_lr",
     "ensemble",

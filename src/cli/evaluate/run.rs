@@ -199,6 +199,7 @@ impl<'a> Run<'a> {
         if config.sampling != own.sampling || !has_header {
             key += &format!(" sampler={:?}", config.sampler());
             key += &config.sampling.n_steps.map_or_else(String::new, |n| format!(" steps={n}"));
+            key += if config.sampling.data_init { " data_init" } else { "" };
         }
         if self.n_members > 1 {
             key += " ensemble";

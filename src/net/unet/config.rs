@@ -297,7 +297,7 @@ impl UNetConfig {
     /// What it keeps of an image.
     pub(in crate::net) fn memory(&self) -> Memory {
         let (mut side, mut channels) = (self.size, self.channels);
-        let (mut kept, mut saved, mut at_once) = (0.0, 0.0, 0.0f64);
+        let (mut kept, mut pairs, mut saved, mut at_once) = (0.0, 0.0, 0.0, 0.0f64);
         for step in self.steps() {
             if let Step::Block(_, Some(scale)) | Step::Resample(_, scale) = step {
                 side = scale.of(side);
@@ -306,13 +306,15 @@ impl UNetConfig {
                 channels = n;
             }
             let n_pixels = (side * side) as f64;
-            kept += step.n_kept(n_pixels) * n_pixels;
+            kept += step.n_kept() * n_pixels;
+            pairs += if matches!(step, Step::Attention(_)) { 2.0 * n_pixels * n_pixels } else { 0.0 };
             at_once = at_once.max(step.n_at_once() as f64 * n_pixels);
             saved += if step == Step::Save { channels as f64 * n_pixels } else { 0.0 };
         }
         let unit = (self.width * self.size * self.size) as f64;
-        // Operations with tangents keep what they pass on.
-        Memory { denoising: kept / unit, sliced: 4.0 * kept / unit, sampling: (3.2 * saved + at_once) / unit }
+        // Operations with tangents keep what they pass on, and the attention of all pairs of pixels.
+        let sliced = 4.0 * (kept + pairs);
+        Memory { denoising: kept / unit, sliced: sliced / unit, sampling: (saved + 1.45 * at_once) / unit }
     }
 
     /// Whether shapes are those of the weights of this network: of one tensor of each part, so that what a file holds bounds what its
@@ -385,7 +387,7 @@ mod tests {
         // Numbers of an image in a step of training and in an evaluation: differences of two peaks of `ncsn bench`, over that of their
         // batches. What is foreseen is within a seventh.
         let small = UNetConfig { multipliers: vec![1, 2, 2], n_blocks: 1, ..UNetConfig::ddpmpp(3, 32, 32) };
-        for (config, training, sampling) in [(small, 2.66e6, 0.76e6), (UNetConfig::ddpmpp(3, 128, 32), 18.6e6, 4.97e6)]
+        for (config, training, sampling) in [(small, 2.20e6, 0.77e6), (UNetConfig::ddpmpp(3, 128, 32), 18.1e6, 3.70e6)]
         {
             let unit = (config.width * config.size * config.size) as f64;
             let Memory { denoising, sampling: at_once, .. } = config.memory();

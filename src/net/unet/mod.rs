@@ -128,9 +128,9 @@ impl Step {
         }
     }
 
-    /// Numbers that a step of training keeps of it, for each of the `n_pixels` pixels of its output. Measured, like [`Memory`]; what a
+    /// Numbers that a step of training keeps of it, for each pixel of its output. Measured, like [`Memory`]; what a
     /// block changes in size it keeps at its input's size too.
-    fn n_kept(self, n_pixels: f64) -> f64 {
+    fn n_kept(self) -> f64 {
         let block = |[n_in, n_out]: [usize; 2], of_input: f64| of_input * n_in as f64 + 4.0 * n_out as f64;
         let both = |[n_in, n_out]: [usize; 2]| 2.0 * (n_in + n_out) as f64;
         match self {
@@ -139,7 +139,7 @@ impl Step {
             Self::Block(channels, Some(Scale::Down)) => block(channels, 3.0),
             Self::Block(channels, Some(Scale::Up)) => block(channels, 0.75),
             Self::BlockWithSaved(channels) => block(channels, 2.5),
-            Self::Attention(n) => 7.0 * n as f64 + 2.0 * n_pixels,
+            Self::Attention(n) => 7.0 * n as f64,
             Self::Conv([_, n]) | Self::Resample([_, n], _) | Self::JoinImage([_, n]) => 2.0 * n as f64,
             Self::AddImage(channels) | Self::AddOutput(channels) | Self::Output(channels) | Self::End(channels) => {
                 both(channels)
