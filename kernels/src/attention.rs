@@ -37,7 +37,7 @@ impl AttentionShape {
     ///
     /// # Panics
     /// If they do not fit into memory.
-    pub fn len(&self) -> usize {
+    pub fn tensor_len(&self) -> usize {
         size::numbers("images", [self.n, self.pixels, self.heads, self.width])
     }
 
@@ -56,7 +56,7 @@ impl AttentionShape {
 
     fn check(&self, tensors: &[&[f32]], logs: usize) {
         assert!(self.scale.is_finite() && self.scale > 0.0, "a scale of {}, expected a positive number", self.scale);
-        let len = self.len();
+        let len = self.tensor_len();
         for tensor in tensors {
             assert_eq!(tensor.len(), len, "numbers of {self:?}");
         }
@@ -400,7 +400,7 @@ mod tests {
     /// By the definition, in f64: the output, and the gradients of a sum of products with `grad`.
     fn by_definition(shape: &AttentionShape, [q, k, v, grad]: [&[f32]; 4]) -> [Vec<f64>; 4] {
         let AttentionShape { n, pixels, heads, width, scale } = *shape;
-        let mut results = [(); 4].map(|()| vec![0.0; shape.len()]);
+        let mut results = [(); 4].map(|()| vec![0.0; shape.tensor_len()]);
         let c = heads * width;
         for (image, head) in (0..n).flat_map(|image| (0..heads).map(move |head| (image, head))) {
             let at = |pixel: usize, channel: usize| (image * pixels + pixel) * c + head * width + channel;
@@ -428,7 +428,7 @@ mod tests {
 
     /// Output and gradients.
     fn results(isa: Isa, shape: &AttentionShape, [q, k, v, grad]: [&[f32]; 4]) -> [Vec<f32>; 4] {
-        let mut results = [(); 4].map(|()| vec![f32::NAN; shape.len()]);
+        let mut results = [(); 4].map(|()| vec![f32::NAN; shape.tensor_len()]);
         let mut logs = vec![f32::NAN; shape.logs_len()];
         let [out, grads @ ..] = &mut results;
         forward(isa, shape, [q, k, v], &mut logs, out);
@@ -451,7 +451,7 @@ mod tests {
     fn output_and_gradients_are_those_of_the_definition_on_every_instruction_set() {
         for [n, pixels, heads, width] in SHAPES {
             let shape = AttentionShape { n, pixels, heads, width, scale: 1.5 / (width as f32).sqrt() };
-            let inputs = [37, 101, 53, 71].map(|factor| values(shape.len(), factor));
+            let inputs = [37, 101, 53, 71].map(|factor| values(shape.tensor_len(), factor));
             let inputs = inputs.each_ref().map(Vec::as_slice);
             let expected = by_definition(&shape, inputs);
             for isa in Isa::available() {
@@ -472,13 +472,13 @@ mod tests {
     #[test]
     fn large_products_are_no_overflow_and_images_do_not_depend_on_companions_or_threads() {
         let shape = AttentionShape { n: 3, pixels: 50, heads: 2, width: 8, scale: 100.0 };
-        let inputs = [37, 101, 53, 71].map(|factor| values(shape.len(), factor));
+        let inputs = [37, 101, 53, 71].map(|factor| values(shape.tensor_len(), factor));
         let inputs = inputs.each_ref().map(Vec::as_slice);
         for isa in Isa::available() {
             let all = on_threads(1, || results(isa, &shape, inputs));
             assert!(all.iter().flatten().all(|x| x.is_finite()), "{isa:?}");
             assert!(on_threads(3, || results(isa, &shape, inputs)) == all, "{isa:?}");
-            let (one, len) = (AttentionShape { n: 1, ..shape }, shape.len() / 3);
+            let (one, len) = (AttentionShape { n: 1, ..shape }, shape.tensor_len() / 3);
             let last = results(isa, &one, inputs.map(|x| &x[2 * len..]));
             assert!(last.iter().zip(&all).all(|(last, all)| last[..] == all[2 * len..]), "{isa:?}");
         }
@@ -487,7 +487,7 @@ mod tests {
     #[test]
     fn a_row_with_a_product_that_is_no_number_is_none_and_others_are_what_they_were() {
         let shape = AttentionShape { n: 1, pixels: 20, heads: 1, width: 4, scale: 0.5 };
-        let inputs = [37, 101, 53, 71].map(|factor| values(shape.len(), factor));
+        let inputs = [37, 101, 53, 71].map(|factor| values(shape.tensor_len(), factor));
         for isa in Isa::available() {
             let expected = results(isa, &shape, inputs.each_ref().map(Vec::as_slice));
             for bad in [f32::NAN, f32::INFINITY] {
