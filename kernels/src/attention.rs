@@ -1,5 +1,5 @@
 //! Attention between the pixels of an image: softmax(scale·q·kᵀ)·v, a band of rows at a time, so that the weights of all pairs of pixels
-//! are never there at once (Rabe & Staats 2021; Dao et al. 2022). The way back computes a band's weights again.
+//! are never in memory at once (Rabe & Staats 2021; Dao et al. 2022). The backward pass computes a band's weights again.
 
 use crate::buffer::Scratch;
 use crate::conv::gemm::{Out, Panel, Rows, balanced, max_rows, multiply, panels};
@@ -8,7 +8,7 @@ use crate::cpu::{Isa, kernel};
 use crate::simd::Simd;
 use crate::{parallel, size};
 
-/// What attends to what: `[n, pixels, heads·width]` each of queries, keys, values and output, a head's channels beside each other.
+/// The sizes of attention. Queries, keys, values and output are `[n, pixels, heads·width]`, the channels of a head in a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     /// Images.
@@ -23,10 +23,10 @@ pub struct AttentionShape {
     pub scale: f32,
 }
 
-/// Numbers of a band of weights: what the second cache has room for beside the rest.
+/// The size of a band of weights, which fits into the L2 cache with the rest.
 const BAND: usize = 1 << 14;
-/// Weights behind the last pixel.
-const NONE: f32 = -1e30;
+/// The product of a query with a key behind the last pixel, whose weight is 0.
+const MASKED: f32 = -1e30;
 
 impl AttentionShape {
     fn channels(&self) -> usize {
@@ -41,7 +41,7 @@ impl AttentionShape {
         size::numbers("images", [self.n, self.pixels, self.heads, self.width])
     }
 
-    /// Numbers that the way back needs of the way forth: one for each pixel and head.
+    /// Length of what [`backward`] needs of [`forward`]: a number for each pixel and head.
     ///
     /// # Panics
     /// If they do not fit into memory.
@@ -295,7 +295,7 @@ kernel! {
                     (logs[row * heads + head], factors[row]) = (f32::NAN, 1.0);
                     continue;
                 }
-                weights[pixels..].fill(NONE);
+                weights[pixels..].fill(MASKED);
                 let most = scale * largest(s, weights);
                 let sum = exponentials(s, weights, scale, most);
                 logs[row * heads + head] = most + sum.ln();
@@ -344,14 +344,14 @@ kernel! {
                 let bands = weights.chunks_exact_mut(row_len).zip(changes.chunks_exact_mut(row_len)).take(n_rows);
                 for (row, (weights, changes)) in bands.enumerate() {
                     let log = logs[(first + row) * heads + head];
-                    weights[pixels..].fill(NONE);
+                    weights[pixels..].fill(MASKED);
                     match log.is_nan() {
                         true => weights.fill(f32::NAN),
                         false => drop(exponentials(s, weights, scale, log)),
                     }
                     differentiate(s, weights, changes, scale);
                 }
-                // The gradients of values and keys, of which each band gives a part.
+                // Each band adds to the gradients of values and keys.
                 let by_pixels = [pixels, n_rows, wide / S::LANES];
                 let weights = Factor { at: weights, row: 1, step: row_len };
                 product(s, weights, &grad_rows[of_band.clone()], by_pixels, &mut sums_v[of_rows.clone()], wide, true);
