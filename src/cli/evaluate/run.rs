@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use burn::tensor::Device;
 
 use ncsn::checkpoint::{Saved, Weights, by_step, ensemble_steps, saved_config};
-use ncsn::config::{Config, FastFid, Sampling};
+use ncsn::config::{Config, FastFid, Method, Sampling};
 use ncsn::data::Split;
 use ncsn::device::Precision;
 use ncsn::eval::ImageSet;
@@ -175,14 +175,9 @@ impl<'a> Run<'a> {
             return Ok(None);
         }
         let images = ImageSet::open(&folder, &self.args.how.read_options())?;
-        let drawn = Drawn {
-            seed,
-            checkpoint: step,
-            ema,
-            ensemble,
-            how: config.sampler().into(),
-            n_steps: config.sampling.n_steps,
-        };
+        // A solver tells its own.
+        let n_steps = config.sampling.n_steps.filter(|_| config.sampling.method != Method::Solver);
+        let drawn = Drawn { seed, checkpoint: step, ema, ensemble, how: config.sampler().into(), n_steps };
         Ok(Some(Samples { images, drawn: Some(drawn), shuffle: None }))
     }
 
