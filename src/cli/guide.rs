@@ -93,9 +93,6 @@ impl GuideArgs {
         };
         let saved = Saved::of(weights, None)?;
         let path = saved.weights().path();
-        if !saved.config().is_classifier() {
-            saved.classifier(Which::Averaged, device)?;
-        }
         expect_same_images(config, saved.config()).map_err(|message| Error::format(path, message))?;
         let sets = [config, saved.config()].map(|config| config.data.dataset.label());
         if sets[0] != sets[1] {

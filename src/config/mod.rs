@@ -241,7 +241,7 @@ impl Config {
         let message = self.sampling_process().err().map(|error| error.to_string());
         f.check("sampling.n_steps", message.is_none(), || {
             let n = self.sampling.n_steps.unwrap_or_default();
-            format!("sampling.n_steps is {n}, as which {}", message.unwrap_or_default())
+            format!("sampling.n_steps is {n}: {}", message.unwrap_or_default())
         })?;
         f.check("data.channels", architecture != Architecture::ResScore || channels == 3, || {
             format!("data.channels is {channels}, but ResScore needs 3 channels")

@@ -35,7 +35,7 @@ use crate::data::{
 use crate::device::{self, upload};
 use crate::error::{Error, Result};
 use crate::file;
-use crate::loss::cross_entropy;
+use crate::loss::{self, cross_entropy};
 use crate::net::params;
 use crate::net::{Conv2d, Dual, Kernel, elu};
 use crate::noise::{Noise, Stream};
@@ -246,11 +246,7 @@ impl SmallClassifier {
                 images.read(part * BATCH_SIZE + i, image)?;
             }
             let (_, logits) = self.features_and_logits(&pixels_u8)?;
-            let is_right = |(logits, label): &(&[f32], &u8)| {
-                let at_label = logits[usize::from(**label)];
-                logits.iter().enumerate().all(|(class, &logit)| class == usize::from(**label) || logit < at_label)
-            };
-            n_right += logits.chunks_exact(N_CLASSES).zip(labels_u8).filter(is_right).count();
+            n_right += loss::n_right(&logits, labels_u8);
         }
         Ok(n_right as f64 / labels_u8.len() as f64)
     }

@@ -47,6 +47,18 @@ pub(crate) fn cross_entropy(logits: Tensor<2>, classes_u8: &[u8]) -> Tensor<1> {
     -super::mean(sum_each(of_classes(activation::log_softmax(logits, 1), classes_u8)))
 }
 
+/// How many examples have their own class as the most probable one.
+///
+/// # Shapes
+/// `logits`: `[batch, classes]`, or what differs from them by a number for each example; `classes_u8`: of as many examples.
+pub(crate) fn n_right(logits: &[f32], classes_u8: &[u8]) -> usize {
+    let is_right = |(logits, class): &(&[f32], &u8)| {
+        let class = usize::from(**class);
+        logits.iter().enumerate().all(|(other, &logit)| other == class || logit < logits[class])
+    };
+    logits.chunks_exact(logits.len() / classes_u8.len()).zip(classes_u8).filter(is_right).count()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -10,7 +10,7 @@ pub(crate) use batch::{mean, sum};
 use batch::{per_example, sum_each};
 pub use classification::classification;
 use classification::classification_each;
-pub(crate) use classification::cross_entropy;
+pub(crate) use classification::{cross_entropy, n_right};
 pub use denoising::denoising;
 use denoising::denoising_each;
 use sliced::perturbed_each;

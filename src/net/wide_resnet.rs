@@ -253,7 +253,7 @@ impl WideResNet {
 
     /// # Shapes
     /// `x`: `[batch, channels, height, width]`, sides multiples of 4; given the standard deviations of the noise → logits
-    /// `[batch, classes]`.
+    /// `[batch, classes, 1, 1]`.
     pub fn forward(&self, x: Dual<4>, given: &Condition) -> Dual<4> {
         let swish = Activation::Swish;
         let x = self.standardised(x).linear(channels_last);

@@ -9,7 +9,9 @@ use crate::device::upload;
 use crate::net::{Backbone, Condition, Dual};
 use crate::sde::{NoiseLevels, Process};
 
-/// A score model, or of [`Prediction::Classes`] a classifier, which is no score and panics where one is asked for: s(x, t) = skip(t)·x + scale(t)·F(input(t)·x, label(t)) with a network F, see [`Prediction`].
+/// A score model: s(x, t) = skip(t)·x + scale(t)·F(input(t)·x, label(t)) with a network F, see [`Prediction`].
+///
+/// With [`Prediction::Classes`] it is a classifier, and panics where a score is asked for.
 #[derive(Clone, Debug)]
 pub struct Model<N> {
     /// F, which knows neither the process nor the loss.

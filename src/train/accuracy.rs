@@ -5,7 +5,7 @@ use burn::module::Module;
 use crate::data::{BatchOptions, Source, Transform, read_batch};
 use crate::device::{upload, values};
 use crate::error::Result;
-use crate::loss::perturb;
+use crate::loss::{self, perturb};
 use crate::net::Backbone;
 use crate::noise::Noise;
 use crate::score::Model;
@@ -39,7 +39,8 @@ pub fn accuracy<N: Module + Backbone<4>>(
             let image = read_batch(source, options, noise, "accuracy", number)?;
             let mut of_image = vec![0.0; image.x.len()];
             noise.stream("accuracy/z", number).normal(&mut of_image);
-            (shape, classes_u8) = (image.shape, [classes_u8, image.classes_u8.expect("a labelled set")].concat());
+            shape = image.shape;
+            classes_u8.extend(image.classes_u8.expect("a labelled set"));
             x.extend(image.x);
             z.extend(of_image);
         }
@@ -47,11 +48,7 @@ pub fn accuracy<N: Module + Backbone<4>>(
         let [x, z] = [x, z].map(|values| upload::<4>(values, shape, &device));
         let x = perturb(x, z, &vec![model.process.marginal(t); shape[0]]);
         let log_p = values(model.log_probabilities(x, &vec![t; shape[0]]))?;
-        let is_right = |(row, class): &(&[f32], &u8)| {
-            let right = row[usize::from(**class)];
-            row.iter().enumerate().all(|(other, &ln)| other == usize::from(**class) || ln < right)
-        };
-        n_right += log_p.chunks(log_p.len() / shape[0]).zip(&classes_u8).filter(is_right).count();
+        n_right += loss::n_right(&log_p, &classes_u8);
     }
     Ok(n_right as f64 / n as f64)
 }
